@@ -1,0 +1,87 @@
+"""HTA: Householder transformations as singular factors (NeurIPS 2024, arXiv 2410.22952, section 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from adapters.base import Adapter, Context, Tensors, Update, by_parts, uniform
+from adapters.knobs import knob
+from adapters.sites import Linear, Sites
+
+_TENSORS = ("A", "B", "d", "v_l", "v_r")
+
+
+@dataclass(frozen=True)
+class HTA(Adapter):
+    """ΔW = A B + H_l diag(d) H_r for every chosen part, A (in,r), B (r,out), r = `rank` ∈ {0,1,2,4,…}.
+
+    H = I − v vᵀ (`form="paper"`) or I − 2 v vᵀ/‖v‖² (`form="unit"`, orthogonal for every v). Where
+    in ≠ out (fc1, fc2: our extension) d has min(in, out) entries on the leading diagonal.
+    Start: d = 0, B = 0, A uniform ±1/√in, v random unit·√2 (where both forms agree), so ΔW = 0.
+    `dropout` acts on the update. Neither H nor ΔW is formed: x H = x − (x·v) v. Count per part:
+    r·(in+out) + min(in,out) + in + out; r=1 on q,k,v,o of ViT-B/16: 184,320, on q,v: 92,160.
+    """
+
+    name: ClassVar[str] = "hta"
+    rank: int = knob(1, low=0, stacks=True)
+    dropout: float = knob(0.0, low=0, below=1, stacks=True)
+    form: str = knob("paper", among=("paper", "unit"))
+    sites: tuple[str, ...] = knob(("q", "k", "v", "o"))
+    layers: tuple[int, ...] | None = knob(None)
+
+    def select(self, sites: Sites) -> Sites:
+        """The chosen parts of the chosen blocks."""
+        return sites.select(self.sites, self.layers)
+
+    def start(self, sites: Sites, generator: torch.Generator) -> Tensors:
+        """`blocks.<i>.<part>.A`, `.B`, `.d`, `.v_l`, `.v_r` of every chosen part."""
+        tensors: Tensors = {}
+        for site in sites.linears:
+            for part in site.chosen:
+                values = (
+                    uniform((site.inputs, self.rank), 1 / sqrt(site.inputs), generator),
+                    torch.zeros(self.rank, site.out),
+                    torch.zeros(min(site.inputs, site.out)),
+                    _reflector(site.inputs, generator),
+                    _reflector(site.out, generator),
+                )
+                prefix = f"blocks.{site.block}.{part}"
+                tensors |= {f"{prefix}.{name}": v for name, v in zip(_TENSORS, values, strict=True)}
+        return tensors
+
+    def updates(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Update]:
+        """x → (x A) B + ((x H_l) ⊙ d) H_r per part."""
+
+        def layer(site: Linear) -> Update:
+            parts = by_parts(site, {part: self._part(tensors, site, part) for part in site.chosen})
+            return lambda x: context.drop_activation(parts(x))
+
+        return {site.path: layer(site) for site in sites.linears}
+
+    def _part(self, tensors: Tensors, site: Linear, part: str) -> Update:
+        a, b, d, v_l, v_r = (tensors[f"blocks.{site.block}.{part}.{name}"] for name in _TENSORS)
+
+        def update(x: Tensor) -> Tensor:
+            core = self._reflect(x, v_l)[..., : d.shape[-1]] * d.unsqueeze(1)
+            core = F.pad(core, (0, site.out - core.shape[-1]))
+            return (x @ a) @ b + self._reflect(core, v_r)
+
+        return update
+
+    def _reflect(self, x: Tensor, v: Tensor) -> Tensor:
+        """x H for x (K, N, n), v (K, n)."""
+        along = x @ v.unsqueeze(-1)  # (K, N, 1)
+        if self.form == "unit":
+            along = along * (2 / v.square().sum(-1).view(-1, 1, 1))
+        return x - along * v.unsqueeze(1)
+
+
+def _reflector(size: int, generator: torch.Generator) -> Tensor:
+    v = torch.empty(size).normal_(generator=generator)
+    return v * (sqrt(2) / v.norm())

@@ -1,0 +1,69 @@
+"""Randomness of training on the trial axis: every trial draws from its own seed, at its own shapes.
+
+A mask depends on (trial seed, step) and nothing else: not on the neighbours, not on the past. So a
+trial resumed from a checkpoint, or trained in other company, sees the same masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_MASK = (1 << 63) - 1
+
+
+def step_seed(seed: int, step: int) -> int:
+    """A seed for one step of one trial (SplitMix64's finaliser over both, 63 bits)."""
+    z = (seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03 + 0x632BE59BD9B4E019) & (
+        (1 << 64) - 1
+    )
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & ((1 << 64) - 1)
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & ((1 << 64) - 1)
+    return (z ^ (z >> 31)) & _MASK
+
+
+class Noise:
+    """The masks of one forward pass over K trials; `None` stands in for it in evaluation."""
+
+    def __init__(self, seeds: Sequence[int], steps: Sequence[int], device: torch.device) -> None:
+        self._device = device
+        self._generators = []
+        for seed, step in zip(seeds, steps, strict=True):
+            generator = torch.Generator(device)
+            generator.manual_seed(step_seed(seed, step))
+            self._generators.append(generator)
+
+    def dropout(self, rates: Sequence[float], shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
+        """Inverted-dropout masks (K, *largest shape): 0 or 1/(1-rate), 1 in the padding.
+
+        A trial with rate 0 draws nothing. None if no trial drops anything.
+        """
+        if not any(rates):
+            return None
+        largest = [max(sizes) for sizes in zip(*shapes, strict=True)]
+        masks = torch.ones((len(rates), *largest), device=self._device)
+        for index, (rate, shape) in enumerate(zip(rates, shapes, strict=True)):
+            if rate > 0:
+                own = masks[(index, *(slice(size) for size in shape))]
+                own.copy_(self._keep(index, shape, rate))
+        return masks
+
+    def paths(self, rates: Sequence[Sequence[float]], batch: int) -> Tensor | None:
+        """Drop-path masks (places, K, batch): 0 or 1/(1-rate) per image, rates (K, places)."""
+        if not any(any(row) for row in rates):
+            return None
+        masks = torch.ones((len(rates), len(rates[0]), batch), device=self._device)
+        for index, row in enumerate(rates):
+            if any(row):
+                rate = torch.tensor(row, device=self._device).unsqueeze(1)
+                uniform = torch.rand(
+                    (len(row), batch), generator=self._generators[index], device=self._device
+                )
+                masks[index] = (uniform >= rate) / (1 - rate)
+        return masks.transpose(0, 1)
+
+    def _keep(self, index: int, shape: tuple[int, ...], rate: float) -> Tensor:
+        uniform = torch.rand(shape, generator=self._generators[index], device=self._device)
+        return (uniform >= rate) / (1 - rate)

@@ -1,0 +1,249 @@
+"""The trial axis: K trials of one adapter family on one frozen timm model.
+
+Every trained tensor carries a leading axis K; the model's batch is K·B images, trial after trial,
+so each frozen product runs once for all K. Smaller ranks and fewer classes are zero-padded: zero
+factors keep zero gradients, so the padding is exact. Modules are substituted, `forward` is never
+patched; nothing of the backbone's own code or weights changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adapters.base import Adapter, Context, Tensors, Update, uniform
+from adapters.errors import AdapterError
+from adapters.noise import Noise
+from adapters.sites import Sites
+
+HEAD = ("head.weight", "head.bias")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One trial of a stack: its adapter, seed, drop-path rate of the last block, and tensors.
+
+    `tensors` are at the trial's own shapes, without the trial axis; `head.weight` (classes, D) and
+    `head.bias` (classes) are among them unless the model has no head.
+    """
+
+    adapter: Adapter
+    seed: int
+    tensors: Tensors
+    drop_path: float = 0.0
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes, None without a head."""
+        return self.tensors["head.bias"].shape[0] if "head.bias" in self.tensors else None
+
+
+def start_member(
+    adapter: Adapter,
+    sites: Sites,
+    seed: int,
+    classes: int | None,
+    head_init: str = "default",
+    drop_path: float = 0.0,
+) -> Member:
+    """A trial at its start, drawn from its own seed on the CPU: the same on every device.
+
+    `head_init`: `default` is nn.Linear's (uniform ±1/√D), `zero` starts at 0.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    tensors = adapter.start(adapter.select(sites), generator)
+    if classes is not None:
+        bound = 0.0 if head_init == "zero" else 1 / sqrt(sites.width)
+        tensors["head.weight"] = uniform((classes, sites.width), bound, generator)
+        tensors["head.bias"] = uniform((classes,), bound, generator)
+    return Member(adapter, seed, tensors, drop_path)
+
+
+def pad_stack(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors of equal rank → (K, *largest shape), zeros where a trial's own shape ends."""
+    sizes = [max(dims) for dims in zip(*(t.shape for t in tensors), strict=True)]
+    stacked = tensors[0].new_zeros((len(tensors), *sizes))
+    for index, tensor in enumerate(tensors):
+        stacked[(index, *map(slice, tensor.shape))] = tensor
+    return stacked
+
+
+def own_part(stacked: Tensor, index: int, shape: Sequence[int]) -> Tensor:
+    """Trial `index` of a padded stack at its own shape: a copy, the inverse of `pad_stack`."""
+    return stacked[(index, *map(slice, shape))].detach().clone()
+
+
+class Stack(nn.Module):
+    """The trained tensors of K trials and what their forward pass needs; lives in `model.adapter`.
+
+    In training, `steps` (one per trial) selects the masks and rises by one with every forward;
+    set it to resume. `chosen` restricts evaluation to some trials (the batch then has only theirs).
+    """
+
+    def __init__(self, sites: Sites, members: Sequence[Member]) -> None:
+        super().__init__()
+        self.backbone_sites = sites
+        self.chosen: list[int] | None = None
+        self.paths: Tensor | None = None
+        self.undo: Any = None
+        """What `detach` needs: substituted modules, earlier requires_grad flags, the forward hook."""
+        self._updates: dict[str, Update] = {}
+        self.rebuild(members)
+
+    @property
+    def trials(self) -> int:
+        """K, or the number of chosen trials."""
+        return len(self.members) if self.chosen is None else len(self.chosen)
+
+    def rebuild(self, members: Sequence[Member], device: torch.device | None = None) -> None:
+        """Replaces the trials; parameters become new fp32 tensors (K, …) on `device`."""
+        _check_company(members)
+        self.members = tuple(members)
+        self.steps = [0] * len(members)
+        self.sites = members[0].adapter.select(self.backbone_sites)
+        self.shapes = tuple({n: tuple(t.shape) for n, t in m.tensors.items()} for m in members)
+        for name in list(self._parameters):
+            del self._parameters[name]
+        for name in members[0].tensors:
+            stacked = pad_stack([member.tensors[name].float() for member in members])
+            self.register_parameter(_registered(name), nn.Parameter(stacked.to(device)))
+        classes = [member.classes or 0 for member in members]
+        padding = torch.arange(max(classes)).unsqueeze(0) >= torch.tensor(classes).unsqueeze(1)
+        self.register_buffer("padding", padding.unsqueeze(1).to(device), persistent=False)
+
+    def stacked(self) -> Tensors:
+        """Name → parameter (K, …), padded."""
+        return {
+            _plain(name): parameter
+            for name, parameter in self._parameters.items()
+            if parameter is not None
+        }
+
+    def tensors_of(self, index: int) -> Tensors:
+        """The tensors of one trial at its own shapes, copied."""
+        stacked = self.stacked()
+        return {
+            name: own_part(stacked[name], index, shape)
+            for name, shape in self.shapes[index].items()
+        }
+
+    def prepare(self, images: int, dtype: torch.dtype, depth: int) -> None:
+        """Readies one forward pass over `images` = K·B images; called by the model's own hook."""
+        if images % self.trials:
+            raise AdapterError(
+                f"a batch of {images} images does not divide among {self.trials} trials."
+            )
+        picked = range(len(self.members)) if self.chosen is None else self.chosen
+        members = tuple(self.members[index] for index in picked)
+        tensors = {n: self._pick(t).to(dtype) for n, t in self.stacked().items() if n not in HEAD}
+        device = (
+            next(iter(self._parameters.values())).device
+            if self._parameters
+            else torch.device("cpu")
+        )
+        noise = self._noise(picked, device) if self.training else None
+        context = Context(
+            tuple(member.adapter for member in members),
+            tuple(self.shapes[index] for index in picked),
+            noise,
+            device,
+            dtype,
+        )
+        rates = [path_rates(member.drop_path, depth) for member in members]
+        self.paths = noise.paths(rates, images // self.trials) if noise else None
+        if self.paths is not None:
+            self.paths = self.paths.reshape(len(self.paths), -1, 1, 1).to(dtype)
+        self._updates = members[0].adapter.updates(tensors, self.sites, context)
+
+    def update(self, path: str) -> Update | None:
+        """The update of the layer at `path` in the current forward pass."""
+        return self._updates.get(path)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Pooled features (K·B, D) → logits (K·B, most classes), −inf where a trial has no class."""
+        weight, bias = (self._pick(self._parameters[_registered(name)]) for name in HEAD)
+        x = features.float().view(self.trials, -1, features.shape[-1])
+        logits = x @ weight.mT + bias.unsqueeze(1)
+        padding = self._pick(self.padding)
+        return logits.masked_fill(padding, -torch.inf).flatten(0, 1)
+
+    def _noise(self, picked: Sequence[int], device: torch.device) -> Noise:
+        steps = [self.steps[index] for index in picked]
+        for index in picked:
+            self.steps[index] += 1
+        return Noise([self.members[index].seed for index in picked], steps, device)
+
+    def _pick(self, tensor: Any) -> Tensor:
+        return tensor if self.chosen is None else tensor[self.chosen]
+
+
+class AdaptedLinear(nn.Module):
+    """A frozen nn.Linear plus the stack's update of it."""
+
+    def __init__(self, base: nn.Module, stack: Stack, path: str) -> None:
+        super().__init__()
+        self.base = base
+        self._stack = (stack,)  # in a tuple, so that its parameters are not registered here again
+        self._path = path
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (K·B, tokens, in) → (K·B, tokens, out)."""
+        y: Tensor = self.base(x)
+        (stack,) = self._stack
+        update = stack.update(self._path)
+        if update is None:
+            return y
+        return y + update(x.reshape(stack.trials, -1, x.shape[-1])).view(y.shape)
+
+
+class StackedHead(nn.Module):
+    """The heads of all trials."""
+
+    def __init__(self, stack: Stack) -> None:
+        super().__init__()
+        self._stack = (stack,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (K·B, D) → (K·B, classes)."""
+        return self._stack[0].logits(x)
+
+
+class TrialDropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016) whose masks come from each trial's own seed."""
+
+    def __init__(self, stack: Stack, place: int) -> None:
+        super().__init__()
+        self._stack = (stack,)
+        self._place = place
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (K·B, tokens, D), scaled by 0 or 1/(1-rate) per image in training."""
+        paths = self._stack[0].paths
+        return x if paths is None or not self.training else x * paths[self._place]
+
+
+def path_rates(last: float, depth: int) -> list[float]:
+    """Rates of the 2·depth drop-path places, rising linearly from 0 in the first block to `last`."""
+    return [last * block / max(depth - 1, 1) for block in range(depth) for _ in range(2)]
+
+
+def _check_company(members: Sequence[Member]) -> None:
+    families: Mapping[Any, Any] = {member.adapter.family(): member for member in members}
+    if len(families) != 1:
+        shown = "; ".join(sorted(map(repr, families))) or "no trial at all"
+        raise AdapterError(f"only trials of one adapter family share a stack, not: {shown}.")
+    if len({member.classes is None for member in members}) != 1:
+        raise AdapterError("a stack has heads for all of its trials or for none.")
+
+
+def _registered(name: str) -> str:
+    return name.replace(".", "/")  # torch forbids dots in parameter names
+
+
+def _plain(name: str) -> str:
+    return name.replace("/", ".")

@@ -1,0 +1,95 @@
+"""One trial's adapter on disk: `adapter_config.json` and `adapter_model.safetensors`, no trial axis."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from adapters.attach import attach_members, attached
+from adapters.base import Adapter, Tensors
+from adapters.errors import AdapterError
+from adapters.names import build
+from adapters.sites import find_sites
+from adapters.stack import Member, start_member
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+FORMAT = 1
+M = TypeVar("M", bound=nn.Module)
+
+
+def save(model: nn.Module, folder: str | Path) -> None:
+    """Writes the lone trial attached to `model`; `AdapterError` for a stack of several."""
+    stack = attached(model)
+    if len(stack.members) != 1:
+        raise AdapterError(f"save takes one trial, this stack has {len(stack.members)}.")
+    save_tensors(stack.members[0].adapter, stack.tensors_of(0), folder)
+
+
+def save_tensors(adapter: Adapter, tensors: Tensors, folder: str | Path) -> None:
+    """Writes an adapter and its tensors (head included); the config last, each file whole or absent."""
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    config = {"format": FORMAT, "adapter": adapter.name, "hyper_parameters": adapter.to_dict()}
+    host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    _replace(target / WEIGHTS, lambda path: save_file(host, path))
+    _replace(
+        target / CONFIG,
+        lambda path: path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n"),
+    )
+
+
+def load(model: M, folder: str | Path) -> M:
+    """Attaches a saved adapter to a fresh timm model of the same architecture; returns the model.
+
+    Raises `AdapterError` naming the file and the mismatch if it is missing, damaged or of another
+    architecture; nothing is unpickled.
+    """
+    source = Path(folder)
+    adapter = _read_config(source / CONFIG)
+    try:
+        tensors = load_file(source / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(f"{source / WEIGHTS} cannot be read as safetensors: {error}.") from error
+    bias = tensors.get("head.bias")
+    fresh = start_member(adapter, find_sites(model), 0, None if bias is None else len(bias))
+    expected = {name: tuple(tensor.shape) for name, tensor in fresh.tensors.items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if expected != found:
+        differing = sorted(n for n in {*expected, *found} if expected.get(n) != found.get(n))
+        shown = "; ".join(
+            f"{n}: expected {expected.get(n)}, found {found.get(n)}" for n in differing[:3]
+        )
+        raise AdapterError(f"{source / WEIGHTS} does not fit this {type(model).__name__}: {shown}.")
+    ordered = {name: tensors[name] for name in fresh.tensors}
+    return attach_members(model, [Member(adapter, 0, ordered)], replace_drop_path=False)
+
+
+def _read_config(path: Path) -> Adapter:
+    try:
+        config: Any = json.loads(path.read_text())
+        name, values, version = config["adapter"], config["hyper_parameters"], config["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AdapterError(f"{path} is not a readable adapter configuration: {error!r}.") from error
+    if version != FORMAT or not isinstance(values, dict):
+        raise AdapterError(f"{path} has format {version!r}; this version reads format {FORMAT}.")
+    return build(name, values)
+
+
+def _replace(path: Path, write: Any) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    write(temporary)
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def trainable(adapter: Adapter, tensors: Tensors) -> int:
+    """Scalars that train besides the head."""
+    return sum(torch.numel(t) for name, t in tensors.items() if not name.startswith("head."))

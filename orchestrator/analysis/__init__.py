@@ -1,0 +1,1 @@
+"""Reads results, never makes them: statistics, aggregates, sensitivity, figures and the report."""

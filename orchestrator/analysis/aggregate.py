@@ -1,0 +1,230 @@
+"""From ledger rows to a `Summary`: winners, the evidence for them, averages over tasks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from orchestrator.analysis.averages import best_adapters, compare, over_tasks
+from orchestrator.analysis.statistics import estimate, mcnemar
+from orchestrator.analysis.summary import (
+    Alternative,
+    RunFacts,
+    SeedRow,
+    StudySummary,
+    Summary,
+    Winner,
+)
+from orchestrator.selection import rank_configurations, winner
+from orchestrator.spec import STAGES, STATUSES, Stage, Suite, Sweep, Task, Trial, TrialResult
+
+ALPHA = 0.05
+"""Level of the paired test; not corrected for the number of configurations compared."""
+
+Rows = Sequence[TrialResult]
+
+
+def summarise(results: Iterable[TrialResult], sweep: Sweep, suite: Suite) -> Summary:
+    """Everything that `results` (ledger rows) say about `sweep`; partial results are welcome.
+
+    Rows of other suites, backbones, tasks or adapters are left out. Each study says what it lacks.
+
+    Raises InvalidInput if the sweep names a task that the suite does not have.
+    """
+    tasks = tuple(suite.task(name) for name in sweep.tasks)
+    rows = own_rows(results, sweep)
+    studies = tuple(
+        _study(task, adapter, study_rows(rows, task.name, adapter), sweep)
+        for task in tasks
+        for adapter in sweep.adapters
+    )
+    adapters = tuple(over_tasks(name, studies) for name in sweep.adapters)
+    return Summary(
+        sweep=sweep,
+        tasks=tasks,
+        suite_tasks=len(suite.tasks),
+        studies=studies,
+        adapters=adapters,
+        best=best_adapters(studies),
+        comparisons=compare(studies, adapters),
+        run=_facts(rows),
+    )
+
+
+def own_rows(results: Iterable[TrialResult], sweep: Sweep) -> list[TrialResult]:
+    """The rows of the sweep's own suite, backbone, tasks and adapters, by (finished, key)."""
+    own = (
+        row
+        for row in results
+        if (row.trial.suite, row.trial.backbone) == (sweep.suite, sweep.backbone)
+        and row.trial.task in sweep.tasks
+        and row.trial.adapter in sweep.adapters
+    )
+    return sorted(own, key=lambda row: (row.finished, row.key))
+
+
+def study_rows(rows: Iterable[TrialResult], task: str, adapter: str) -> list[TrialResult]:
+    """The rows of one study, in the order given."""
+    return [row for row in rows if (row.trial.task, row.trial.adapter) == (task, adapter)]
+
+
+def searched_values(trial: Trial, sweep: Sweep) -> dict[str, Any]:
+    """The trial's values of the fields its adapter's space searches, of params or recipe."""
+    recipe = asdict(trial.recipe)
+    return {
+        name: trial.params[name] if name in trial.params else recipe[name]
+        for name in sorted(sweep.spaces.get(trial.adapter, {}))
+        if name in trial.params or name in recipe
+    }
+
+
+def search_rows(rows: Iterable[TrialResult]) -> list[TrialResult]:
+    """Full-length rows of the search stage: the only ones whose values compare directly."""
+    return [row for row in rows if row.trial.stage == "search" and row.status == "finished"]
+
+
+def _study(task: Task, adapter: str, rows: Rows, sweep: Sweep) -> StudySummary:
+    best = winner(rows)
+    searched = [row for row in rows if row.trial.stage == "search"]
+    replicates = _seed_rows(rows, "replicate", best, sweep.seeds)
+    finals = _seed_rows(rows, "final", best, sweep.seeds)
+    reference, alternatives = _alternatives(search_rows(rows), best, sweep)
+    read_test = {row.trial.config for row in rows if row.trial.stage == "final"}
+    return StudySummary(
+        task=task.name,
+        group=task.group,
+        adapter=adapter,
+        counts=_counts(rows),
+        configurations=len({row.trial.config for row in searched}),
+        winner=_winner(rows, best, reference, sweep),
+        replicates=replicates,
+        finals=finals,
+        val=estimate([row.value for row in replicates if row.value is not None]),
+        test=estimate([row.value for row in finals if row.value is not None]),
+        compared=len(alternatives),
+        indistinguishable=tuple(item for item in alternatives if item.p >= ALPHA),
+        other_finals=len(read_test - {best}),
+        device_seconds=sum(row.seconds for row in rows),
+        missing=_missing(rows, best, finals, sweep.seeds),
+    )
+
+
+def _seed_rows(rows: Rows, stage: Stage, config: str | None, seeds: int) -> tuple[SeedRow, ...]:
+    """The configuration's rows of a stage for seeds 1…seeds, one per seed (the newest)."""
+    found = {
+        row.trial.seed: SeedRow(row.trial.seed, row.key, row.status, row.value)
+        for row in rows
+        if row.trial.stage == stage and row.trial.config == config and row.trial.seed <= seeds
+    }
+    return tuple(found[seed] for seed in sorted(found))
+
+
+def _winner(
+    rows: Rows, config: str | None, reference: TrialResult | None, sweep: Sweep
+) -> Winner | None:
+    row = reference or next((row for row in rows if row.trial.config == config), None)
+    if config is None or row is None:
+        return None
+    return Winner(
+        config=config,
+        params=dict(row.trial.params),
+        recipe=asdict(row.trial.recipe),
+        searched=searched_values(row.trial, sweep),
+        search_value=reference.value if reference else None,
+        parameters=row.parameters,
+        data=row.trial.data,
+        weights=row.trial.weights,
+    )
+
+
+def _alternatives(
+    rows: Rows, config: str | None, sweep: Sweep
+) -> tuple[TrialResult | None, list[Alternative]]:
+    """The winner's search row, and every other configuration put to the paired test against it.
+
+    Only rows of the same seed and the same images are paired; best configurations first.
+    """
+    by_config = {row.trial.config: row for row in rows}
+    reference = by_config.get(config or "")
+    if reference is None:
+        return None, []
+    others = [by_config[name] for name in rank_configurations(rows) if name != config]
+    return reference, [
+        _alternative(reference, row, sweep) for row in others if _paired(reference, row)
+    ]
+
+
+def _paired(first: TrialResult, second: TrialResult) -> bool:
+    same = (first.trial.seed, first.trial.data) == (second.trial.seed, second.trial.data)
+    return same and len(first.correct) == len(second.correct) > 0
+
+
+def _alternative(reference: TrialResult, row: TrialResult, sweep: Sweep) -> Alternative:
+    test = mcnemar(reference.correct, row.correct)
+    return Alternative(
+        config=row.trial.config,
+        searched=searched_values(row.trial, sweep),
+        value=row.value or 0.0,
+        only_winner=test.only_first,
+        only_other=test.only_second,
+        p=test.p,
+    )
+
+
+def _missing(rows: Rows, config: str | None, finals: Sequence[SeedRow], seeds: int) -> str:
+    if not rows:
+        return "not started"
+    if config is None:
+        return "no search trial has finished"
+    by_seed = {row.seed: row.status for row in finals}
+    absent = [str(seed) for seed in range(1, seeds + 1) if seed not in by_seed]
+    failed = [str(seed) for seed, status in by_seed.items() if status != "finished"]
+    parts = [("not run", absent), ("diverged", failed)]
+    return "; ".join(
+        f"final seed{'s' * (len(names) > 1)} {', '.join(names)} {what}"
+        for what, names in parts
+        if names
+    )
+
+
+def _counts(rows: Rows) -> dict[str, dict[str, int]]:
+    found = Counter((row.trial.stage, row.status) for row in rows)
+    return {
+        stage: {status: found[stage, status] for status in STATUSES if found[stage, status]}
+        for stage in STAGES
+    }
+
+
+def _facts(rows: Rows) -> RunFacts:
+    names = sorted({name for row in rows for name in row.versions})
+    tasks = sorted({row.trial.task for row in rows})
+    return RunFacts(
+        trials=len(rows),
+        statuses={status: sum(row.status == status for row in rows) for status in STATUSES},
+        stages={stage: sum(row.trial.stage == stage for row in rows) for stage in STAGES},
+        trial_epochs=sum(row.epochs_run for row in rows),
+        device_seconds=sum(row.seconds for row in rows),
+        started=min((row.started for row in rows), default=0.0),
+        finished=max((row.finished for row in rows), default=0.0),
+        hosts=_distinct(rows, lambda row: row.host),
+        devices=_distinct(rows, lambda row: row.device),
+        code=_distinct(rows, lambda row: row.code),
+        versions={name: _distinct(rows, lambda row: row.versions.get(name, "")) for name in names},
+        weights=_distinct(rows, lambda row: row.trial.weights),
+        data={task: _fingerprints(rows, task) for task in tasks},
+        test_reads=sum(row.test_reads for row in rows),
+        leaks=sum(row.test_reads > (row.trial.stage == "final") for row in rows),
+    )
+
+
+def _fingerprints(rows: Rows, task: str) -> tuple[str, ...]:
+    """The task's distinct data fingerprints, those of earlier stages first."""
+    own = [row for row in rows if row.trial.task == task]
+    own.sort(key=lambda row: STAGES.index(row.trial.stage))
+    return tuple(dict.fromkeys(row.trial.data for row in own))
+
+
+def _distinct(rows: Rows, read: Callable[[TrialResult], str]) -> tuple[str, ...]:
+    return tuple(sorted({read(row) for row in rows} - {""}))

@@ -1,0 +1,241 @@
+"""The report's figures of a whole sweep. Each returns inline SVG, or None without anything to show.
+
+Accuracies are drawn in per cent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from orchestrator.analysis.aggregate import own_rows, study_rows
+from orchestrator.analysis.plotting import (
+    FAINT,
+    INK,
+    SOFT,
+    Look,
+    draw,
+    field_axis,
+    looks,
+    only_horizontal,
+    panels,
+)
+from orchestrator.analysis.sensitivity import Sensitivity
+from orchestrator.analysis.statistics import Estimate
+from orchestrator.analysis.summary import StudySummary, Summary
+from orchestrator.spec import TrialResult
+
+WIDTH = 9.4
+"""Inches; every figure fills the page's column."""
+
+
+def accuracy(summary: Summary) -> str | None:
+    """Test accuracy by task: mean and 95 % interval of each adapter, seeds as small dots."""
+    tasks = [
+        task.name
+        for task in summary.tasks
+        if any(study.task == task.name and study.test.values for study in summary.studies)
+    ]
+    if not tasks:
+        return None
+    adapters = summary.sweep.adapters
+    style = looks(adapters)
+    step = min(0.2, 0.72 / len(adapters))
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        for row, task in enumerate(tasks):
+            for index, adapter in enumerate(adapters):
+                offset = (index - (len(adapters) - 1) / 2) * step
+                _dots(axes, summary.study(task, adapter).test, row + offset, style[adapter])
+        axes.set_yticks(range(len(tasks)), tasks)
+        axes.tick_params(axis="y", labelcolor=INK, labelsize=9)
+        axes.set_ylim(len(tasks) - 0.45, -0.55)
+        for edge in range(1, len(tasks)):
+            axes.axhline(edge - 0.5, color=FAINT, linewidth=0.6)
+        axes.grid(visible=False, axis="y")
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel("test accuracy (%)")
+        _legend(figure, adapters, style)
+
+    height = 0.75 + len(tasks) * max(0.42, 0.17 * len(adapters))
+    return draw("accuracy", "Test accuracy by task and adapter", (WIDTH, height), paint)
+
+
+def cost(summary: Summary) -> str | None:
+    """Mean test accuracy over tasks against trainable parameters (without the head)."""
+    shown = [
+        (item, item.mean_tasks.mean, item.parameters)
+        for item in summary.adapters
+        if item.mean_tasks.mean is not None and item.parameters is not None
+    ]
+    if not shown:
+        return None
+    style = looks(summary.sweep.adapters)
+    smallest = min((count for _, _, count in shown if count > 0), default=1.0)
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        for item, mean, count in shown:
+            look = style[item.adapter]
+            axes.errorbar(
+                count,
+                100 * mean,
+                yerr=100 * (item.mean_tasks.half or 0.0),
+                fmt=look.marker,
+                color=look.colour,
+                markersize=7,
+                capsize=0,
+                linewidth=1.6,
+            )
+            axes.annotate(
+                item.adapter,
+                (count, 100 * mean),
+                xytext=(8, 5),
+                textcoords="offset points",
+                color=look.colour,
+                fontweight="semibold",
+            )
+        axes.set_xscale("symlog", linthresh=smallest / 2, linscale=0.4)
+        axes.set_xlim(-smallest / 8, max(count for _, _, count in shown) * 3 + 1)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.minorticks_off()
+        axes.set_xlabel("trainable parameters without the head (mean of the tasks' winners)")
+        axes.set_ylabel("mean test accuracy (%)")
+
+    return draw("cost", "Mean test accuracy against parameters", (WIDTH, 3.4), paint)
+
+
+def scale_sensitivity(item: Sensitivity, summary: Summary) -> str | None:
+    """Val accuracy against one field: a panel for each task, then the normalised mean."""
+    tasks = [(task, levels) for task, levels in item.tasks.items() if levels]
+    look = looks(summary.sweep.adapters)[item.adapter]
+    everywhere = sorted({level.level for _, levels in tasks for level in levels})
+    columns = min(4, len(tasks) + 1)
+
+    def paint(figure: Figure) -> None:
+        *cells, last = panels(figure, len(tasks) + 1, columns)
+        for axes, (task, levels) in zip(cells, tasks, strict=True):
+            xs, ys = [one.level for one in levels], [100 * one.accuracy for one in levels]
+            axes.plot(xs, ys, color=look.colour, linewidth=1.6)
+            for one in levels:
+                _mark(axes, one.level, 100 * one.accuracy, look, hollow=one.ended_early)
+            axes.set_title(task)
+            axes.set_ylabel("val accuracy (%)" if axes in cells[::columns] else "")
+        _normalised(last, item)
+        for axes in (*cells, last):
+            field_axis(axes, everywhere, item.logarithmic)
+            axes.set_xlabel(item.field)
+            only_horizontal(axes)
+
+    rows = -(-(len(tasks) + 1) // columns)
+    name = f"sensitivity-{item.adapter}-{item.field}"
+    label = f"Val accuracy of {item.adapter} against {item.field}"
+    return draw(name, label, (WIDTH, 0.3 + 2.1 * rows), paint)
+
+
+def learning_curves(summary: Summary, results: Iterable[TrialResult]) -> str | None:
+    """Val accuracy of every winner by epoch, the mean over its replicate (or search) trials."""
+    rows = own_rows(results, summary.sweep)
+    curves = {study.name: _curve(study, rows) for study in summary.studies}
+    tasks = [
+        task.name
+        for task in summary.tasks
+        if any(len(curves[f"{task.name}/{name}"]) > 1 for name in summary.sweep.adapters)
+    ]
+    if not tasks:
+        return None
+    style = looks(summary.sweep.adapters)
+    columns = min(4, max(len(tasks), 3))
+
+    def paint(figure: Figure) -> None:
+        cells = panels(figure, len(tasks), columns)
+        for axes, task in zip(cells, tasks, strict=True):
+            for name in summary.sweep.adapters:
+                points = curves[f"{task}/{name}"]
+                xs, ys = [epoch for epoch, _ in points], [100 * value for _, value in points]
+                axes.plot(xs, ys, color=style[name].colour, linewidth=1.6)
+            axes.set_title(task)
+            axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            only_horizontal(axes)
+            axes.set_ylabel("val accuracy (%)" if axes in cells[::columns] else "")
+        _legend(figure, summary.sweep.adapters, style)
+
+    rows_of_panels = -(-len(tasks) // columns)
+    size = (WIDTH, 0.6 + 2.0 * rows_of_panels)
+    return draw("curves", "Learning curves of the winners", size, paint)
+
+
+def _dots(axes: Axes, values: Estimate, y: float, look: Look) -> None:
+    """One adapter on one task: interval, seeds, mean."""
+    if values.mean is None:
+        return
+    if values.interval:
+        ends = (100 * values.interval.low, 100 * values.interval.high)
+        axes.plot(ends, (y, y), color=look.colour, linewidth=2, alpha=0.55, solid_capstyle="round")
+    seeds = [100 * value for value in values.values]
+    axes.plot(seeds, [y] * len(seeds), ".", color=INK, markersize=3, alpha=0.6, zorder=4)
+    axes.plot(
+        100 * values.mean,
+        y,
+        look.marker,
+        color=look.colour,
+        markersize=6.5,
+        markeredgecolor="white",
+        markeredgewidth=0.8,
+        zorder=3,
+    )
+
+
+def _mark(axes: Axes, x: float, y: float, look: Look, *, hollow: bool) -> None:
+    axes.plot(
+        x,
+        y,
+        look.marker,
+        color=look.colour,
+        markerfacecolor="white" if hollow else look.colour,
+        markersize=5,
+    )
+
+
+def _normalised(axes: Axes, item: Sensitivity) -> None:
+    xs = [one.level for one in item.normalised]
+    ys = [one.score for one in item.normalised]
+    axes.plot(xs, ys, color=INK, linewidth=2, marker="o", markersize=5)
+    axes.set_title("normalised, mean of tasks")
+    axes.set_ylim(-0.06, 1.12)
+    if item.recommended is not None:
+        axes.axvline(item.recommended, color=SOFT, linewidth=1, linestyle=(0, (3, 3)), zorder=1)
+
+
+def _curve(study: StudySummary, rows: Sequence[TrialResult]) -> list[tuple[int, float]]:
+    """(epoch, mean val accuracy) of the study's winner, over the trials of its latest val stage."""
+    if study.winner is None:
+        return []
+    own = [
+        row
+        for row in study_rows(rows, study.task, study.adapter)
+        if row.trial.config == study.winner.config and row.status == "finished"
+    ]
+    replicates = [row for row in own if row.trial.stage == "replicate"]
+    chosen = replicates or [row for row in own if row.trial.stage == "search"]
+    found: dict[int, list[float]] = {}
+    for row in chosen:
+        for point in row.curve:
+            if point.eval_accuracy is not None:
+                found.setdefault(point.epoch, []).append(point.eval_accuracy)
+    return [(epoch, fmean(values)) for epoch, values in sorted(found.items())]
+
+
+def _legend(figure: Figure, adapters: Sequence[str], style: dict[str, Look]) -> None:
+    handles = [
+        Line2D([], [], color=style[name].colour, marker=style[name].marker, label=name, linewidth=2)
+        for name in adapters
+    ]
+    figure.legend(handles=handles, loc="outside upper left", ncols=min(8, len(handles)))

@@ -1,0 +1,89 @@
+"""The picture of a search: every trial of a task's studies, and how far the winner stands out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from orchestrator.analysis.aggregate import own_rows, study_rows
+from orchestrator.analysis.figures import WIDTH
+from orchestrator.analysis.plotting import SOFT, Look, draw, looks, only_horizontal, panels
+from orchestrator.analysis.summary import StudySummary, Summary
+from orchestrator.spec import TrialResult
+
+COLUMNS = 4
+
+
+def search_picture(summary: Summary, results: Iterable[TrialResult], task: str) -> str | None:
+    """Val accuracy (%) of every search trial of one task, a panel for each adapter that searched.
+
+    Order along x is the order in which trials ended. Stopped trials are hollow (their accuracy is
+    that of their last rung), diverged ones crosses at the bottom. The band is the winner's accuracy
+    ± one binomial standard error; configurations that the paired test cannot tell from it are in
+    full colour, the others pale. None if no adapter searched more than one configuration.
+    """
+    rows = own_rows(results, summary.sweep)
+    shown = [study for study in summary.studies if study.task == task and study.configurations > 1]
+    if not shown:
+        return None
+    style = looks(summary.sweep.adapters)
+    columns = min(COLUMNS, max(len(shown), 2))
+
+    def paint(figure: Figure) -> None:
+        cells = panels(figure, len(shown), columns)
+        for axes, study in zip(cells, shown, strict=True):
+            own = study_rows(rows, task, study.adapter)
+            searched = [row for row in own if row.trial.stage == "search"]
+            _panel(axes, study, searched, style[study.adapter])
+            axes.set_ylabel("val accuracy (%)" if axes in cells[::columns] else "")
+
+    height = 0.3 + 2.1 * -(-len(shown) // columns)
+    return draw(f"search-{task}", f"Search trials of {task}", (WIDTH, height), paint)
+
+
+def _panel(axes: Axes, study: StudySummary, rows: Sequence[TrialResult], look: Look) -> None:
+    alike = {item.config for item in study.indistinguishable}
+    winner = study.winner.config if study.winner else ""
+    values = [100 * row.value for row in rows if row.value is not None]
+    floor = min(values, default=0.0)
+    for place, row in enumerate(rows, 1):
+        if row.value is None:
+            axes.plot(place, floor, "x", color=SOFT, markersize=5)
+        elif row.trial.config == winner and row.status == "finished":
+            _band(axes, row, look)
+            axes.plot(
+                place,
+                100 * row.value,
+                "*",
+                color=look.colour,
+                markersize=13,
+                markeredgecolor="white",
+                zorder=4,
+            )
+        else:
+            finished = row.status == "finished"
+            axes.plot(
+                place,
+                100 * row.value,
+                "o",
+                color=look.colour,
+                markerfacecolor=look.colour if finished else "white",
+                alpha=1.0 if row.trial.config in alike else 0.35,
+                markersize=5,
+                markeredgewidth=1,
+            )
+    axes.set_title(study.adapter)
+    axes.set_xlabel("trial, by end")
+    axes.set_xlim(0.2, len(rows) + 0.8)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    only_horizontal(axes)
+
+
+def _band(axes: Axes, row: TrialResult, look: Look) -> None:
+    """± √(p(1-p)/n) around the winner, n the val images it was measured on."""
+    value = row.value or 0.0
+    error = math.sqrt(value * (1 - value) / max(len(row.correct), 1))
+    axes.axhspan(100 * (value - error), 100 * (value + error), color=look.colour, alpha=0.12, lw=0)

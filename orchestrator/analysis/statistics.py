@@ -1,0 +1,162 @@
+"""Statistics as pure functions with stated axes; nothing here knows what a trial is.
+
+`values` are plain sequences of accuracies. Where a quantity is undefined (an interval of one value)
+the answer is None, never a number that looks like one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A two-sided confidence interval, `low <= high`."""
+
+    low: float
+    high: float
+
+    def overlaps(self, other: Interval) -> bool:
+        """Whether the two share at least one point."""
+        return self.low <= other.high and other.low <= self.high
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean of `values` over one stated axis, with sample deviation and 95 % Student-t interval.
+
+    Without values everything is None; with a single one `std` and `interval` are None (undefined).
+    """
+
+    values: tuple[float, ...]
+    mean: float | None
+    std: float | None
+    interval: Interval | None
+
+    @property
+    def half(self) -> float | None:
+        """Half the width of the interval: the number after ±."""
+        return None if self.interval is None else (self.interval.high - self.interval.low) / 2
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean, sample deviation and t-interval of `values` (n,), over its only axis."""
+    data = tuple(float(value) for value in values)
+    mean = math.fsum(data) / len(data) if data else None
+    return Estimate(data, mean, sample_std(data), t_interval(data))
+
+
+def sample_std(values: Sequence[float]) -> float | None:
+    """Standard deviation with n - 1 in the denominator; None below two values."""
+    return float(np.std(values, ddof=1)) if len(values) >= 2 else None
+
+
+def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval | None:
+    """mean ± t(1 - (1-c)/2, n-1) · s / √n of `values` (n,); None (undefined) below two values."""
+    std = sample_std(values)
+    if std is None:
+        return None
+    n = len(values)
+    mean = math.fsum(values) / n
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * std / math.sqrt(n)
+    return Interval(mean - half, mean + half)
+
+
+def interquartile_mean(scores: Sequence[Sequence[float]]) -> float:
+    """Mean of the middle half of all scores, pooled over both axes (task, seed).
+
+    `scores[t]` are task t's seeds; tasks may have unequal counts, so each score weighs
+    1 / (its task's count): every task has the same weight. The cut at the quartiles is exact (a
+    score on the edge counts in part), which equals a 25 % trimmed mean where the number of scores is
+    a multiple of four. Reference: Agarwal et al., NeurIPS 2021 (rliable).
+
+    Raises ValueError if there is no task or a task without scores.
+    """
+    values, weights = _pooled(scores)
+    return float(_weighted_iqm(values[None, :], weights)[0])
+
+
+def bootstrap_iqm(
+    scores: Sequence[Sequence[float]],
+    *,
+    confidence: float = 0.95,
+    repetitions: int = 5000,
+    seed: int = 0,
+) -> Interval | None:
+    """Stratified percentile-bootstrap interval of `interquartile_mean`.
+
+    Axis: seeds are drawn with replacement within each task; tasks stay as they are, so the interval
+    says how far the figure would move with other seeds, not with other tasks. None where some task
+    has a single seed (its stratum cannot vary and the interval would be too narrow). The same
+    `seed` gives the same interval. With 3 seeds a percentile bootstrap is optimistic.
+    """
+    if not scores or min(len(row) for row in scores) < 2:
+        return None
+    rng = np.random.default_rng(seed)
+    _, weights = _pooled(scores)
+    drawn = [
+        np.asarray(row, dtype=np.float64)[rng.integers(len(row), size=(repetitions, len(row)))]
+        for row in scores
+    ]
+    found = _weighted_iqm(np.concatenate(drawn, axis=1), weights)
+    low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(low), float(high))
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Exact McNemar test: images that only the first, or only the second, got right, and p."""
+
+    only_first: int
+    only_second: int
+    p: float
+
+
+def mcnemar(first: bytes, second: bytes) -> McNemar:
+    """Exact two-sided McNemar test of two `correct` vectors (images,) over the same images.
+
+    Under the null each discordant image falls to either side with probability 1/2:
+    p = min(1, 2 · P[Bin(b + c, 1/2) <= min(b, c)]); p = 1 without discordant images.
+
+    Raises ValueError if the lengths differ: those are not the same images.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"paired vectors of {len(first)} and {len(second)} images")
+    a = np.frombuffer(first, dtype=np.uint8) != 0
+    b = np.frombuffer(second, dtype=np.uint8) != 0
+    only_a, only_b = int(np.sum(a & ~b)), int(np.sum(b & ~a))
+    p = 2 * float(stats.binom.cdf(min(only_a, only_b), only_a + only_b, 0.5))
+    return McNemar(only_a, only_b, min(1.0, p))
+
+
+def min_max(values: Sequence[float]) -> list[float] | None:
+    """`values` (n,) mapped so that the smallest is 0 and the largest 1; None if all are equal."""
+    low, high = min(values), max(values)
+    return None if low == high else [(value - low) / (high - low) for value in values]
+
+
+def _pooled(scores: Sequence[Sequence[float]]) -> tuple[Floats, Floats]:
+    """All scores (N,) and their weights (N,), which sum to 1 with equal shares per task."""
+    if not scores or not all(scores):
+        raise ValueError("an interquartile mean needs at least one score for every task")
+    values = np.concatenate([np.asarray(row, dtype=np.float64) for row in scores])
+    shares = [np.full(len(row), 1 / (len(row) * len(scores))) for row in scores]
+    return values, np.concatenate(shares)
+
+
+def _weighted_iqm(values: Floats, weights: Floats) -> Floats:
+    """Interquartile means (R,) of the rows of `values` (R, N) with column weights (N,)."""
+    order = np.argsort(values, axis=1, kind="stable")
+    ranked, mass = np.take_along_axis(values, order, axis=1), weights[order]
+    upper = np.cumsum(mass, axis=1)
+    inside = np.clip(np.minimum(upper, 0.75) - np.maximum(upper - mass, 0.25), 0, None)
+    total: Floats = np.sum(ranked * inside, axis=1) / np.sum(inside, axis=1)
+    return total

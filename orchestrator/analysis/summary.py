@@ -1,0 +1,195 @@
+"""What a sweep found, as plain records: the output of `summarise`, the input of report and registry.
+
+Accuracies are in [0, 1]; `dataclasses.asdict` of any record here is JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.analysis.statistics import Estimate, Interval
+from orchestrator.spec import Sweep, Task
+
+
+@dataclass(frozen=True)
+class SeedRow:
+    """One replicate or final trial of a winner; `value` is None if it diverged."""
+
+    seed: int
+    key: str
+    status: str
+    value: float | None
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A configuration that McNemar's paired test cannot tell from the winner (p >= 0.05).
+
+    `only_winner` and `only_other` count the val images that just one of the two got right.
+    """
+
+    config: str
+    searched: Mapping[str, Any]
+    value: float
+    only_winner: int
+    only_other: int
+    p: float
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The configuration that selection on val chose. `searched` holds the searched fields only."""
+
+    config: str
+    params: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    searched: Mapping[str, Any]
+    search_value: float | None
+    parameters: int
+    data: str
+    """Fingerprint of train and val, which the search read."""
+    weights: str
+
+
+@dataclass(frozen=True)
+class StudySummary:
+    """One (task, adapter): its winner, the evidence for it, and what is still missing.
+
+    `val` is over the winner's replicate seeds, `test` over its final seeds. `counts` is stage →
+    status → trials. `compared` configurations were put to the paired test against the winner;
+    `indistinguishable` are those that it could not tell apart. `other_finals` counts configurations
+    that read test before an extended search found another winner: they are reported nowhere else.
+    """
+
+    task: str
+    group: str
+    adapter: str
+    counts: Mapping[str, Mapping[str, int]]
+    configurations: int
+    winner: Winner | None
+    replicates: tuple[SeedRow, ...]
+    finals: tuple[SeedRow, ...]
+    val: Estimate
+    test: Estimate
+    compared: int
+    indistinguishable: tuple[Alternative, ...]
+    other_finals: int
+    device_seconds: float
+    missing: str
+    """Why `test` is not yet over all planned seeds, in words; empty when it is."""
+
+    @property
+    def name(self) -> str:
+        """`task/adapter`."""
+        return f"{self.task}/{self.adapter}"
+
+    @property
+    def trials(self) -> int:
+        """Recorded trials of every stage and status."""
+        return sum(sum(statuses.values()) for statuses in self.counts.values())
+
+
+@dataclass(frozen=True)
+class AdapterSummary:
+    """One adapter over the sweep's tasks.
+
+    Every `Estimate` is over seeds: for each seed the mean over tasks (of the group, of all, or of
+    the group means). One that would need an incomplete task is empty, and `missing` names the tasks.
+    `parameters` is the mean over tasks of the winners' trainable scalars without the head.
+    """
+
+    adapter: str
+    groups: Mapping[str, Estimate]
+    mean_tasks: Estimate
+    mean_groups: Estimate
+    iqm: float | None
+    iqm_interval: Interval | None
+    parameters: float | None
+    device_seconds: float
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The adapter with the highest mean test accuracy on a task.
+
+    `overlapping` names adapters whose 95 % interval meets the best one's, or whose interval or the
+    best one's is undefined: they cannot be told apart by these seeds.
+    """
+
+    task: str
+    adapter: str
+    overlapping: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An adapter against `linear` on one task, or on the mean of all tasks (`task` is None).
+
+    `disjoint` says whether the two 95 % intervals share no point; None if one is undefined.
+    """
+
+    adapter: str
+    task: str | None
+    difference: float
+    disjoint: bool | None
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """Where the numbers come from, gathered from the rows themselves.
+
+    `started` and `finished` are Unix times (seconds) of the first and last trial, 0 without rows;
+    `data` maps each task to the fingerprints its rows carry, search-side first.
+    `leaks` counts rows that break the protocol: test read outside the final stage, or more than once.
+    """
+
+    trials: int
+    statuses: Mapping[str, int]
+    stages: Mapping[str, int]
+    trial_epochs: int
+    device_seconds: float
+    started: float
+    finished: float
+    hosts: tuple[str, ...]
+    devices: tuple[str, ...]
+    code: tuple[str, ...]
+    versions: Mapping[str, tuple[str, ...]]
+    weights: tuple[str, ...]
+    data: Mapping[str, tuple[str, ...]]
+    test_reads: int
+    leaks: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything the report says in numbers."""
+
+    sweep: Sweep
+    tasks: tuple[Task, ...]
+    suite_tasks: int
+    """How many tasks the whole suite has; the sweep may have run fewer."""
+    studies: tuple[StudySummary, ...]
+    adapters: tuple[AdapterSummary, ...]
+    best: tuple[Best, ...]
+    comparisons: tuple[Comparison, ...]
+    run: RunFacts
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Groups of the sweep's tasks, in the suite's order."""
+        return tuple(dict.fromkeys(task.group for task in self.tasks))
+
+    @property
+    def complete(self) -> bool:
+        """Whether every study has all its final seeds."""
+        return not any(study.missing for study in self.studies)
+
+    def study(self, task: str, adapter: str) -> StudySummary:
+        """The study of that task and adapter; KeyError if the sweep has none."""
+        for study in self.studies:
+            if (study.task, study.adapter) == (task, adapter):
+                return study
+        raise KeyError(f"{task}/{adapter}")

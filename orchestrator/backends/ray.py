@@ -1,0 +1,357 @@
+"""Ray Tune drives the sweep: one Tuner for all studies. The only file that imports ray.
+
+Driver    `_Asks` (a Searcher) hands Tune what `Search.ask` gives; `_Rungs` (a scheduler) answers
+          rung results with what `Search.rung` says. Tune hears nothing else.
+Trainable a light process without torch that holds a fraction of a device and forwards its trial to
+          the pool of that device; reused between trials.
+Pool      one actor per node and device, started by the directory on first demand.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import ray
+from ray import tune
+from ray.exceptions import RayActorError
+from ray.tune.execution.placement_groups import PlacementGroupFactory
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from orchestrator.backends.plan import WIDTHS, HostPlan
+from orchestrator.backends.pool_actor import PoolService, Report
+from orchestrator.errors import BackendError
+from orchestrator.ledger import Ledger
+from orchestrator.places import Places
+from orchestrator.search.search import Done, Search
+from orchestrator.spec import Trial
+
+NAMESPACE = "orchestrate"
+_POOL_RETRIES = 5
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What to run on: an address (None starts a local cluster), the device, trials per device."""
+
+    address: str | None = None
+    device: str = "auto"
+    width: int | None = None
+
+
+def run(
+    search: Search,
+    plan: HostPlan,
+    cluster: Cluster,
+    observe: Callable[[], None] = lambda: None,
+) -> None:
+    """Runs every trial that `search` asks for on a Ray cluster; returns when it is done.
+
+    `ray_settings.apply` must have been called before this module is imported. Raises
+    `BackendError` if the cluster cannot be reached or a pool refuses its work.
+    """
+    _connect(cluster)
+    storage = plan.out / "tune"
+    try:
+        _drive(search, plan, cluster, storage, observe)
+    finally:
+        ray.shutdown()
+        shutil.rmtree(storage, ignore_errors=True)
+
+
+def _connect(cluster: Cluster) -> None:
+    quiet: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": "ERROR",
+        "namespace": NAMESPACE,
+    }
+    try:
+        if cluster.address:
+            ray.init(address=cluster.address, **quiet)
+        else:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=100 * 2**20,
+                **quiet,
+            )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        where = f"Ray cluster '{cluster.address}'" if cluster.address else "a local Ray cluster"
+        raise BackendError(
+            f"{where} cannot be used: {str(error).splitlines()[0]} Start one (`ray up cluster.yaml`, "
+            "`ray start --head`), leave --address out for a local one, or use --backend local."
+        ) from error
+
+
+def _drive(
+    search: Search, plan: HostPlan, cluster: Cluster, storage: Path, observe: Callable[[], None]
+) -> None:
+    kind = _device_kind(cluster.device)
+    width = Width(kind, cluster.width or WIDTHS[kind], growing=cluster.address is not None)
+    # Tune's own bound is one pending trial for a custom Searcher; ours is `Width`.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "100000"
+    name = f"directory-{uuid4().hex[:8]}"
+    directory = (
+        ray.remote(PoolDirectory).options(name=name, num_cpus=0).remote(plan, width.per_device)
+    )
+    ray.get(directory.__ray_ready__.remote())
+    asks = _Asks(search, plan, width, directory, observe)
+    share = {"GPU": 1 / width.per_device} if kind == "GPU" else {"CPU": width.cpu_share()}
+    trainable = tune.with_resources(PoolTrainable, PlacementGroupFactory([share]))
+    tuner = tune.Tuner(
+        trainable,
+        param_space={"directory": name, "device": cluster.device},
+        tune_config=tune.TuneConfig(
+            search_alg=asks, scheduler=_Rungs(asks), num_samples=-1, reuse_actors=True
+        ),
+        run_config=tune.RunConfig(
+            name="trials",
+            storage_path=str(storage),
+            verbose=0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+    )
+    tuner.fit()
+    asks.close()
+
+
+def _device_kind(device: str) -> str:
+    """The resource to ask for: GPU for `cuda`, CPU for `cpu`, whatever is there for `auto`."""
+    if device == "auto":
+        return "GPU" if ray.cluster_resources().get("GPU", 0) > 0 else "CPU"
+    return "GPU" if device.startswith("cuda") else "CPU"
+
+
+class Width:
+    """How many trials may be in flight: `per_device` for every device that the cluster has now.
+
+    One device's worth more on a `growing` cluster: pending trials are the demand that an
+    autoscaler sees.
+    """
+
+    def __init__(self, kind: str, per_device: int, growing: bool) -> None:
+        self.kind, self.per_device, self._growing = kind, per_device, growing
+        self._planned, self._until = 0, 0.0
+
+    def planned(self) -> int:
+        """Trials in flight; counted anew every five seconds, since nodes come and go."""
+        if time.monotonic() > self._until:
+            devices = self._devices() + int(self._growing)
+            self._planned, self._until = self.per_device * devices, time.monotonic() + 5
+        return self._planned
+
+    def cpu_share(self) -> float:
+        """The fraction of a core that each of a CPU node's trials asks for, so that `per_device` fit."""
+        cores = min(node["Resources"].get("CPU", 1.0) for node in ray.nodes() if node["Alive"])
+        return max(int(cores / self.per_device * 1e4) / 1e4, 1e-4)
+
+    def _devices(self) -> int:
+        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if self.kind == "GPU":
+            return max(int(sum(resources.get("GPU", 0) for resources in alive)), 1)
+        return max(sum(1 for resources in alive if resources.get("CPU", 0) > 0), 1)
+
+
+class PoolDirectory:
+    """Starts the pool of a (node, device) when its first trial arrives, and again if it died.
+
+    It owns the pools: they live exactly as long as the command.
+    """
+
+    def __init__(self, plan: HostPlan, width: int) -> None:
+        self._plan, self._width = plan, width
+        self._pools: dict[tuple[str, str], Any] = {}
+
+    def pool(self, node: str, device: str, dead: str = "") -> Any:
+        """The pool's handle; `dead` is the actor id of one that the caller found dead."""
+        place = (node, device)
+        known = self._pools.get(place)
+        if known is None or known._actor_id.hex() == dead:
+            self._pools[place] = (
+                ray.remote(PoolService)
+                .options(
+                    num_cpus=0,
+                    max_concurrency=4 * self._width + 8,
+                    scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+                )
+                .remote(self._plan, device)
+            )
+        return self._pools[place]
+
+    def peaks(self) -> list[int]:
+        """The most trials that each pool ever held at once."""
+        return ray.get([pool.peak.remote() for pool in self._pools.values()])
+
+
+class PoolTrainable(tune.Trainable):
+    """One Tune trial: forwards its trial to the pool of the device it was given, and waits."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Begins with the first trial."""
+        self._pool: Any = None
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Takes the next trial over in the same process."""
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Waits for the trial's next rung or its end."""
+        report = self._report()
+        self._at_rung = report["status"] == "rung"
+        place = {"node": ray.get_runtime_context().get_node_id(), "device_name": self._device()}
+        return {**report, **place, "done": not self._at_rung}
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._trial, self._rungs = config["trial"], config["rungs"]
+        self._directory, self._wanted = config["directory"], config["device"]
+        self._at_rung = False
+
+    def _report(self) -> Report:
+        for _ in range(_POOL_RETRIES):
+            pool = self._find()
+            try:
+                if self._at_rung:
+                    return ray.get(pool.proceed.remote(self.config["key"]))
+                return ray.get(pool.train.remote(self._trial, self._rungs))
+            except RayActorError:
+                # The pool died: its successor takes the trial up at its checkpoint.
+                self._at_rung = False
+                self._find(dead=pool._actor_id.hex())
+        return {
+            "status": "broken",
+            "epoch": 0,
+            "value": -1.0,
+            "message": "its pool died repeatedly",
+        }
+
+    def _find(self, dead: str = "") -> Any:
+        if self._pool is None or dead:
+            directory = ray.get_actor(self._directory, namespace=NAMESPACE)
+            node = ray.get_runtime_context().get_node_id()
+            self._pool = ray.get(directory.pool.remote(node, self._device(), dead))
+        return self._pool
+
+    def _device(self) -> str:
+        if self._wanted not in ("auto", "cuda"):
+            return str(self._wanted)
+        gpus = ray.get_gpu_ids()
+        return f"cuda:{gpus[0]}" if gpus else "cpu"
+
+
+class _Asks(Searcher):  # type: ignore[misc]
+    """`Search` as Tune wants it. It never raises: what goes wrong is kept and raised by `close`."""
+
+    def __init__(
+        self,
+        search: Search,
+        plan: HostPlan,
+        width: Width,
+        directory: Any,
+        observe: Callable[[], None],
+    ) -> None:
+        super().__init__()
+        self.search = search
+        self._ledger, self._seen = Ledger(Places(plan.out).ledger), set[str]()
+        self._width, self._directory, self._observe = width, directory, observe
+        self._live: dict[str, str] = {}
+        self._error: Exception | None = None
+        self.widest = 0
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial, None to wait, FINISHED at the end."""
+        if self._error:
+            return str(Searcher.FINISHED)
+        try:
+            self._observe()
+            if len(self._live) >= self._width.planned():
+                return None
+            asked = self.search.ask()
+        except Exception as error:  # a Searcher that raises would end the sweep with a traceback
+            self.refuse(error)
+            return str(Searcher.FINISHED)
+        if isinstance(asked, Trial):
+            self._live[trial_id] = asked.key
+            self.widest = max(self.widest, len(self._live))
+            rungs = list(self.search.rungs(asked))
+            return {"trial": asked.to_dict(), "key": asked.key, "rungs": rungs}
+        return str(Searcher.FINISHED) if isinstance(asked, Done) else None
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Rungs are the scheduler's."""
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tells the search what is in the ledger; a trial that left no row has failed."""
+        key = self._live.pop(trial_id, "")
+        status = (result or {}).get("status", "lost")
+        message = str((result or {}).get("message", "its process died"))
+        if status == "refused":
+            self.refuse(BackendError(message))
+        try:
+            self.sync()
+            if key not in self._seen:
+                self.search.failed(key, message)
+            self._observe()
+        except Exception as problem:  # as in suggest
+            self.refuse(problem)
+
+    def sync(self) -> None:
+        """Tells the search every row that the ledger has gained."""
+        for row in self._ledger.new_results(self._seen):
+            self._seen.add(row.key)
+            self.search.tell(row)
+
+    def stops(self, trial: Any, result: dict[str, Any]) -> bool:
+        """Whether the trial ends at its rung; if so its record is in the ledger already."""
+        try:
+            if self.search.rung(result["key"], result["epoch"], result["value"]) == "continue":
+                return False
+            pool = ray.get(self._directory.pool.remote(result["node"], result["device_name"]))
+            ray.get(pool.stop.remote(result["key"]))
+        except Exception as error:  # as in suggest
+            self.refuse(error)
+        return True
+
+    def refuse(self, error: Exception) -> None:
+        """Ends the sweep in good order, with this error."""
+        self._error = self._error or error
+
+    def close(self) -> None:
+        """Raises what went wrong, if anything did."""
+        if self._error:
+            raise self._error
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its Tuner at the start, and nobody reads it back."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger and the asks are the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, see `save`."""
+
+
+class _Rungs(FIFOScheduler):  # type: ignore[misc]
+    """Each study's own stopping rule as Tune's scheduler."""
+
+    def __init__(self, asks: _Asks) -> None:
+        super().__init__()
+        self._asks = asks
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Continues a trial that is not at a rung, or that its rule lets go on."""
+        if result.get("status") == "rung" and self._asks.stops(trial, result):
+            return str(TrialScheduler.STOP)
+        return str(TrialScheduler.CONTINUE)

@@ -1,0 +1,234 @@
+"""The command line: parses, delegates, prints. Heavy packages are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from orchestrator import __version__
+from orchestrator.errors import OrchestrateError
+
+if TYPE_CHECKING:
+    from orchestrator.sweep import Outcome, Planned
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Sweeps of parameter-efficient fine-tuning methods over Vision Transformers.",
+)
+out_console, err_console = Console(), Console(stderr=True)
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The sweep's folder (its --out).")]
+
+
+def main() -> None:
+    """Runs the command line; every expected error is one message and exit code 2."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app(standalone_mode=False)
+    except OrchestrateError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted; run the same command again to go on", 130)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # typer's and click's own errors have it
+            raise
+        error.show()  # type: ignore[attr-defined]
+        raise SystemExit(2) from None
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        out_console.print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def sweep(
+    suite: Annotated[
+        str, typer.Argument(metavar="SUITE", help="A suite of tasks, for example mini.")
+    ],
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="An adapter to search; repeatable.")
+    ] = None,
+    tasks: Annotated[str | None, typer.Option(help="Comma-separated tasks, or all.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="vit_mini, a timm tag, or ARCHITECTURE@FILE.safetensors.")
+    ] = None,
+    sampler: Annotated[str | None, typer.Option(help="tpe, random or grid.")] = None,
+    stopping: Annotated[str | None, typer.Option(help="none or asha.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Searched configurations per study.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Seeds of each replicated configuration and winner.")
+    ] = None,
+    replicate: Annotated[
+        int | None, typer.Option(help="Top configurations that are replicated.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of every trial.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="A recipe field; repeatable."),
+    ] = None,
+    space: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="YAML that narrows or replaces search spaces."),
+    ] = None,
+    time_budget: Annotated[
+        str | None, typer.Option(help="No new configurations after 90s, 30m, 8h …")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="ray, or local (this process, for debugging).")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="A running Ray cluster; a local one by default.")
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="Trials at once on each device.")] = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="MLflow address; SQLite in the folder by default.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Output folder; runs/<suite> by default.")
+    ] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Where prepared data lies.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML with the same fields; options win.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+) -> None:
+    """Search, replicate and finish every study of SUITE; the same command goes on where it stopped."""
+    from orchestrator.config import make_config, parse_settings, read_yaml
+
+    given = {name: value for name, value in locals().items() if name in _SWEEP_OPTIONS}
+    given["adapter"] = tuple(adapter) if adapter else None
+    given["set"] = parse_settings(set_) if set_ else None
+    given["space"] = read_yaml(space, "search space") if space else None
+    _sweep(make_config(given, config), dry_run)
+
+
+@app.command()
+def status(folder: Folder) -> None:
+    """What a sweep has finished and what it lacks, from its ledger."""
+    from orchestrator.overview import print_status
+
+    print_status(folder, out_console)
+
+
+@app.command()
+def report(folder: Folder) -> None:
+    """Write registry and report.html again from the ledger."""
+    from orchestrator.overview import print_outcome, rebuild
+
+    outcome, places = rebuild(folder)
+    print_outcome(outcome, places, out_console)
+
+
+@app.command()
+def export(
+    folder: Folder,
+    merged: Annotated[
+        Path | None,
+        typer.Option(metavar="TARGET", help="Also write plain timm weights of the winners here."),
+    ] = None,
+) -> None:
+    """Write the registry again from the ledger; with --merged also plain timm weights."""
+    from orchestrator.overview import rebuild
+    from orchestrator.registry import export_merged, read_index
+
+    _, places = rebuild(folder)
+    index = read_index(places.registry)
+    out_console.print(
+        f"registry: {places.registry} ({len(index.entries)} entries)", highlight=False
+    )
+    if merged is not None:
+        for entry in index.entries:
+            path = export_merged(places.registry, entry.task, entry.adapter, merged)
+            out_console.print(f"merged: {path}", highlight=False)
+
+
+@app.command()
+def track(
+    folder: Folder,
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="MLflow address; SQLite in the folder by default.")
+    ] = None,
+) -> None:
+    """Write into MLflow what it lacks, from the ledger."""
+    from orchestrator.tracking.mlflow import track as write
+    from orchestrator.tracking.places import default_uri
+
+    counts = write(folder, tracking_uri or default_uri(folder))
+    out_console.print(f"MLflow has everything: {counts}", highlight=False)
+
+
+@app.command()
+def ui(
+    folder: Folder,
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="MLflow address; SQLite in the folder by default.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; loopback by default.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+) -> None:
+    """Open MLflow's own interface on a sweep."""
+    import subprocess
+
+    from orchestrator.tracking.places import default_uri
+    from orchestrator.tracking.ui import ui_command
+
+    command = ui_command(folder, tracking_uri or default_uri(folder), host, port)
+    out_console.print(f"MLflow: http://{host}:{port} (Ctrl-C ends it)", highlight=False)
+    raise typer.Exit(subprocess.call(command))
+
+
+_SWEEP_OPTIONS = (
+    "suite", "tasks", "backbone", "sampler", "stopping", "trials", "seeds", "replicate", "epochs",
+    "time_budget", "device", "precision", "backend", "address", "width", "tracking_uri", "out", "data_root",
+)  # fmt: skip
+
+
+def _sweep(config: Any, dry_run: bool) -> None:
+    from orchestrator import sweep as room
+    from orchestrator.display import Display
+    from orchestrator.overview import print_outcome, print_plan
+
+    watch = room.Watch(say=_say)
+    planned = room.plan(config, watch)
+    if dry_run:
+        print_plan(planned, out_console)
+        return
+    command = shlex.join(["orchestrate", *sys.argv[1:]])
+    with Display(out_console) as display:
+        outcome = room.run(planned, command, room.Watch(display.say, display.progress))
+    print_outcome(outcome, planned.places, out_console)
+    if outcome.interrupted:
+        _fail(f"stopped; nothing finished is lost. To go on: {command}", 130)
+    if outcome.failures or not outcome.summary.complete:
+        raise typer.Exit(1)
+
+
+def _say(sentence: str) -> None:
+    out_console.print(sentence, highlight=False)
+
+
+def _fail(message: str, code: int) -> None:
+    err_console.print(f"orchestrate: {message}", style="red", highlight=False, markup=False)
+    raise SystemExit(code)
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,125 @@
+"""What a person asks for: the options of `orchestrate sweep`, from the command line or a YAML file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from orchestrator.errors import InvalidInput, unknown
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class SweepConfig(BaseModel):
+    """The fields of `--config FILE`; the command line's options have the same names and win."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    suite: str
+    adapter: tuple[str, ...] | None = None
+    tasks: tuple[str, ...] | None = None
+    backbone: str | None = None
+    sampler: str | None = None
+    stopping: str | None = None
+    trials: int | None = Field(None, ge=1)
+    seeds: int | None = Field(None, ge=1)
+    replicate: int | None = Field(None, ge=1)
+    epochs: int | None = Field(None, ge=1)
+    set: dict[str, Any] = Field(default_factory=dict)
+    space: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    time_budget: str | None = None
+    device: str = "auto"
+    precision: str | None = None
+    backend: Literal["ray", "local"] = "ray"
+    address: str | None = None
+    width: int | None = Field(None, ge=1, le=1024)
+    tracking_uri: str | None = None
+    out: Path | None = None
+    data_root: Path | None = None
+
+    @field_validator("adapter", "tasks", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        """`a,b`, one name, or a list."""
+        return tuple(value.split(",")) if isinstance(value, str) else value
+
+    @property
+    def folder(self) -> Path:
+        """The output folder."""
+        return self.out if self.out is not None else Path("runs") / self.suite
+
+    @property
+    def budget_seconds(self) -> float | None:
+        """The time budget in seconds."""
+        return None if self.time_budget is None else seconds_of(self.time_budget)
+
+
+def make_config(given: Mapping[str, Any], file: Path | None) -> SweepConfig:
+    """The configuration of a command: the file's fields with the given ones (None: not given) over them."""
+    values = read_yaml(file, "configuration") if file else {}
+    values |= {name: value for name, value in given.items() if value is not None}
+    try:
+        config = SweepConfig.model_validate(values)
+    except ValidationError as error:
+        raise InvalidInput(_first_problem(error)) from None
+    if config.time_budget is not None:
+        seconds_of(config.time_budget)
+    return config
+
+
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """A YAML file that holds a mapping; `InvalidInput` naming the file and the line otherwise."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"the {what} file '{path}' cannot be read: {error}.") from error
+    except yaml.YAMLError as error:
+        raise InvalidInput(
+            f"the {what} file '{path}' is not valid YAML: {' '.join(str(error).split())}"
+        ) from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise InvalidInput(
+            f"the {what} file '{path}' must hold a mapping of fields, not {content!r:.80}."
+        )
+    return content
+
+
+def parse_settings(pairs: list[str]) -> dict[str, Any]:
+    """`FIELD=VALUE` texts → field → value, read as YAML scalars (1e-3 is a number too)."""
+    settings = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name or not text:
+            raise InvalidInput(f"--set '{pair}' is not FIELD=VALUE, for example --set lr=0.005.")
+        settings[name.strip()] = _scalar(text)
+    return settings
+
+
+def seconds_of(text: str) -> float:
+    """`90`, `90s`, `30m`, `8h`, `2d` in seconds; `InvalidInput` for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
+    if match is None or float(match[1]) == 0:
+        raise InvalidInput(f"--time-budget '{text}' is not a duration; write 90s, 30m, 8h or 2d.")
+    return float(match[1]) * _UNITS[match[2] or "s"]
+
+
+def _scalar(text: str) -> Any:
+    try:
+        return (
+            float(text) if re.fullmatch(r"[-+]?[\d.]+[eE][-+]?\d+", text) else yaml.safe_load(text)
+        )
+    except (yaml.YAMLError, ValueError):
+        return text
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    name = str(problem["loc"][0])
+    if problem["type"] == "extra_forbidden":
+        return str(unknown("configuration field", name, SweepConfig.model_fields))
+    return f"'{name}' is {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}."

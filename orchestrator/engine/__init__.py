@@ -1,0 +1,1 @@
+"""The engine: trains many trials at once on one frozen backbone. Pure torch."""

@@ -1,0 +1,235 @@
+"""Trials that share a stack: one frozen backbone, one adapter family, one batch size.
+
+Trials enter and leave between steps while the others keep running; every trial's epoch is its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adapters.attach import attach_members, attached
+from adapters.linear import LinearProbe
+from adapters.stack import own_part
+from orchestrator.backbones import twin
+from orchestrator.engine.feed import DeviceSplit, Normaliser, take
+from orchestrator.engine.optimiser import StackedAdamW
+from orchestrator.engine.training import Training
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One trial's evaluation: mean cross-entropy, accuracy in [0, 1], one byte per image (1 = right)."""
+
+    loss: float
+    accuracy: float
+    correct: bytes
+
+
+@dataclass(frozen=True)
+class EpochEnd:
+    """A trial reached the end of an epoch: its mean loss, and the step of its first non-finite loss."""
+
+    training: Training
+    loss: float
+    bad_step: int | None
+
+
+def group_key(training: Training) -> tuple[Any, ...]:
+    """Trials share a group if this is equal; it is the only place where that is decided."""
+    recipe = training.trial.recipe
+    return (
+        training.adapter.family(),
+        recipe.batch,
+        recipe.normalisation,
+        recipe.precision,
+        _cacheable(training),
+        training.member.classes is None,
+    )
+
+
+class Group:
+    """K trials on one stack, stepped together."""
+
+    def __init__(self, frozen: nn.Module, normalise: Normaliser, device: torch.device) -> None:
+        self.trainings: list[Training] = []
+        self._frozen, self._normalise, self._device = frozen, normalise, device
+        self._model: nn.Module | None = None
+        self._stale = False
+        self._in_stack: list[Training] = []
+
+    def enter(self, training: Training) -> None:
+        """Adds a trial; it takes part from the next step on."""
+        self._unstack()
+        self.trainings.append(training)
+
+    def leave(self, training: Training) -> None:
+        """Takes a trial out, its tensors and moments back in `training`."""
+        self._unstack()
+        self.trainings.remove(training)
+
+    def step(self) -> list[EpochEnd]:
+        """One optimiser step for every trial; returns those whose epoch it ended."""
+        self._restack()
+        began = time.perf_counter()
+        trainings = self.trainings
+        indices = [training.next_batch() for training in trainings]
+        loss = self._losses([training.train for training in trainings], indices)
+        loss.sum().backward()
+        recipes = [training.trial.recipe for training in trainings]
+        self._optimiser.step([t.rate for t in trainings], [r.weight_decay for r in recipes])
+        self._account(loss.detach())
+        share = (time.perf_counter() - began) / len(trainings)
+        for training in trainings:
+            training.seconds += share
+        return [self._close(t, i) for i, t in enumerate(trainings) if t.batch == t.batches]
+
+    @torch.no_grad()
+    def evaluate(self, trainings: Sequence[Training]) -> dict[str, Evaluation]:
+        """Key → evaluation on each trial's own split, batched over trials that share it."""
+        self._restack()
+        began = time.perf_counter()
+        results: dict[str, Evaluation] = {}
+        for split in {id(t.evaluation): t.evaluation for t in trainings}.values():
+            sharing = [t for t in trainings if t.evaluation is split]
+            results |= self._evaluate_on(split, sharing)
+        for training in trainings:
+            training.seconds += (time.perf_counter() - began) / len(trainings)
+        return results
+
+    def _losses(self, splits: Sequence[DeviceSplit], indices: Sequence[Tensor]) -> Tensor:
+        """Mean cross-entropy per trial (K,)."""
+        model, stack = self._live(), attached(self._live())
+        model.train()
+        if _cacheable(self.trainings[0]):
+            pairs = list(zip(splits, indices, strict=True))
+            labels = torch.cat([split.labels[index] for split, index in pairs])
+            logits = stack.logits(
+                torch.cat([self._features(split)[index] for split, index in pairs])
+            )
+        else:
+            images, labels = take(splits, indices)
+            logits = model(self._normalise(images))
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        return losses.view(len(splits), -1).mean(1)
+
+    def _evaluate_on(
+        self, split: DeviceSplit, sharing: Sequence[Training]
+    ) -> dict[str, Evaluation]:
+        model, stack = self._live(), attached(self._live())
+        model.eval()
+        stack.chosen = [self.trainings.index(training) for training in sharing]
+        try:
+            chunks = self._chunks(split, len(sharing))
+            logits = torch.cat(
+                [self._logits(split, chunk, len(sharing)) for chunk in chunks], dim=1
+            )
+        finally:
+            stack.chosen = None
+        labels = split.labels.expand(len(sharing), -1)
+        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+        right = logits.argmax(-1) == labels
+        means = losses.view(len(sharing), -1).mean(1).tolist()
+        shares = [count / len(split) for count in right.sum(1).tolist()]
+        rows = right.to(torch.uint8).cpu().numpy()
+        return {
+            t.key: Evaluation(means[i], shares[i], rows[i].tobytes()) for i, t in enumerate(sharing)
+        }
+
+    def _chunks(self, split: DeviceSplit, trials: int) -> list[slice]:
+        """Slices of a split, so that a forward pass holds about as many images as a training step."""
+        budget = max(len(self.trainings) * self.trainings[0].trial.recipe.batch, 256)
+        size = max(1, budget // trials)
+        return [slice(start, start + size) for start in range(0, len(split), size)]
+
+    def _logits(self, split: DeviceSplit, chunk: slice, trials: int) -> Tensor:
+        """The same images through every chosen trial: (trials, images, classes)."""
+        if _cacheable(self.trainings[0]):
+            out = attached(self._live()).logits(self._features(split)[chunk].repeat(trials, 1))
+        else:
+            out = self._live()(self._normalise(split.images[chunk]).repeat(trials, 1, 1, 1))
+        return out.view(trials, -1, out.shape[-1])
+
+    @torch.no_grad()
+    def _features(self, split: DeviceSplit) -> Tensor:
+        """The frozen backbone's features (N, D), computed once per split."""
+        recipe = self.trainings[0].trial.recipe
+        place = (recipe.normalisation, recipe.precision)
+        if place not in split.features:
+            self._frozen.eval()
+            parts = [self._frozen(self._normalise(images)) for images in split.images.split(256)]
+            split.features[place] = torch.cat(parts).float()
+        return split.features[place]
+
+    def _account(self, loss: Tensor) -> None:
+        """Sums losses and notes the first non-finite one, on the device."""
+        self._loss_sum += loss
+        step = torch.tensor([training.step for training in self.trainings], device=self._device)
+        new = ~torch.isfinite(loss) & (self._bad_step < 0)
+        self._bad_step = torch.where(new, step, self._bad_step)
+
+    def _close(self, training: Training, index: int) -> EpochEnd:
+        loss = self._loss_sum[index].item() / training.batches
+        bad = int(self._bad_step[index].item())
+        self._loss_sum[index] = 0
+        self._bad_step[index] = -1
+        training.close_epoch(loss)
+        return EpochEnd(training, loss, bad if bad >= 0 else None)
+
+    def _live(self) -> nn.Module:
+        assert self._model is not None
+        return self._model
+
+    def _restack(self) -> None:
+        """Puts the trials that are now in the group on the trial axis."""
+        if self._in_stack:
+            return
+        members = [training.member for training in self.trainings]
+        if self._model is None:
+            self._model = attach_members(twin(self._frozen), members)
+        stack = attached(self._model)
+        stack.rebuild(members, self._device)
+        stack.steps = [training.step for training in self.trainings]
+        self._optimiser = StackedAdamW(dict(stack.named_parameters()))
+        self._loss_sum = torch.zeros(len(members), device=self._device)
+        self._bad_step = torch.full((len(members),), -1, device=self._device)
+        for index, training in enumerate(self.trainings):
+            moments = {name.replace(".", "/"): pair for name, pair in training.moments.items()}
+            self._optimiser.restore(index, training.step, moments)
+            self._loss_sum[index] = training.loss_sum
+            self._bad_step[index] = training.bad_step
+        self._in_stack = list(self.trainings)
+
+    def _unstack(self) -> None:
+        """Takes every trial's tensors, moments and running loss off the trial axis."""
+        if not self._in_stack:
+            return
+        stack = attached(self._live())
+        moments = self._optimiser.moments()
+        for index, training in enumerate(self._in_stack):
+            training.member = replace(training.member, tensors=stack.tensors_of(index))
+            training.moments = {
+                name: _pair(moments[name.replace(".", "/")], index, shape)
+                for name, shape in stack.shapes[index].items()
+            }
+            training.loss_sum = float(self._loss_sum[index])
+            training.bad_step = int(self._bad_step[index])
+        self._in_stack = []
+
+
+def _pair(
+    moments: tuple[Tensor, Tensor], index: int, shape: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    first, second = (own_part(moment, index, shape) for moment in moments)
+    return first, second
+
+
+def _cacheable(training: Training) -> bool:
+    """Whether the trial trains on fixed features: nothing adapted, nothing random before the head."""
+    return isinstance(training.adapter, LinearProbe) and training.member.drop_path == 0

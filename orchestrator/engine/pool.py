@@ -1,0 +1,241 @@
+"""The pool: owns a device and trains many trials at once on one frozen backbone.
+
+    pool.add(trial, data, pauses)          # any time
+    for event in pool.advance(): ...       # one step of every group
+    pool.proceed(key) / pool.stop(key)     # the answer to an AtRung event
+
+A trial at a rung leaves its stack and waits; the others go on. A trial that diverges ends alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adapters import build
+from adapters.base import Tensors
+from adapters.sites import find_sites
+from adapters.stack import start_member
+from orchestrator.backbones import Backbone, copy_of
+from orchestrator.data.splits import FinalData, SearchData, Split
+from orchestrator.engine import checkpoint
+from orchestrator.engine.feed import DeviceSplit, Normaliser
+from orchestrator.engine.group import EpochEnd, Evaluation, Group, group_key
+from orchestrator.engine.training import Training, own_tensors
+from orchestrator.spec import Status, Trial, TrialResult
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class AtRung:
+    """A trial waits after `epoch` epochs with this validation accuracy, for `proceed` or `stop`."""
+
+    key: str
+    epoch: int
+    value: float
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A trial is over; `tensors` are the trained ones of a finished final trial, else None."""
+
+    result: TrialResult
+    tensors: Tensors | None
+
+
+Event = AtRung | Ended
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Where checkpoints go and how many seconds apart they are at least (rungs always have one)."""
+
+    folder: Path
+    every: float = 60.0
+
+
+class Pool:
+    """Trains trials of one backbone on one device.
+
+    Args:
+        backbone: frozen, fp32.
+        device: where everything runs.
+        keeping: checkpoints; None keeps none.
+    """
+
+    def __init__(
+        self, backbone: Backbone, device: torch.device, keeping: Keeping | None = None
+    ) -> None:
+        self._backbone, self._device, self._keeping = backbone, device, keeping
+        self._sites = find_sites(backbone.model)
+        self._frozen: dict[str, Any] = {}
+        self._splits: dict[str, DeviceSplit] = {}
+        self._groups: dict[tuple[Any, ...], Group] = {}
+        self._trainings: dict[str, Training] = {}
+        self._waiting: dict[str, Evaluation] = {}
+        self._saved: dict[str, float] = {}
+        self._resumed_at_rung: list[Training] = []
+
+    def __len__(self) -> int:
+        return len(self._trainings)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._trainings
+
+    @property
+    def running(self) -> int:
+        """Trials that take part in the next step (the others wait at a rung)."""
+        return len(self._trainings) - len(self._waiting)
+
+    def add(self, trial: Trial, data: SearchData | FinalData, pauses: Sequence[int] = ()) -> None:
+        """Lets a trial join from the next step on, at its checkpoint if it has one."""
+        training = self._start(trial, data, frozenset(pauses))
+        resumed = bool(self._keeping) and checkpoint.restore(training, self._keeping.folder)
+        self._trainings[trial.key] = training
+        self._saved[trial.key] = time.monotonic()
+        self._enter(training)
+        if resumed and training.epoch in training.pauses:
+            self._resumed_at_rung.append(training)
+
+    def at_rung(self, key: str) -> AtRung | None:
+        """The rung at which a trial waits, None if it runs."""
+        if key not in self._waiting:
+            return None
+        return AtRung(key, self._trainings[key].epoch, self._waiting[key].accuracy)
+
+    def proceed(self, key: str) -> None:
+        """Lets a trial at a rung go on."""
+        del self._waiting[key]
+        self._enter(self._trainings[key])
+
+    def stop(self, key: str) -> TrialResult:
+        """Ends a trial at its rung; its record is the rung's."""
+        evaluation = self._waiting.pop(key)
+        return self._end(self._trainings[key], "stopped", evaluation).result
+
+    def advance(self) -> list[Event]:
+        """One optimiser step of every group; what happened at the epochs that it ended."""
+        events: list[Event] = [self._wait_again(training) for training in self._resumed_at_rung]
+        self._resumed_at_rung.clear()
+        for group in [group for group in self._groups.values() if group.trainings]:
+            ends = group.step()
+            if ends:
+                events += self._after_epoch(group, ends)
+        return events
+
+    def _after_epoch(self, group: Group, ends: Sequence[EpochEnd]) -> list[Event]:
+        alive = [end for end in ends if end.bad_step is None]
+        due = [end.training for end in alive if end.training.evaluates()]
+        evaluations = group.evaluate(due) if due else {}
+        events = []
+        for end in ends:
+            event = self._settle(group, end, evaluations.get(end.training.key))
+            if event is not None:
+                events.append(event)
+        return events
+
+    def _wait_again(self, training: Training) -> AtRung:
+        """The rung of a trial that was interrupted while it waited there."""
+        group = self._group(training)
+        evaluation = group.evaluate([training])[training.key]
+        group.leave(training)
+        self._waiting[training.key] = evaluation
+        return AtRung(training.key, training.epoch, evaluation.accuracy)
+
+    def _settle(self, group: Group, end: EpochEnd, evaluation: Evaluation | None) -> Event | None:
+        training = end.training
+        if evaluation is not None:
+            training.note_evaluation(evaluation.loss, evaluation.accuracy)
+        message = _divergence(end, evaluation)
+        if message:
+            group.leave(training)
+            return self._end(training, "diverged", None, message)
+        if training.done:
+            group.leave(training)
+            return self._end(training, "finished", evaluation)
+        if training.epoch in training.pauses and evaluation is not None:
+            group.leave(training)
+            self._save(training)
+            self._waiting[training.key] = evaluation
+            return AtRung(training.key, training.epoch, evaluation.accuracy)
+        if self._due(training):
+            group.leave(training)
+            self._save(training)
+            group.enter(training)
+        return None
+
+    def _end(
+        self, training: Training, status: Status, evaluation: Evaluation | None, message: str = ""
+    ) -> Ended:
+        del self._trainings[training.key]
+        correct = evaluation.correct if evaluation else b""
+        result = training.result(status, correct, self._device, message)
+        keep = training.final and status == "finished"
+        return Ended(result, own_tensors(training) if keep else None)
+
+    def _start(
+        self, trial: Trial, data: SearchData | FinalData, pauses: frozenset[int]
+    ) -> Training:
+        adapter = build(trial.adapter, trial.params)
+        member = start_member(
+            adapter,
+            self._sites,
+            trial.seed,
+            data.task.classes,
+            trial.recipe.head_init,
+            trial.recipe.drop_path,
+        )
+        evaluation = data.test if isinstance(data, FinalData) else data.val
+        return Training(trial, self._split(data.train), self._split(evaluation), member, pauses)
+
+    def _split(self, split: Split) -> DeviceSplit:
+        if split.fingerprint not in self._splits:
+            self._splits[split.fingerprint] = DeviceSplit.of(split, self._device)
+        return self._splits[split.fingerprint]
+
+    def _enter(self, training: Training) -> None:
+        self._group(training).enter(training)
+
+    def _group(self, training: Training) -> Group:
+        key = group_key(training)
+        if key not in self._groups:
+            recipe = training.trial.recipe
+            dtype = _DTYPES[recipe.precision]
+            statistics = self._backbone.normalisation(recipe.normalisation)
+            normalise = Normaliser(statistics, self._device, dtype)
+            self._groups[key] = Group(self._backbone_in(recipe.precision), normalise, self._device)
+        return self._groups[key]
+
+    def _backbone_in(self, precision: str) -> Any:
+        """The frozen weights on the device, once per precision."""
+        if precision not in self._frozen:
+            self._frozen[precision] = copy_of(
+                self._backbone.model, self._device, _DTYPES[precision]
+            )
+        return self._frozen[precision]
+
+    def _due(self, training: Training) -> bool:
+        return (
+            bool(self._keeping)
+            and time.monotonic() - self._saved[training.key] > self._keeping.every
+        )
+
+    def _save(self, training: Training) -> None:
+        if self._keeping:
+            checkpoint.write(training, self._keeping.folder)
+            self._saved[training.key] = time.monotonic()
+
+
+def _divergence(end: EpochEnd, evaluation: Evaluation | None) -> str:
+    """Why the trial counts as diverged; empty if it does not."""
+    if end.bad_step is not None:
+        return f"diverged at step {end.bad_step}: its training loss is not finite"
+    if evaluation is not None and not abs(evaluation.loss) < float("inf"):
+        return f"diverged at step {end.training.step}: its evaluation loss is not finite"
+    return ""

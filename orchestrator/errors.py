@@ -1,0 +1,48 @@
+"""The error tree: every message names the value, what is allowed, and what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class OrchestrateError(Exception):
+    """Base of everything the project raises on purpose; the command line prints it without a traceback."""
+
+    exit_code = 2
+
+
+class InvalidInput(OrchestrateError):
+    """A value that a person gave (option, file, field) is not allowed."""
+
+
+class DataError(OrchestrateError):
+    """Images, labels or splits on disk are missing, damaged or contradictory."""
+
+
+class CheckpointError(OrchestrateError):
+    """Saved weights or an adapter folder cannot be used."""
+
+
+class LedgerError(OrchestrateError):
+    """A ledger fragment or compacted table cannot be read or written."""
+
+
+class SweepConflict(OrchestrateError):
+    """The output folder holds a different sweep, or another command is running this one."""
+
+
+class BackendError(OrchestrateError):
+    """A cluster, device or pool cannot be reached or used."""
+
+
+class TrackingError(OrchestrateError):
+    """The MLflow store cannot be used; never stops a sweep, only `track` and `ui`."""
+
+
+def unknown(kind: str, value: object, allowed: Iterable[str]) -> InvalidInput:
+    """An `InvalidInput` for a name that is not among `allowed`, with the closest match."""
+    names = sorted(allowed)
+    close = difflib.get_close_matches(str(value), names, n=1)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    return InvalidInput(f"unknown {kind} '{value}'.{hint} Available: {', '.join(names) or 'none'}.")

@@ -1,0 +1,54 @@
+"""What a second command may change about the sweep of a folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from orchestrator import tasks
+from orchestrator.errors import InvalidInput
+from orchestrator.spec import RECIPE_FIELDS, Recipe, Sweep
+
+
+def extend(old: Sweep, new: Sweep) -> Sweep:
+    """The sweep of a folder after another command: more of everything, or `InvalidInput`.
+
+    More seeds, trials, tasks, adapters, replicated configurations and another stopping rule extend
+    it; anything else would make its results incomparable, and the message says what differs.
+    """
+    same = ("suite", "backbone", "sampler", "recipe", "seed")
+    differing = [n for n in same if getattr(old, n) != getattr(new, n)]
+    shared = set(old.adapters) & set(new.adapters)
+    differing += [
+        f"{part}[{name}]"
+        for part in ("spaces", "fixed")
+        for name in sorted(shared)
+        if getattr(old, part).get(name, {}) != getattr(new, part).get(name, {})
+    ]
+    differing += [n for n in ("seeds", "replicate") if getattr(new, n) < getattr(old, n)]
+    if old.trials != new.trials and (old.trials is None or (new.trials or old.trials) < old.trials):
+        differing.append("trials")
+    if differing:
+        shown = "; ".join(f"{n}: {_shown(old, n)} there, {_shown(new, n)} now" for n in differing)
+        raise InvalidInput(
+            f"the output folder holds another sweep ({shown}). Use the same arguments (or more "
+            "seeds, trials, tasks, adapters) to go on with it, or another --out."
+        )
+    every = (*old.tasks, *new.tasks)
+    order = [task.name for task in tasks.suite(old.suite).tasks]
+    return replace(
+        new,
+        tasks=tuple(name for name in order if name in every),
+        adapters=tuple(dict.fromkeys((*old.adapters, *new.adapters))),
+        spaces={**old.spaces, **new.spaces},
+        fixed={**old.fixed, **new.fixed},
+    )
+
+
+def _shown(sweep: Sweep, name: str) -> str:
+    part, _, key = name.partition("[")
+    value = getattr(sweep, part)
+    if key:
+        value = value.get(key[:-1], {})
+    if isinstance(value, Recipe):
+        return ", ".join(f"{n}={getattr(value, n)}" for n in RECIPE_FIELDS)
+    return str(value)

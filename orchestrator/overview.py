@@ -1,0 +1,147 @@
+"""What the command line prints about a sweep: its plan, its state, its outcome."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+import search_spaces
+from orchestrator.analysis.summary import StudySummary, Summary
+from orchestrator.display import duration, percent
+from orchestrator.ledger import Ledger
+from orchestrator.places import Places
+from orchestrator.search.samplers import planned_configurations
+from orchestrator.sweepfile import read_sweep
+
+if TYPE_CHECKING:
+    from orchestrator.sweep import Outcome, Planned
+
+
+def print_plan(planned: Planned, console: Console) -> None:
+    """Studies, trials per stage and an estimate of the time they take."""
+    from orchestrator.estimate import seconds_per_epoch
+
+    sweep = planned.sweep
+    table = _table(
+        "study", "searched", "configurations", "replicates", "finals", "trial-epochs at most"
+    )
+    trials = epochs = 0
+    for study in planned.studies:
+        searched = planned_configurations(sweep.sampler, study.space, sweep.trials)
+        replicas = min(sweep.replicate, searched) * sweep.seeds if searched > 1 else 0
+        count = searched + replicas + sweep.seeds
+        fields = (
+            ", ".join(f"{n} {v}" for n, v in search_spaces.to_yaml(study.space).items())
+            or "nothing"
+        )
+        table.add_row(
+            study.name,
+            fields,
+            str(searched),
+            str(replicas),
+            str(sweep.seeds),
+            str(count * study.recipe.epochs),
+        )
+        trials, epochs = trials + count, epochs + count * study.recipe.epochs
+    console.print(table)
+    console.print(f"recipe: {_recipe(planned)}", highlight=False)
+    console.print(
+        f"sampler {sweep.sampler}, stopping {sweep.stopping}, seeds {sweep.seeds}", highlight=False
+    )
+    recorded = len(Ledger(planned.places.ledger).keys()) if planned.places.ledger.exists() else 0
+    rate = seconds_per_epoch(planned)
+    console.print(
+        f"{len(planned.studies)} studies, {trials} trials, {epochs} trial-epochs at most; {recorded} trials "
+        f"recorded already; about {duration(rate * epochs)} on this device at {rate:.2f} s per trial-epoch",
+        highlight=False,
+    )
+
+
+def print_status(folder: Path, console: Console) -> None:
+    """Per study: what the ledger has and what is missing."""
+    from orchestrator import tasks
+    from orchestrator.analysis.aggregate import summarise
+
+    places = Places(folder)
+    found = read_sweep(places)
+    results = Ledger(places.ledger).results()
+    summary = summarise(results, found.sweep, tasks.suite(found.sweep.suite))
+    console.print(f"{found.command}", highlight=False)
+    table = _table(
+        "study", "search", "replicate", "final", "stopped", "diverged", "val %", "test %", "missing"
+    )
+    for study in summary.studies:
+        table.add_row(
+            study.name,
+            *_counts(study),
+            percent(study.val.mean),
+            _interval(study),
+            study.missing or "–",
+        )
+    console.print(table)
+
+
+def print_outcome(outcome: Outcome, places: Places, console: Console) -> None:
+    """The result table and where everything lies."""
+    console.print(_results(outcome.summary))
+    for key, message in outcome.failures.items():
+        console.print(f"failed: {key}: {message}", style="red", highlight=False, markup=False)
+    if outcome.tracking:
+        console.print(outcome.tracking, style="yellow", highlight=False, markup=False)
+    facts = outcome.summary.run
+    console.print(
+        f"{facts.trials} trials, {facts.trial_epochs} trial-epochs, "
+        f"{duration(facts.finished - facts.started)} from first to last",
+        highlight=False,
+    )
+    console.print(f"report: {places.report}\nregistry: {places.registry}", highlight=False)
+    console.print(f"MLflow: orchestrate ui {places.out}", highlight=False)
+
+
+def rebuild(folder: Path) -> tuple[Outcome, Places]:
+    """Registry and report once more from the ledger."""
+    from orchestrator.sweep import conclude
+
+    places = Places(folder)
+    return conclude(places, {}, read_sweep(places).command), places
+
+
+def _results(summary: Summary) -> Table:
+    table = _table("test accuracy %", *(task.name for task in summary.tasks))
+    for adapter in summary.sweep.adapters:
+        cells = [_interval(summary.study(task.name, adapter)) for task in summary.tasks]
+        table.add_row(adapter, *cells)
+    return table
+
+
+def _interval(study: StudySummary) -> str:
+    if study.test.mean is None:
+        return "–"
+    half = "" if study.test.half is None else f" ± {100 * study.test.half:.1f}"
+    return f"{percent(study.test.mean)}{half}"
+
+
+def _counts(study: StudySummary) -> list[str]:
+    finished = [
+        study.counts.get(stage, {}).get("finished", 0) for stage in ("search", "replicate", "final")
+    ]
+    early = [
+        sum(by.get(status, 0) for by in study.counts.values()) for status in ("stopped", "diverged")
+    ]
+    return [str(count) for count in finished + early]
+
+
+def _recipe(planned: Planned) -> str:
+    from dataclasses import asdict
+
+    return ", ".join(f"{name}={value}" for name, value in asdict(planned.sweep.recipe).items())
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="left" if index == 0 else "right")
+    return table

@@ -1,0 +1,170 @@
+"""From what a person asks for to frozen studies: every typo fails here, before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+import search_spaces
+from adapters import AdapterError, build, get
+from adapters import names as adapter_names
+from orchestrator import tasks
+from orchestrator.config import SweepConfig
+from orchestrator.errors import InvalidInput, unknown
+from orchestrator.search.samplers import SAMPLERS
+from orchestrator.search.stopping import RULES
+from orchestrator.spec import RECIPE_FIELDS, DataIdentity, Recipe, Study, Suite, Sweep
+
+
+def plan_sweep(config: SweepConfig) -> tuple[Suite, Sweep]:
+    """The suite and the frozen sweep; `InvalidInput` names the value and the alternatives."""
+    suite = tasks.suite(config.suite)
+    recipe = _recipe(config, suite)
+    adapters = _adapters(config, suite)
+    resolved = {name: _space(name, config, suite, recipe) for name in adapters}
+    sweep = Sweep(
+        suite=suite.name,
+        backbone=config.backbone or suite.backbone,
+        tasks=_tasks(config, suite),
+        adapters=adapters,
+        sampler=_among("sampler", config.sampler or suite.sampler, SAMPLERS),
+        stopping=_among("stopping rule", config.stopping or suite.stopping, RULES),
+        trials=config.trials or suite.trials,
+        seeds=config.seeds or suite.seeds,
+        replicate=config.replicate or suite.replicate,
+        recipe=recipe,
+        spaces={name: search_spaces.to_yaml(space) for name, (space, _) in resolved.items()},
+        fixed={name: fixed for name, (_, fixed) in resolved.items() if fixed},
+    )
+    _check_grid(sweep)
+    return suite, sweep
+
+
+def plan_studies(sweep: Sweep, data: Mapping[str, DataIdentity], weights: str) -> list[Study]:
+    """One study per task and adapter, adapters first (their trials share a pool)."""
+    return [
+        _study(sweep, task, name, data[task], weights)
+        for name in sweep.adapters
+        for task in sweep.tasks
+    ]
+
+
+def _study(sweep: Sweep, task: str, name: str, data: DataIdentity, weights: str) -> Study:
+    fixed = sweep.fixed.get(name, {})
+    own = {key: value for key, value in fixed.items() if key not in RECIPE_FIELDS}
+    of_recipe = {key: value for key, value in fixed.items() if key in RECIPE_FIELDS}
+    return Study(
+        suite=sweep.suite,
+        task=task,
+        backbone=sweep.backbone,
+        adapter=name,
+        params=build(name, own).to_dict(),
+        recipe=sweep.recipe.with_values(of_recipe),
+        space=search_spaces.from_yaml(sweep.spaces[name])[0],
+        data=data,
+        weights=weights,
+    )
+
+
+def _recipe(config: SweepConfig, suite: Suite) -> Recipe:
+    """The suite's recipe with --epochs, --precision and --set; the warm-up keeps its share of the epochs."""
+    values = dict(config.set)
+    if config.epochs is not None:
+        values.setdefault("epochs", config.epochs)
+    if config.precision is not None:
+        values.setdefault("precision", config.precision)
+    epochs = values.get("epochs", suite.recipe.epochs)
+    if "warmup_epochs" not in values and isinstance(epochs, int) and epochs != suite.recipe.epochs:
+        share = suite.recipe.warmup_epochs / suite.recipe.epochs
+        values["warmup_epochs"] = max(0, min(round(share * epochs), epochs - 1))
+    return suite.recipe.with_values(values)
+
+
+def _tasks(config: SweepConfig, suite: Suite) -> tuple[str, ...]:
+    """The chosen tasks in the suite's order."""
+    chosen = config.tasks or suite.default_tasks
+    if chosen == ("all",):
+        return tuple(task.name for task in suite.tasks)
+    named = {suite.task(name).name for name in chosen}
+    return tuple(task.name for task in suite.tasks if task.name in named)
+
+
+def _adapters(config: SweepConfig, suite: Suite) -> tuple[str, ...]:
+    chosen = config.adapter or suite.default_adapters
+    for name in chosen:
+        _among("adapter", name, adapter_names())
+    return tuple(dict.fromkeys(chosen))
+
+
+def _space(
+    name: str, config: SweepConfig, suite: Suite, recipe: Recipe
+) -> tuple[search_spaces.Space, dict[str, Any]]:
+    """The adapter's space, narrowed by the suite and then by --space; what --set fixes leaves it."""
+    for stranger in set(config.space) - set(adapter_names()):
+        raise unknown("adapter in --space", stranger, adapter_names())
+    space: search_spaces.Space = search_spaces.get(name) if name in search_spaces.names() else {}
+    fixed: dict[str, Any] = {}
+    for changes in (suite.spaces.get(name, {}), config.space.get(name, {})):
+        try:
+            space, newly = search_spaces.narrow(space, changes)
+        except ValueError as error:
+            raise InvalidInput(f"search space of adapter '{name}': {error}") from None
+        fixed = {key: value for key, value in {**fixed, **newly}.items() if key not in space}
+    set_by_hand = {*config.set} | ({"epochs"} if config.epochs else set())
+    space = {key: value for key, value in space.items() if key not in set_by_hand}
+    fixed = {key: value for key, value in fixed.items() if key not in set_by_hand}
+    _check_fields(name, space, fixed, recipe)
+    return space, fixed
+
+
+def _check_fields(
+    name: str, space: search_spaces.Space, fixed: Mapping[str, Any], recipe: Recipe
+) -> None:
+    """Every field exists, and every value that can be tried is one that the field allows."""
+    fields = get(name).__dataclass_fields__
+    for key in (*space, *fixed):
+        if key not in fields and key not in RECIPE_FIELDS:
+            raise unknown(f"field in the search space of '{name}'", key, [*fields, *RECIPE_FIELDS])
+    candidates: list[tuple[str, Any]] = list(fixed.items())
+    for key, distribution in space.items():
+        candidates += [(key, value) for value in _extremes(distribution)]
+    for key, value in candidates:
+        try:
+            if key in RECIPE_FIELDS:
+                recipe.with_values({key: value})
+            else:
+                build(name, {key: value})
+        except AdapterError as error:
+            raise InvalidInput(f"search space of adapter '{name}': {error}") from None
+
+
+def _extremes(distribution: BaseDistribution) -> Sequence[Any]:
+    """Values that stand for a distribution: all choices, or both ends of a range."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    return (distribution.low, distribution.high)
+
+
+def _check_grid(sweep: Sweep) -> None:
+    if sweep.sampler != "grid":
+        return
+    for name, form in sweep.spaces.items():
+        if search_spaces.grid_size(search_spaces.from_yaml(form)[0]) is None:
+            raise InvalidInput(
+                f"--sampler grid needs a finite space, but that of adapter '{name}' is continuous: "
+                f"{dict(form)}. Give steps or choices with --space, or use tpe or random."
+            )
+
+
+def _among(kind: str, name: str, allowed: Any) -> str:
+    if name not in allowed:
+        raise unknown(kind, name, allowed)
+    return name

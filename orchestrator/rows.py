@@ -1,0 +1,115 @@
+"""A TrialResult as one row of a Parquet table, and back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.spec import Point, Trial, TrialResult, canonical
+
+_TEXT, _WHOLE, _REAL = pa.string(), pa.int64(), pa.float64()
+POINT = pa.struct(
+    [
+        ("epoch", _WHOLE),
+        ("lr", _REAL),
+        ("loss", _REAL),
+        ("eval_loss", _REAL),
+        ("eval_accuracy", _REAL),
+    ]
+)
+SCHEMA = pa.schema(
+    [
+        *((name, _TEXT) for name in ("key", "suite", "task", "backbone", "adapter")),
+        *((name, _TEXT) for name in ("stage", "status", "config", "params", "recipe")),
+        *((name, _TEXT) for name in ("data", "weights", "stopping", "message")),
+        *((name, _TEXT) for name in ("host", "device", "code", "versions")),
+        *((name, _WHOLE) for name in ("seed", "epochs_run", "parameters", "test_reads")),
+        *((name, _REAL) for name in ("value", "eval_loss", "seconds", "started", "finished")),
+        ("correct", pa.binary()),
+        ("curve", pa.list_(POINT)),
+    ]
+)
+"""Flat columns to query; `params`, `recipe` and `versions` are JSON. A last column, `seal`, is the
+SHA-256 of the others: a row that was damaged or edited by hand does not match it."""
+
+_TRIAL_COLUMNS = ("suite", "task", "backbone", "adapter", "seed", "stage", "data", "weights")
+_RESULT_COLUMNS = (
+    *("status", "value", "eval_loss", "epochs_run", "correct", "parameters", "stopping"),
+    *("message", "test_reads", "seconds", "started", "finished", "host", "device", "code"),
+)
+
+
+def encode(results: Sequence[TrialResult]) -> bytes:
+    """The bytes of a Parquet file with one row per result, in the order given."""
+    table = pa.Table.from_pylist([_row(result) for result in results], schema=SCHEMA)
+    # Seal what Arrow stored, not what it was given: it turns an int into the column's float.
+    seals = pa.array([_seal(row) for row in table.to_pylist()], _TEXT)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.append_column("seal", seals), sink, compression="zstd")
+    return bytes(sink.getvalue())
+
+
+def decode(data: bytes) -> list[dict[str, Any]]:
+    """The rows of a Parquet file as plain values; `ValueError` when it is not one of ours."""
+    try:
+        rows: list[dict[str, Any]] = _read(data, None).to_pylist()
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+    return rows
+
+
+def keys(data: bytes) -> list[str]:
+    """The trial keys of a Parquet file, reading that column alone."""
+    try:
+        column: list[str] = _read(data, ["key"])["key"].to_pylist()
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+    return column
+
+
+def result(row: dict[str, Any]) -> TrialResult:
+    """The result that a row records; `ValueError` when the row contradicts itself."""
+    if row.get("seal") != _seal(row):
+        raise ValueError("its seal does not match its content: damaged or edited by hand")
+    trial = Trial.from_dict(
+        {name: row[name] for name in _TRIAL_COLUMNS}
+        | {"params": json.loads(row["params"]), "recipe": json.loads(row["recipe"])}
+    )
+    if trial.key != row["key"]:
+        raise ValueError(f"its content has the key {trial.key}: damaged or edited by hand")
+    return TrialResult(
+        trial=trial,
+        curve=tuple(Point(**point) for point in row["curve"]),
+        versions=json.loads(row["versions"]),
+        **{name: row[name] for name in _RESULT_COLUMNS},
+    )
+
+
+def _row(result: TrialResult) -> dict[str, Any]:
+    trial = result.trial
+    return {
+        **{name: getattr(trial, name) for name in _TRIAL_COLUMNS},
+        **{name: getattr(result, name) for name in _RESULT_COLUMNS},
+        "key": trial.key,
+        "config": trial.config,
+        "params": canonical(dict(trial.params)),
+        "recipe": canonical(asdict(trial.recipe)),
+        "versions": canonical(dict(result.versions)),
+        "curve": [vars(point) for point in result.curve],
+    }
+
+
+def _read(data: bytes, columns: list[str] | None) -> Any:
+    return pq.ParquetFile(pa.BufferReader(data)).read(columns=columns, use_threads=False)
+
+
+def _seal(row: dict[str, Any]) -> str:
+    content = {name: value for name, value in row.items() if name != "seal"}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=bytes.hex)
+    return hashlib.sha256(text.encode()).hexdigest()

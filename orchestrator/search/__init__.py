@@ -1,0 +1,21 @@
+"""Which trial next, and may it go on: samplers, stopping rules and stages behind one object."""
+
+from __future__ import annotations
+
+from orchestrator.search.asks import AskStore, Suggestion
+from orchestrator.search.samplers import SAMPLERS, planned_configurations
+from orchestrator.search.search import Done, Search, Wait
+from orchestrator.search.stopping import RULES
+from orchestrator.search.study import StudyProgress
+
+__all__ = [
+    "RULES",
+    "SAMPLERS",
+    "AskStore",
+    "Done",
+    "Search",
+    "StudyProgress",
+    "Suggestion",
+    "Wait",
+    "planned_configurations",
+]

@@ -1,0 +1,52 @@
+"""From the values of a suggestion to the trials of its configuration, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from orchestrator.spec import RECIPE_FIELDS, Stage, Study, Trial
+
+SEARCH_SEED = 0
+"""Every configuration is searched with this seed; replicate and final use 1, 2, …"""
+
+
+def search_trial(study: Study, values: Mapping[str, Any]) -> Trial:
+    """The search-stage trial of one configuration: the study's values with `values` over them."""
+    recipe = {name: value for name, value in values.items() if name in RECIPE_FIELDS}
+    params = {
+        name: _like(study.params.get(name), value)
+        for name, value in values.items()
+        if name not in RECIPE_FIELDS
+    }
+    return Trial(
+        suite=study.suite,
+        task=study.task,
+        backbone=study.backbone,
+        adapter=study.adapter,
+        params={**study.params, **params},
+        recipe=study.recipe.with_values(recipe),
+        seed=SEARCH_SEED,
+        stage="search",
+        data=study.data.search,
+        weights=study.weights,
+    )
+
+
+def searched_values(study: Study, trial: Trial) -> dict[str, Any]:
+    """What a trial has in the fields of the study's space; fields it lacks are left out."""
+    known = {name: getattr(trial.recipe, name) for name in RECIPE_FIELDS} | dict(trial.params)
+    return {name: known[name] for name in study.space if name in known}
+
+
+def again(study: Study, trial: Trial, stage: Stage, seed: int) -> Trial:
+    """The same configuration in another stage with another seed; `final` reads every split."""
+    data = study.data.final if stage == "final" else study.data.search
+    return replace(trial, stage=stage, seed=seed, data=data)
+
+
+def _like(default: Any, value: Any) -> Any:
+    """Whole numbers as floats where the default is one: 1 and 1.0 are the same configuration."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if whole and isinstance(default, float) else value

@@ -1,0 +1,317 @@
+"""The words of the project as frozen records: Task, Suite, Recipe, Study, Sweep, Trial, TrialResult.
+
+Everything here is data. No torch, Ray, Optuna or MLflow is imported, so that results can be
+read anywhere in milliseconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, get_args
+
+from orchestrator.errors import InvalidInput, unknown
+
+Stage = Literal["search", "replicate", "final"]
+Status = Literal["finished", "stopped", "diverged"]
+Params = Mapping[str, Any]
+"""Adapter hyper-parameters by field name; JSON values only."""
+
+STAGES: tuple[Stage, ...] = get_args(Stage)
+STATUSES: tuple[Status, ...] = get_args(Status)
+NORMALISATIONS = ("backbone", "half", "imagenet")
+PRECISIONS = ("bf16", "fp32")
+SCHEDULES = ("cosine", "timm_epoch")
+HEAD_INITS = ("default", "zero")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A dataset with splits, classes and a metric (top-1 accuracy throughout)."""
+
+    name: str
+    group: str
+    classes: int
+    train: int
+    val: int
+    test: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a trial is optimised; the defaults are EFFT's and FacT's on VTAB-1k.
+
+    `lr`, `warmup_lr`, `min_lr` are AdamW step sizes; `warmup_epochs` and `epochs` count passes over
+    the training split (last incomplete batch dropped); `drop_path` is the rate of the last block,
+    rising linearly from 0.
+    """
+
+    epochs: int = 100
+    batch: int = 64
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    warmup_epochs: int = 10
+    warmup_lr: float = 1e-6
+    min_lr: float = 1e-5
+    schedule: str = "cosine"
+    drop_path: float = 0.1
+    head_init: str = "default"
+    normalisation: str = "imagenet"
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            object.__setattr__(
+                self, item.name, _typed(item.name, str(item.type), getattr(self, item.name))
+            )
+        _require("epochs", self.epochs, self.epochs >= 1, "at least 1")
+        _require("batch", self.batch, self.batch >= 1, "at least 1")
+        _require("lr", self.lr, 0 < self.lr < 1e3, "above 0")
+        _require("weight_decay", self.weight_decay, 0 <= self.weight_decay < 1e3, "0 or more")
+        _require(
+            "warmup_epochs",
+            self.warmup_epochs,
+            0 <= self.warmup_epochs < self.epochs,
+            f"at least 0 and below epochs ({self.epochs})",
+        )
+        _require("warmup_lr", self.warmup_lr, 0 <= self.warmup_lr < 1e3, "0 or more")
+        _require("min_lr", self.min_lr, 0 <= self.min_lr < 1e3, "0 or more")
+        _require("drop_path", self.drop_path, 0 <= self.drop_path < 1, "in [0, 1)")
+        for name, allowed in (
+            ("schedule", SCHEDULES),
+            ("head_init", HEAD_INITS),
+            ("normalisation", NORMALISATIONS),
+            ("precision", PRECISIONS),
+        ):
+            if getattr(self, name) not in allowed:
+                raise unknown(f"{name}", getattr(self, name), allowed)
+
+    def with_values(self, values: Mapping[str, Any]) -> Recipe:
+        """A copy with the named fields replaced; an unknown field or bad value raises `InvalidInput`."""
+        for name in values:
+            if name not in RECIPE_FIELDS:
+                raise unknown("recipe field", name, RECIPE_FIELDS)
+        return replace(self, **values)
+
+
+RECIPE_FIELDS: tuple[str, ...] = tuple(item.name for item in fields(Recipe))
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A named tuple of tasks with the defaults of `orchestrate sweep NAME`.
+
+    `spaces` narrows search spaces (adapter → field → values) so that the default sweep fits the
+    suite; `default_tasks` and `default_adapters` are what runs when nothing is chosen.
+    """
+
+    name: str
+    tasks: tuple[Task, ...]
+    backbone: str
+    recipe: Recipe
+    default_tasks: tuple[str, ...]
+    default_adapters: tuple[str, ...]
+    seeds: int = 3
+    sampler: str = "tpe"
+    stopping: str = "asha"
+    trials: int | None = None
+    replicate: int = 2
+    spaces: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def task(self, name: str) -> Task:
+        """The task of that name; `InvalidInput` with the alternatives otherwise."""
+        for task in self.tasks:
+            if task.name == name:
+                return task
+        raise unknown(f"task of suite '{self.name}'", name, [task.name for task in self.tasks])
+
+
+@dataclass(frozen=True)
+class DataIdentity:
+    """SHA-256 fingerprints of one prepared task: what search may see (train, val) and the test split."""
+
+    search: str
+    test: str
+
+    @property
+    def final(self) -> str:
+        """Fingerprint of what a final trial reads: every split."""
+        return digest([self.search, self.test])
+
+
+@dataclass(frozen=True)
+class Study:
+    """One search: one (task, backbone, adapter).
+
+    `params` holds every adapter field at its default or fixed value, `recipe` every recipe field;
+    `space` maps the searched fields (of either) to their Optuna distributions.
+    """
+
+    suite: str
+    task: str
+    backbone: str
+    adapter: str
+    params: Params
+    recipe: Recipe
+    space: Mapping[str, Any]
+    data: DataIdentity
+    weights: str
+
+    @property
+    def name(self) -> str:
+        """`task/adapter`: unique inside a sweep, which has one suite and one backbone."""
+        return f"{self.task}/{self.adapter}"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The studies of one command: their stages, budget and seeds.
+
+    `trials` is the number of searched configurations per study (None: all of a grid);
+    `seeds` the number of seeds of each replicated configuration and of each winner;
+    `replicate` how many top configurations are replicated.
+    """
+
+    suite: str
+    backbone: str
+    tasks: tuple[str, ...]
+    adapters: tuple[str, ...]
+    sampler: str
+    stopping: str
+    trials: int | None
+    seeds: int
+    replicate: int
+    recipe: Recipe
+    spaces: Mapping[str, Mapping[str, Any]]
+    """Per adapter, the searched fields in their YAML form (see `search_spaces`)."""
+
+    fixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Per adapter, fields (its own or the recipe's) held at a value other than the default."""
+
+    seed: int = 0
+    """Base seed of the samplers; trial seeds are 0 for search and 1…`seeds` afterwards."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One fully resolved training. `key` is the hash of everything that can change its result."""
+
+    suite: str
+    task: str
+    backbone: str
+    adapter: str
+    params: Params
+    recipe: Recipe
+    seed: int
+    stage: Stage
+    data: str
+    """Fingerprint of what the trial can read: train and val, or with the test split when final."""
+    weights: str
+
+    @property
+    def key(self) -> str:
+        """32 hexadecimal digits, the start of SHA-256 over the canonical JSON of every field."""
+        return digest(self.to_dict())[:32]
+
+    @property
+    def config(self) -> str:
+        """Hash of the configuration alone (params and recipe): equal between seeds and stages."""
+        return digest({"params": dict(self.params), "recipe": asdict(self.recipe)})[:16]
+
+    @property
+    def study(self) -> str:
+        """`task/adapter`, the name of the study it belongs to."""
+        return f"{self.task}/{self.adapter}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `Trial.from_dict` gives the same trial back."""
+        return {**asdict(self), "params": dict(self.params)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Trial:
+        """The inverse of `to_dict`."""
+        return cls(**{**values, "recipe": Recipe(**values["recipe"])})
+
+
+@dataclass(frozen=True)
+class Point:
+    """One epoch of a trial's curve. `loss` is the mean training loss; evaluation is on the trial's
+    own evaluation split (val, or test at the very end of a final trial) and None where not measured.
+    """
+
+    epoch: int
+    lr: float
+    loss: float
+    eval_loss: float | None = None
+    eval_accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """The frozen record of a trial: one ledger row.
+
+    `value` is the accuracy in [0, 1] at the last epoch on the evaluation split (None if diverged);
+    `correct` has one byte per evaluation image (1 where right), in file order, for paired tests;
+    `stopping` names the rule that ended a `stopped` row, so that only plans with that rule accept it.
+    """
+
+    trial: Trial
+    status: Status
+    value: float | None
+    eval_loss: float | None
+    epochs_run: int
+    curve: tuple[Point, ...]
+    correct: bytes
+    parameters: int
+    """Trainable scalars without the head."""
+    stopping: str = ""
+    message: str = ""
+    test_reads: int = 0
+    seconds: float = 0.0
+    """Device seconds attributed to the trial (its share of the pool's steps)."""
+    started: float = 0.0
+    finished: float = 0.0
+    """Unix times in seconds."""
+    host: str = ""
+    device: str = ""
+    code: str = ""
+    """Package version and, where known, commit."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """The trial's key."""
+        return self.trial.key
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text on every machine."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 (hex) of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def derived_seed(*parts: Any) -> int:
+    """A 63-bit seed that depends on every part and on nothing else."""
+    return int(digest(list(parts))[:16], 16) >> 1
+
+
+def _typed(name: str, kind: str, value: Any) -> Any:
+    """`value` as the field's type; ints are accepted for floats, bools for neither."""
+    if kind == "str" and isinstance(value, str):
+        return value
+    if kind == "int" and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if kind == "float" and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    raise InvalidInput(f"recipe field '{name}' must be of type {kind}, not {value!r}.")
+
+
+def _require(name: str, value: Any, ok: bool, allowed: str) -> None:
+    if not ok:
+        raise InvalidInput(f"recipe field '{name}' is {value}; allowed: {allowed}.")

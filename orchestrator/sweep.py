@@ -1,0 +1,217 @@
+"""One sweep from the frozen plan to the exported registry; the order in which things happen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from orchestrator import tasks
+from orchestrator.analysis.aggregate import summarise
+from orchestrator.analysis.report import write_report
+from orchestrator.analysis.summary import Summary
+from orchestrator.backbones import fingerprint
+from orchestrator.backends.plan import HostPlan
+from orchestrator.config import SweepConfig
+from orchestrator.data.sources import prepare_task
+from orchestrator.data.store import default_root
+from orchestrator.errors import InvalidInput
+from orchestrator.extension import extend
+from orchestrator.ledger import Ledger
+from orchestrator.lease import SweepLease
+from orchestrator.places import Places
+from orchestrator.planning import plan_studies, plan_sweep
+from orchestrator.registry import export
+from orchestrator.search.asks import AskStore
+from orchestrator.search.search import Search
+from orchestrator.search.study import StudyProgress
+from orchestrator.spec import DataIdentity, Study, Suite, Sweep
+from orchestrator.sweepfile import SweepFile, read_sweep
+from orchestrator.tracking.places import default_uri
+from orchestrator.tracking.process import TrackingProcess
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A sweep that can start: everything is checked and every identity known."""
+
+    config: SweepConfig
+    suite: Suite
+    sweep: Sweep
+    data: Mapping[str, DataIdentity]
+    weights: str
+    data_root: Path
+
+    @property
+    def places(self) -> Places:
+        """The output folder."""
+        return Places(self.config.folder)
+
+    @property
+    def studies(self) -> list[Study]:
+        """One per task and adapter."""
+        return plan_studies(self.sweep, self.data, self.weights)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a sweep ended."""
+
+    summary: Summary
+    failures: Mapping[str, str]
+    tracking: str
+    """Empty, or why MLflow does not have everything yet."""
+    interrupted: bool = False
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who looks on: `say` gets sentences, `progress` the studies' state whenever it may have changed."""
+
+    say: Callable[[str], None] = lambda _: None
+    progress: Callable[[list[StudyProgress]], None] = lambda _: None
+
+
+def plan(config: SweepConfig, watch: Watch) -> Planned:
+    """Checks every name and value, prepares missing data, fingerprints data and weights."""
+    suite, wanted = plan_sweep(config)
+    weights = fingerprint(wanted.backbone)
+    places = Places(config.folder)
+    before = SweepFile.read(places)
+    sweep = wanted if before is None else extend(before.sweep, wanted)
+    root = config.data_root or default_root()
+    data = {}
+    for name in sweep.tasks:
+        data[name] = prepare_task(suite.name, suite.task(name), root)
+    if before is not None:
+        _check_identities(before, data, weights)
+    return Planned(config, suite, sweep, data, weights, root)
+
+
+def run(planned: Planned, command: str, watch: Watch) -> Outcome:
+    """Runs what the ledger lacks, then writes registry and report. The same call again goes on.
+
+    Raises `OrchestrateError` with nothing lost; Ctrl-C ends in an `Outcome` with `interrupted`.
+    """
+    places = planned.places
+    with SweepLease(places.out, waiting=watch.say) as lease:
+        before = SweepFile.read(places)
+        made = SweepFile.new(planned.sweep, planned.data, planned.weights, command)
+        if before is not None:
+            made = replace(
+                made, id=before.id, created=before.created, data={**before.data, **made.data}
+            )
+        made.write(places)
+        ledger = Ledger(places.ledger)
+        ledger.clean()
+        search = Search(planned.sweep, planned.studies, AskStore(places.asks), ledger.results())
+        uri = planned.config.tracking_uri or default_uri(places.out)
+        tracking = TrackingProcess(places.out, uri, lease.token).start()
+        try:
+            interrupted = _train(planned, search, lease.token, watch)
+            outcome = conclude(places, search.failures(), command)
+            ended = tracking.finish(interrupted=interrupted)
+        except BaseException:
+            tracking.stop()
+            raise
+        return replace(outcome, tracking=ended.message, interrupted=interrupted)
+
+
+def conclude(places: Places, failures: Mapping[str, str], command: str) -> Outcome:
+    """Summary, registry and report from the ledger alone."""
+    found = read_sweep(places)
+    suite = tasks.suite(found.sweep.suite)
+    results = Ledger(places.ledger).results()
+    summary = summarise(results, found.sweep, suite)
+    export(summary, results, places.adapters, places.registry)
+    write_report(
+        places.report,
+        summary,
+        results,
+        command=command,
+        registry=str(places.registry),
+        failures=failures,
+    )
+    return Outcome(summary, failures, "")
+
+
+def _train(planned: Planned, search: Search, lease: str, watch: Watch) -> bool:
+    """Runs the backend until the search is done; True if a person interrupted it."""
+    config = planned.config
+    observe = _observer(search, config.budget_seconds, watch)
+    host = HostPlan(
+        out=planned.places.out.resolve(),
+        data_root=planned.data_root.resolve(),
+        suite=planned.suite,
+        backbone=planned.sweep.backbone,
+        weights=planned.weights,
+        stopping=planned.sweep.stopping,
+        lease=lease,
+    )
+    try:
+        if config.backend == "local":
+            _run_local(search, host, config, observe)
+        else:
+            _run_ray(search, host, config, observe)
+    except KeyboardInterrupt:
+        return True
+    finally:
+        watch.progress(search.progress())
+    return False
+
+
+def _run_local(
+    search: Search, host: HostPlan, config: SweepConfig, observe: Callable[[], None]
+) -> None:
+    from orchestrator.backends import local
+
+    if config.address:
+        raise InvalidInput("--address is for --backend ray; leave it out with --backend local.")
+    device = local.pick_device(config.device)
+    local.run(search, host, device=device, width=config.width, observe=observe)
+
+
+def _run_ray(
+    search: Search, host: HostPlan, config: SweepConfig, observe: Callable[[], None]
+) -> None:
+    from orchestrator.backends import ray_settings
+
+    ray_settings.apply(config.address)
+    from orchestrator.backends import ray
+
+    ray.run(search, host, ray.Cluster(config.address, config.device, config.width), observe)
+
+
+def _observer(search: Search, budget: float | None, watch: Watch) -> Callable[[], None]:
+    """Shows progress and, once the time budget is spent, closes the search stage."""
+    deadline = None if budget is None else time.monotonic() + budget
+    closed = False
+
+    def observe() -> None:
+        nonlocal closed
+        if deadline is not None and not closed and time.monotonic() > deadline:
+            closed = True
+            search.close_search()
+            watch.say(
+                "time budget spent: no new configurations; replicating and finishing with those found"
+            )
+        watch.progress(search.progress())
+
+    return observe
+
+
+def _check_identities(before: SweepFile, data: Mapping[str, DataIdentity], weights: str) -> None:
+    changed = [
+        name for name, identity in data.items() if before.data.get(name, identity) != identity
+    ]
+    if changed:
+        raise InvalidInput(
+            f"the data of {', '.join(changed)} changed since this folder's sweep began (other fingerprints); "
+            "its results would not be comparable. Use another --out."
+        )
+    if before.weights != weights:
+        raise InvalidInput(
+            f"the weights of '{before.sweep.backbone}' changed since this folder's sweep began "
+            f"({before.weights[:12]} there, {weights[:12]} now). Use another --out."
+        )

@@ -1,0 +1,69 @@
+"""`sweep.json`: what a folder's sweep is, so that the same command can go on with it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from orchestrator.errors import InvalidInput
+from orchestrator.files import write_whole
+from orchestrator.places import Places
+from orchestrator.spec import DataIdentity, Recipe, Sweep, digest
+
+
+@dataclass(frozen=True)
+class SweepFile:
+    """The sweep with the identities of what it reads. `id` never changes while the folder lives."""
+
+    id: str
+    sweep: Sweep
+    data: Mapping[str, DataIdentity]
+    weights: str
+    command: str
+    created: float
+
+    @classmethod
+    def new(
+        cls, sweep: Sweep, data: Mapping[str, DataIdentity], weights: str, command: str
+    ) -> SweepFile:
+        """A sweep that begins now."""
+        created = time.time()
+        return cls(digest([asdict(sweep), created])[:16], sweep, data, weights, command, created)
+
+    def write(self, places: Places) -> None:
+        """Writes `sweep.json`, whole."""
+        write_whole(places.sweep, (json.dumps(asdict(self), indent=2) + "\n").encode())
+
+    @classmethod
+    def read(cls, places: Places) -> SweepFile | None:
+        """The sweep of the folder, None if there is none; `InvalidInput` if it is damaged."""
+        if not places.sweep.exists():
+            return None
+        try:
+            return cls._from(json.loads(places.sweep.read_text()))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InvalidInput(
+                f"'{places.sweep}' is damaged ({error!r}); restore it, or move it away: the same command "
+                "writes it again, and the ledger's results stay."
+            ) from error
+
+    @classmethod
+    def _from(cls, content: Mapping[str, Any]) -> SweepFile:
+        fields = dict(content["sweep"])
+        fields["recipe"] = Recipe(**fields["recipe"])
+        fields["tasks"], fields["adapters"] = tuple(fields["tasks"]), tuple(fields["adapters"])
+        data = {task: DataIdentity(**identity) for task, identity in content["data"].items()}
+        return cls(**{**content, "sweep": Sweep(**fields), "data": data})
+
+
+def read_sweep(places: Places) -> SweepFile:
+    """The sweep of the folder; `InvalidInput` if it holds none."""
+    found = SweepFile.read(places)
+    if found is None:
+        raise InvalidInput(
+            f"'{places.out}' holds no sweep ({places.sweep.name} is missing); give the --out folder of one."
+        )
+    return found

@@ -1,0 +1,30 @@
+"""The embedded suite: six tasks of 32×32 images after VTAB's three groups, no download."""
+
+from __future__ import annotations
+
+from orchestrator.spec import Recipe, Suite, Task
+
+MINI = Suite(
+    name="mini",
+    tasks=(
+        # Of scikit-learn's 1,797 scans the 797 that train and val leave are the test split.
+        Task("digits", "natural", classes=10, train=800, val=200, test=797),
+        Task("patches", "natural", classes=8, train=800, val=200, test=1000),
+        Task("textures", "specialized", classes=8, train=800, val=200, test=1000),
+        Task("count", "structured", classes=6, train=800, val=200, test=1000),
+        Task("location", "structured", classes=16, train=800, val=200, test=1000),
+        Task("orientation", "structured", classes=8, train=800, val=200, test=1000),
+    ),
+    backbone="vit_mini",
+    recipe=Recipe(epochs=10, batch=64, lr=5e-3, warmup_epochs=2, normalisation="half"),
+    default_tasks=("digits", "textures", "orientation"),
+    default_adapters=("linear", "efft2", "lora"),
+    seeds=3,
+    sampler="grid",
+    stopping="asha",
+    replicate=2,
+    spaces={
+        "efft2": {"scale": [0.1, 1.0, 10.0], "rank": 8, "init": "vv"},
+        "lora": {"rank": [2, 8]},
+    },
+)

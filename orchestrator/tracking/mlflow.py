@@ -1,0 +1,218 @@
+"""MLflow itself: no other file imports it. `track` writes a whole ledger at once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import TypeVar
+
+from orchestrator.errors import OrchestrateError
+from orchestrator.ledger import Ledger
+from orchestrator.tracking import environment, places
+from orchestrator.tracking.lock import only_writer
+from orchestrator.tracking.records import Measure, RunRecord
+from orchestrator.tracking.tracker import Run, Tracker
+
+environment.prepare()
+
+import mlflow.entities as entities  # noqa: E402  (MLflow reads its environment when imported)
+from mlflow import MlflowClient  # noqa: E402
+
+KEY, VERSION, OF_SWEEP = "orchestrate.key", "orchestrate.version", "orchestrate.sweep"
+COMPLETE, ARTIFACTS = "orchestrate.complete", "orchestrate.artifacts"
+PARENT = "mlflow.parentRunId"
+MOST_METRICS, MOST_PARAMS = 900, 100
+"""What one `log_batch` takes: 100 params, and 1,000 things in all."""
+PAGE = 1000
+PATIENCE = 30.0
+"""Seconds that `track` waits for another writer of the same folder, which may be about to end."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class TrackCounts:
+    """What `track` did: rows in the ledger, and how many of them MLflow lacked."""
+
+    total: int
+    written: int
+
+
+def track(
+    out: Path,
+    uri: str | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    patience: float = PATIENCE,
+) -> TrackCounts:
+    """Write whatever MLflow lacks of the sweep in `out`; a second call changes nothing.
+
+    Args:
+        out: the sweep's folder.
+        uri: any MLflow tracking address; default: the database in `out`.
+        on_progress: hears (rows done, rows in all).
+        patience: seconds to wait while another command writes the same folder.
+
+    Raises:
+        TrackingError: MLflow cannot be used, or another command is writing; names the address.
+        LedgerError, InvalidInput: the folder cannot be read.
+    """
+    uri = uri or places.default_uri(out)
+    places.read_sweep(out)
+    rows = Ledger(out / "ledger").results()
+    with only_writer(out, patience):
+        tracker = open_tracker(out, uri)
+        written = tracker.update(rows, lambda done: on_progress(done, len(rows)))
+        tracker.upload(out)
+        tracker.close("FINISHED")
+    return TrackCounts(len(rows), written)
+
+
+def open_tracker(out: Path, uri: str) -> Tracker:
+    """A tracker of the sweep in `out`; hold `only_writer` for as long as it is used."""
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return Tracker(MlflowStore(out, uri), places.read_sweep(out))
+
+
+class MlflowStore:
+    """The runs of the sweep in `out`, at tracking address `uri`; the `Store` of `Tracker`."""
+
+    def __init__(self, out: Path, uri: str) -> None:
+        self._out, self._uri = out, uri
+        sweep = places.read_sweep(out)
+        self._sweep = sweep.id
+        with self._explained():
+            _create_sqlite(places.sqlite_file(uri), sweep.id)
+            self._client = MlflowClient(tracking_uri=uri)
+            root = places.artifact_root(out) if places.is_database(uri) else None
+            self._shelf = _experiment(self._client, sweep.experiment, root)
+
+    def runs(self) -> list[Run]:
+        found: list[Run] = []
+        token = None
+        with self._explained():
+            while True:
+                page = self._client.search_runs(
+                    [self._shelf],
+                    filter_string=f"tags.`{OF_SWEEP}` = '{self._sweep}'",
+                    max_results=PAGE,
+                    order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
+                    page_token=token,
+                )
+                found += [_run(item) for item in page]
+                token = page.token
+                if not token:
+                    return found
+
+    def create(self, record: RunRecord, parent: str | None) -> str:
+        tags = {
+            **record.tags,
+            KEY: record.key,
+            VERSION: record.version,
+            OF_SWEEP: self._sweep,
+            **({PARENT: parent} if parent else {}),
+        }
+        with self._explained():
+            run = self._client.create_run(self._shelf, record.start, tags, record.name)
+            return str(run.info.run_id)
+
+    def measure(self, run: str, measures: Sequence[Measure]) -> None:
+        self._log(run, measures)
+
+    def complete(self, run: str, record: RunRecord) -> None:
+        params = [entities.Param(name, value) for name, value in record.params.items()]
+        self._log(run, record.measures, params, [entities.RunTag(COMPLETE, "true")])
+        self.end(run, record.status, record.end)
+
+    def _log(
+        self,
+        run: str,
+        measures: Sequence[Measure],
+        params: Sequence[entities.Param] = (),
+        tags: Sequence[entities.RunTag] = (),
+    ) -> None:
+        """Points and params in as few batches as may be; the tags go last of all."""
+        metrics = [entities.Metric(m.name, m.value, m.time, m.step) for m in measures]
+        parts = zip_longest(
+            _parts(metrics, MOST_METRICS), _parts(params, MOST_PARAMS), fillvalue=()
+        )
+        with self._explained():
+            for some, few in parts:
+                self._client.log_batch(run, metrics=some, params=few, synchronous=True)
+            if tags:
+                self._client.log_batch(run, tags=tags, synchronous=True)
+
+    def end(self, run: str, status: str, end: int) -> None:
+        with self._explained():
+            self._client.set_terminated(run, status, end)
+
+    def resume(self, run: str, tags: Mapping[str, str]) -> None:
+        with self._explained():
+            self._client.update_run(run, status="RUNNING")
+        self._log(run, (), tags=[entities.RunTag(name, value) for name, value in tags.items()])
+
+    def delete(self, run: str) -> None:
+        with self._explained():
+            self._client.delete_run(run)
+
+    def upload(self, run: str, paths: Sequence[Path], digest: str) -> None:
+        with self._explained():
+            for path in paths:
+                self._client.log_artifact(run, str(path))
+            self._client.set_tag(run, ARTIFACTS, digest, synchronous=True)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Whatever goes wrong is a `TrackingError`: MLflow, SQLAlchemy, requests and the clients of
+        object stores each raise their own.
+        """
+        try:
+            yield
+        except OrchestrateError:
+            raise
+        except Exception as error:
+            raise places.unreachable(self._out, self._uri, error) from None
+
+
+def _create_sqlite(file: Path | None, mark: str) -> None:
+    """Make a new database under another name and rename it: its dozens of migrations are not
+    transactional, and one that was cut off would never open again.
+    """
+    if file is None or file.exists():
+        return
+    draft = file.with_name(f"{file.name}.new-{mark[:8]}")
+    for left in (draft, draft.with_name(f"{draft.name}-journal")):
+        left.unlink(missing_ok=True)
+    MlflowClient(tracking_uri=f"sqlite:///{draft}").search_experiments(max_results=1)
+    if not file.exists():
+        draft.rename(file)
+
+
+def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
+    """The id of the experiment of that name, made if it is new."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        return str(client.create_experiment(name, artifact_location=artifacts))
+    return str(found.experiment_id)
+
+
+def _run(item: entities.Run) -> Run:
+    tags = item.data.tags
+    return Run(
+        id=item.info.run_id,
+        key=tags.get(KEY, ""),
+        parent=tags.get(PARENT),
+        version=tags.get(VERSION, ""),
+        complete=COMPLETE in tags,
+        running=item.info.status == "RUNNING",
+        latest=dict(item.data.metrics),
+        artifacts=tags.get(ARTIFACTS, ""),
+    )
+
+
+def _parts(items: Sequence[_T], most: int) -> Iterator[Sequence[_T]]:
+    return (items[start : start + most] for start in range(0, len(items), most))

@@ -1,0 +1,104 @@
+"""The sweep's handle on its tracking process. Nothing here imports MLflow, and nothing raises."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.tracking.places import log_file, unreachable
+
+WRITER = "orchestrator.tracking.writer"
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
+FINISH, INTERRUPT = "finish", "interrupt"
+
+
+@dataclass(frozen=True)
+class TrackingOutcome:
+    """How tracking ended: whether MLflow has everything, and if not, what to tell the user."""
+
+    complete: bool
+    message: str = ""
+
+
+class TrackingProcess:
+    """One low-priority process that copies the ledger to MLflow while the sweep runs.
+
+    It ends when told to, or by itself within seconds of its parent's death.
+
+    Args:
+        out: the sweep's folder, which holds `sweep.json` already.
+        uri: MLflow tracking address (see `places.default_uri`).
+        lease: `SweepLease.token` of the command that starts it.
+    """
+
+    def __init__(self, out: Path, uri: str, lease: str) -> None:
+        self._out, self._uri, self._lease = out, uri, lease
+        self._process: subprocess.Popen[str] | None = None
+        self._failure = "it was not started."
+
+    @property
+    def pid(self) -> int | None:
+        """The process, once started."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> TrackingProcess:
+        """Start it and return at once; a failure is reported by `finish`."""
+        command = [sys.executable, "-m", WRITER, "--out", str(self._out), "--lease", self._lease]
+        log = log_file(self._out)
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("a") as errors:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    text=True,
+                    # Its own session: Ctrl-C reaches the sweep alone, which then says how to end.
+                    start_new_session=True,
+                    # Not an argument: everybody may read those, and this may hold a password.
+                    env={**os.environ, URI_VARIABLE: self._uri},
+                )
+        except OSError as error:
+            self._failure = f"its process did not start ({error})."
+        return self
+
+    def finish(self, timeout: float = 60.0, interrupted: bool = False) -> TrackingOutcome:
+        """Have the rest written, report and registry included, and wait at most `timeout` seconds.
+
+        Call it once, after the last result, report and registry are on disk. `interrupted` shows
+        the sweep's run as KILLED. The process is gone afterwards.
+        """
+        if self._process is None:
+            return self._incomplete(self._failure)
+        order = INTERRUPT if interrupted else FINISH
+        try:
+            answer, _ = self._process.communicate(f"{order}\n", timeout)
+        except subprocess.TimeoutExpired:
+            self.stop()
+            return self._incomplete(f"it was not done after {timeout:g} s.")
+        except OSError as error:
+            self.stop()
+            return self._incomplete(f"its process ended early ({error}).")
+        return self._outcome(answer)
+
+    def stop(self) -> None:
+        """End the process at once; what is missing then, `orchestrate track` writes."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def _outcome(self, answer: str) -> TrackingOutcome:
+        try:
+            content: dict[str, Any] = json.loads(answer)
+            return TrackingOutcome(bool(content["complete"]), str(content["message"]))
+        except (ValueError, KeyError, TypeError):
+            return self._incomplete(f"its process ended early; see {log_file(self._out)}.")
+
+    def _incomplete(self, reason: str) -> TrackingOutcome:
+        return TrackingOutcome(False, str(unreachable(self._out, self._uri, reason)))

@@ -1,0 +1,214 @@
+"""What MLflow is told: ledger rows as plain runs (tags, params, measures). No MLflow in here."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from orchestrator.spec import RECIPE_FIELDS, TrialResult, digest
+from orchestrator.tracking.environment import redact
+from orchestrator.tracking.places import SweepFile
+
+NOTE = "mlflow.note.content"
+LONGEST = 4000
+"""Characters of a tag or param; the least that any MLflow store takes is a little more."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One point of one metric: `step` counts epochs (or trials); `time` is Unix milliseconds."""
+
+    name: str
+    value: float
+    step: int
+    time: int
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One MLflow run as it should be; `key` names it inside its sweep, `version` its content."""
+
+    key: str
+    name: str
+    version: str
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    measures: Sequence[Measure]
+    start: int
+    end: int
+    status: str = "FINISHED"
+
+
+def trial_record(result: TrialResult) -> RunRecord:
+    """The run of one trial. Equal results give equal records, times included: writing one twice
+    leaves every point once.
+    """
+    trial = result.trial
+    return RunRecord(
+        key=result.key,
+        name=f"{trial.study} {trial.stage} seed {trial.seed} {trial.config[:6]}",
+        version=digest([result.status, result.value, result.epochs_run, result.finished])[:16],
+        tags=_trial_tags(result),
+        params=_params(result),
+        measures=tuple(_trial_measures(result)),
+        start=milliseconds(result.started),
+        end=milliseconds(result.finished),
+        status="FAILED" if result.status == "diverged" else "FINISHED",
+    )
+
+
+def study_record(result: TrialResult) -> RunRecord:
+    """The run above all trials of the study to which `result` belongs."""
+    trial = result.trial
+    note = f"All trials of {trial.adapter} on {trial.task} with backbone {trial.backbone}."
+    return RunRecord(
+        key=study_key(trial.study),
+        name=trial.study,
+        version="",
+        tags={
+            "kind": "study",
+            "suite": trial.suite,
+            "task": trial.task,
+            "adapter": trial.adapter,
+            "backbone": trial.backbone,
+            NOTE: note,
+        },
+        params={},
+        measures=(),
+        start=milliseconds(result.started),
+        end=0,
+    )
+
+
+def sweep_record(sweep: SweepFile, start: float) -> RunRecord:
+    """The run above all studies of a sweep that began at Unix time `start`."""
+    tasks, adapters = sweep.settings.get("tasks", ()), sweep.settings.get("adapters", ())
+    note = (
+        f"Sweep of {', '.join(adapters)} over {', '.join(tasks)} (suite {sweep.suite}, "
+        f"backbone {sweep.backbone}): `{sweep.command}`"
+    )
+    plain = {name: sweep.settings[name] for name in _SWEEP_TAGS if name in sweep.settings}
+    tags = {"kind": "sweep", "command": sweep.command, **plain, NOTE: note}
+    return RunRecord(
+        key="sweep",
+        name=f"{sweep.suite} {sweep.id[:8]}",
+        version="",
+        tags={name: redact(_text(value)) for name, value in tags.items()},
+        params={},
+        measures=(),
+        start=milliseconds(start),
+        end=0,
+    )
+
+
+def study_key(name: str) -> str:
+    """The key of a study's run; a trial's is 32 hexadecimal digits, so the two never meet."""
+    return f"study:{name}"
+
+
+def study_summary(rows: Iterable[TrialResult]) -> dict[str, float]:
+    """Counts, the best full-length validation accuracy and the mean test accuracy so far."""
+    rows = list(rows)
+    full = [row for row in rows if row.status == "finished" and row.value is not None]
+    val = [row.value or 0.0 for row in full if row.trial.stage != "final"]
+    test = [row.value or 0.0 for row in full if row.trial.stage == "final"]
+    summary = sweep_summary(rows)
+    if val:
+        summary["val/best_accuracy"] = max(val)
+    if test:
+        summary["test/mean_accuracy"] = statistics.fmean(test)
+    return summary
+
+
+def sweep_summary(rows: Iterable[TrialResult]) -> dict[str, float]:
+    """How many trials there are, how they ended, and their device seconds."""
+    rows = list(rows)
+    counts = {f"trials/{status}": 0.0 for status in ("finished", "stopped", "diverged")}
+    for row in rows:
+        counts[f"trials/{row.status}"] += 1
+    seconds = sum(row.seconds for row in sorted(rows, key=lambda row: row.key))
+    return {"trials": float(len(rows)), **counts, "seconds": seconds}
+
+
+def milliseconds(seconds: float) -> int:
+    """Unix seconds as MLflow's integer milliseconds."""
+    return round(seconds * 1000)
+
+
+_SWEEP_TAGS = ("suite", "backbone", "sampler", "stopping", "trials", "seeds", "replicate", "seed")
+
+
+def _trial_tags(result: TrialResult) -> dict[str, str]:
+    trial = result.trial
+    tags = {
+        "kind": "trial",
+        "key": result.key,
+        "suite": trial.suite,
+        "task": trial.task,
+        "adapter": trial.adapter,
+        "backbone": trial.backbone,
+        "seed": trial.seed,
+        "stage": trial.stage,
+        "status": result.status,
+        "config": trial.config,
+        "stopping": result.stopping,
+        "host": result.host,
+        "device": result.device,
+        "code": result.code,
+        "message": result.message,
+        NOTE: _note(result),
+    }
+    return {name: _text(value) for name, value in tags.items() if value != ""}
+
+
+def _note(result: TrialResult) -> str:
+    trial, split = result.trial, _split(result)
+    value = "no accuracy" if result.value is None else f"{split} accuracy {result.value:.4f}"
+    return (
+        f"{trial.adapter} on {trial.task} ({trial.stage}, seed {trial.seed}): {value} "
+        f"at epoch {result.epochs_run}, {result.status}."
+    )
+
+
+def _params(result: TrialResult) -> dict[str, str]:
+    """Adapter and recipe fields under their own names, which makes MLflow's comparison readable."""
+    recipe = asdict(result.trial.recipe)
+    mine = {
+        f"adapter.{name}" if name in RECIPE_FIELDS else name: value
+        for name, value in result.trial.params.items()
+    }
+    return {name: _text(value) for name, value in {**mine, **recipe}.items()}
+
+
+def _trial_measures(result: TrialResult) -> Iterator[Measure]:
+    split, last = _split(result), result.epochs_run
+    span = max(0.0, result.finished - result.started)
+    for point in result.curve:
+        part = min(1.0, point.epoch / last) if last else 1.0
+        time = milliseconds(result.started + span * part)
+        curve = {
+            "train/loss": point.loss,
+            "lr": point.lr,
+            f"{split}/loss": point.eval_loss,
+            f"{split}/accuracy": point.eval_accuracy,
+        }
+        for name, value in curve.items():
+            if value is not None:
+                yield Measure(name, value, point.epoch, time)
+    end = milliseconds(result.finished)
+    if result.value is not None:
+        yield Measure("value", result.value, last, end)
+    yield Measure("epochs", last, last, end)
+    yield Measure("seconds", result.seconds, last, end)
+    yield Measure("parameters", result.parameters, last, end)
+
+
+def _split(result: TrialResult) -> str:
+    return "test" if result.trial.stage == "final" else "val"
+
+
+def _text(value: Any) -> str:
+    return (value if isinstance(value, str) else json.dumps(value))[:LONGEST]

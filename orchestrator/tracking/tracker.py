@@ -1,0 +1,213 @@
+"""Ledger rows in, MLflow runs out: sweep → study → trial, exactly one run per key.
+
+Every write can be cut off anywhere. A run carries its key from the moment it exists and a mark set
+with its last point; one without the mark is written again, onto the same run, at the same times, so
+that a point is never there twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from orchestrator.spec import TrialResult
+from orchestrator.tracking.places import SweepFile
+from orchestrator.tracking.records import (
+    Measure,
+    RunRecord,
+    milliseconds,
+    study_key,
+    study_record,
+    study_summary,
+    sweep_record,
+    sweep_summary,
+    trial_record,
+)
+
+SWEEP = "sweep"
+ARTIFACTS = ("report.html", "registry")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as the store holds it. `complete`: its record is there to the last point."""
+
+    id: str
+    key: str
+    parent: str | None
+    version: str
+    complete: bool
+    running: bool
+    latest: Mapping[str, float]
+    artifacts: str = ""
+
+
+class Store(Protocol):
+    """What `Tracker` asks of MLflow, for the runs of one sweep; failures are `TrackingError`."""
+
+    def runs(self) -> list[Run]:
+        """Every run of the sweep, oldest first."""
+
+    def create(self, record: RunRecord, parent: str | None) -> str:
+        """A new running run that carries its key, version and tags at once; its id."""
+
+    def measure(self, run: str, measures: Sequence[Measure]) -> None:
+        """Add points; a point that is already there (same name, step, time, value) stays single."""
+
+    def complete(self, run: str, record: RunRecord) -> None:
+        """Write params and points, then the mark, then status and end time."""
+
+    def end(self, run: str, status: str, end: int) -> None:
+        """Give the run a final status at a time in Unix milliseconds."""
+
+    def resume(self, run: str, tags: Mapping[str, str]) -> None:
+        """Show the run as running, with these tags."""
+
+    def delete(self, run: str) -> None:
+        """Take the run away."""
+
+    def upload(self, run: str, paths: Sequence[Path], digest: str) -> None:
+        """Log files and folders on the run, replacing earlier ones, then remember `digest`."""
+
+
+class Tracker:
+    """The one writer of one sweep. After an error throw it away and open another."""
+
+    def __init__(self, store: Store, sweep: SweepFile) -> None:
+        self._store = store
+        self._sweep = sweep
+        self._runs = _single(store)
+        self._rows: dict[str, TrialResult] = {}
+
+    @property
+    def seen(self) -> Collection[str]:
+        """Keys of all rows that this tracker wrote or found written."""
+        return self._rows.keys()
+
+    def update(
+        self, rows: Sequence[TrialResult], progress: Callable[[int], None] = lambda done: None
+    ) -> int:
+        """Write the rows that are missing or cut off, and the summaries; how many were written.
+
+        `progress` hears, after each row, how many of `rows` are done.
+        """
+        self._open_sweep(rows)
+        written = 0
+        for done, row in enumerate(rows, 1):
+            written += self._write(row)
+            self._rows[row.key] = row
+            progress(done)
+        for study in sorted({row.trial.study for row in rows}):
+            mine = self._of_study(study)
+            self._summarise(study_key(study), study_summary(mine), mine)
+        self._summarise(SWEEP, sweep_summary(self._rows.values()), self._rows.values())
+        return written
+
+    def upload(self, out: Path) -> None:
+        """Log the report and the registry of `out` on the sweep's run, unless they are there."""
+        paths = [out / name for name in ARTIFACTS if (out / name).exists()]
+        digest = _content(paths)
+        run = self._runs[SWEEP]
+        if paths and run.artifacts != digest:
+            self._store.upload(run.id, paths, digest)
+            self._runs[SWEEP] = replace(run, artifacts=digest)
+
+    def close(self, status: str) -> None:
+        """End the runs of the sweep and its studies with `status` (FINISHED or KILLED)."""
+        for key, run in sorted(self._runs.items(), reverse=True):
+            if run.running and not run.version:
+                rows = self._rows.values() if key == SWEEP else self._of_study(_study_name(key))
+                self._store.end(run.id, status, _last(rows) or milliseconds(time.time()))
+                self._runs[key] = replace(run, running=False)
+
+    def _open_sweep(self, rows: Sequence[TrialResult]) -> None:
+        start = min((row.started for row in rows), default=time.time())
+        self._open(sweep_record(self._sweep, start), None)
+
+    def _open(self, record: RunRecord, parent: str | None) -> None:
+        """Have the run of a sweep or study, running."""
+        run = self._existing(record, parent) or self._create(record, parent)
+        if not run.running:
+            self._store.resume(run.id, record.tags)
+            self._runs[record.key] = replace(run, running=True)
+
+    def _existing(self, record: RunRecord, parent: str | None) -> Run | None:
+        """The run of this very record; one of another version or parent is deleted.
+
+        The version differs when a damaged ledger row was moved away and trained again, the parent
+        when a person deleted the run above.
+        """
+        run = self._runs.get(record.key)
+        if run is None or (run.version, run.parent) == (record.version, parent):
+            return run
+        self._store.delete(run.id)
+        return None
+
+    def _create(self, record: RunRecord, parent: str | None) -> Run:
+        number = self._store.create(record, parent)
+        run = Run(number, record.key, parent, record.version, False, running=True, latest={})
+        self._runs[record.key] = run
+        return run
+
+    def _write(self, row: TrialResult) -> bool:
+        record, above = trial_record(row), study_record(row)
+        study = self._existing(above, self._runs[SWEEP].id)
+        run = self._existing(record, study.id) if study else None
+        if run and run.complete and not run.running:
+            return False
+        self._open(above, self._runs[SWEEP].id)
+        parent = self._runs[above.key].id
+        run = self._existing(record, parent) or self._create(record, parent)
+        self._store.complete(run.id, record)
+        self._runs[record.key] = replace(run, complete=True, running=False)
+        return True
+
+    def _summarise(
+        self, key: str, summary: Mapping[str, float], rows: Collection[TrialResult]
+    ) -> None:
+        run = self._runs[key]
+        if rows and run.latest != summary:
+            step, now = len(rows), _last(rows)
+            self._store.measure(run.id, [Measure(*item, step, now) for item in summary.items()])
+            self._runs[key] = replace(run, latest=dict(summary))
+
+    def _of_study(self, name: str) -> list[TrialResult]:
+        return [row for row in self._rows.values() if row.trial.study == name]
+
+
+def _single(store: Store) -> dict[str, Run]:
+    """Runs by key. Where a server has made two of one (an answer was lost), one is kept."""
+    kept: dict[str, Run] = {}
+    for run in store.runs():
+        other = kept.get(run.key)
+        if other is None:
+            kept[run.key] = run
+        elif run.complete and not other.complete:
+            store.delete(other.id)
+            kept[run.key] = run
+        else:
+            store.delete(run.id)
+    return kept
+
+
+def _study_name(key: str) -> str:
+    return key.removeprefix(study_key(""))
+
+
+def _last(rows: Iterable[TrialResult]) -> int:
+    return max((milliseconds(row.finished) for row in rows), default=0)
+
+
+def _content(paths: Iterable[Path]) -> str:
+    """SHA-256 over the names and bytes of files and folders."""
+    total = hashlib.sha256()
+    for path in paths:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                total.update(f"{path.name}/{file.relative_to(path)}\0".encode())
+                total.update(hashlib.sha256(file.read_bytes()).digest())
+    return total.hexdigest()

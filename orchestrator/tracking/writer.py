@@ -1,0 +1,170 @@
+"""`python -m orchestrator.tracking.writer`: the one process that writes a running sweep to MLflow.
+
+It reads the ledger about once a second and obeys its standard input: a line `finish` or `interrupt`
+means "write the rest, answer, end"; the end of the input means that the sweep is gone. It may be
+killed anywhere: the next writer completes what it left (see `tracker`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import TextIO
+
+from orchestrator.errors import OrchestrateError
+from orchestrator.lease import hold_orphan_lock
+from orchestrator.ledger import Ledger
+from orchestrator.tracking.environment import redact
+from orchestrator.tracking.lock import only_writer
+from orchestrator.tracking.places import default_uri
+from orchestrator.tracking.process import FINISH, INTERRUPT, URI_VARIABLE
+from orchestrator.tracking.tracker import Tracker
+
+PERIOD = 1.0
+LONGEST_PAUSE = 60.0
+"""Seconds between looks at the ledger, and at most between attempts at a tracker that fails."""
+LAST_ATTEMPTS, LAST_PATIENCE = 3, 10.0
+LIFE_AFTER_PARENT = 3.0
+"""Seconds to note in MLflow that the sweep was killed; the next command waits for this."""
+
+log = logging.getLogger("orchestrator.tracking")
+
+
+class Orders:
+    """What the sweep says on `stream`, heard by a thread; `order` is None until then."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._heard = threading.Event()
+        self.order: str | None = None
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def wait(self, seconds: float) -> str | None:
+        """The order, as soon as there is one; None after `seconds` without."""
+        self._heard.wait(seconds)
+        return self.order
+
+    def _listen(self) -> None:
+        parent = os.getppid()
+        self.order = self._stream.readline().strip()
+        self._heard.set()
+        while self.order and os.getppid() == parent:
+            time.sleep(PERIOD)
+        time.sleep(LIFE_AFTER_PARENT)
+        os._exit(1)
+
+
+class Writer:
+    """The loop: copy new rows; after a failure start over from what MLflow really holds."""
+
+    def __init__(self, out: Path, uri: str, open_tracker: Callable[[Path, str], Tracker]) -> None:
+        self._out, self._uri, self._open_tracker = out, uri, open_tracker
+        self._ledger = Ledger(out / "ledger")
+        self._tracker: Tracker | None = None
+        self._held = ExitStack()
+
+    def run(self, orders: Orders) -> dict[str, object]:
+        """Work until told to end; the answer for the sweep."""
+        pause = PERIOD
+        while (order := orders.wait(pause)) is None:
+            pause = PERIOD if self._attempt(self.copy) else min(2 * pause, LONGEST_PAUSE)
+        if order in (FINISH, INTERRUPT):
+            return self._finish("FINISHED" if order == FINISH else "KILLED")
+        if self._tracker is not None:
+            self._attempt(lambda: self._last_words("KILLED"))
+        return {"complete": False, "message": "the sweep ended without saying so"}
+
+    def copy(self, patience: float = 0.0) -> None:
+        """Write the rows that are new in the ledger."""
+        tracker = self._opened(patience)
+        rows = self._ledger.new_results(tracker.seen)
+        if rows or not tracker.seen:
+            tracker.update(rows)
+
+    def _opened(self, patience: float) -> Tracker:
+        if self._tracker is None:
+            with ExitStack() as stack:
+                stack.enter_context(only_writer(self._out, patience))
+                self._tracker = self._open_tracker(self._out, self._uri)
+                self._held = stack.pop_all()
+            log.info("writing to %s", self._uri)
+        return self._tracker
+
+    def _last_words(self, status: str) -> None:
+        self.copy(LAST_PATIENCE)
+        tracker = self._opened(0.0)
+        tracker.update(self._ledger.results())
+        tracker.upload(self._out)
+        tracker.close(status)
+
+    def _finish(self, status: str) -> dict[str, object]:
+        for number in range(LAST_ATTEMPTS):
+            time.sleep(PERIOD if number else 0.0)
+            failure = self._failure(lambda: self._last_words(status))
+            if failure is None:
+                log.info("everything is written")
+                return {"complete": True, "message": ""}
+        return {"complete": False, "message": failure}
+
+    def _attempt(self, work: Callable[[], None]) -> bool:
+        return self._failure(work) is None
+
+    def _failure(self, work: Callable[[], None]) -> str | None:
+        """Do `work`; the message if it failed, and then nothing that was known of MLflow holds."""
+        try:
+            work()
+        except OrchestrateError as error:
+            self._tracker = None
+            self._held.close()
+            log.warning("%s", error)
+            return redact(str(error))
+        return None
+
+
+class _Redacted(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+def main() -> None:
+    """Run the process; see the module."""
+    parser = argparse.ArgumentParser(prog="orchestrator.tracking.writer", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="the sweep's folder")
+    parser.add_argument("--tracking-uri", help=f"MLflow address [default: ${URI_VARIABLE}]")
+    parser.add_argument("--lease", required=True, help="token of the sweep's lease")
+    options = parser.parse_args()
+    os.nice(10)
+    _log_to_stderr()
+    orders = Orders(sys.stdin)
+    sys.stdout = sys.stderr  # whatever a library prints is not an answer
+    try:
+        # Held until the process ends: the next command waits for that.
+        _lock = hold_orphan_lock(options.out, options.lease)
+        from orchestrator.tracking.mlflow import open_tracker  # at low priority: it takes seconds
+
+        uri = options.tracking_uri or os.environ.get(URI_VARIABLE) or default_uri(options.out)
+        answer = Writer(options.out, uri, open_tracker).run(orders)
+    except Exception as error:
+        log.exception("tracking ended")
+        answer = {"complete": False, "message": redact(str(error))}
+    with suppress(BrokenPipeError):
+        os.write(1, json.dumps(answer).encode())
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.captureWarnings(True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The embedded backbone `vit_mini`: its architecture, its pre-training and its probe."""

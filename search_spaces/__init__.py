@@ -1,0 +1,91 @@
+"""Search spaces: adapter name → {field → `optuna.distributions.*`}. Data, no decisions.
+
+A field is one of the adapter's own or one of the recipe's (lr, weight_decay, batch …); the two sets
+are disjoint. One file per adapter, each range with its source beside it. The space of an adapter
+from another package is found through the entry-point group `orchestrate.search_spaces`: the entry's
+name is the adapter's, its object a dict like the ones here. Only Optuna's distributions are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import entry_points
+from importlib.resources import files
+from typing import Any
+
+import yaml
+from optuna.distributions import BaseDistribution
+
+from search_spaces import efft2, hta, linear, lora
+from search_spaces.finite import choices, contains, grid_point, grid_size, snap
+from search_spaces.form import Space, from_yaml, narrow, to_yaml
+
+__all__ = [
+    "ENTRY_POINTS",
+    "Space",
+    "choices",
+    "contains",
+    "from_yaml",
+    "get",
+    "grid_point",
+    "grid_size",
+    "names",
+    "narrow",
+    "published",
+    "snap",
+    "to_yaml",
+]
+
+ENTRY_POINTS = "orchestrate.search_spaces"
+
+_BUILT_IN: dict[str, Space] = {
+    "efft2": efft2.SPACE,
+    "hta": hta.SPACE,
+    "linear": linear.SPACE,
+    "lora": lora.SPACE,
+}
+
+
+def names() -> tuple[str, ...]:
+    """The adapters that have a search space, sorted: built-in ones and those of entry points."""
+    return tuple(sorted({*_BUILT_IN, *entry_points(group=ENTRY_POINTS).names}))
+
+
+def get(adapter: str) -> Space:
+    """A copy of an adapter's space; `ValueError` with the alternatives if it has none."""
+    if adapter in _BUILT_IN:
+        return dict(_BUILT_IN[adapter])
+    for entry in entry_points(group=ENTRY_POINTS, name=adapter):
+        return _checked(f"{entry.name} = {entry.value}", entry.load())
+    raise ValueError(f"no search space for adapter '{adapter}'. Available: {', '.join(names())}.")
+
+
+def published(adapter: str, task: str) -> dict[str, Any] | None:
+    """The fields that the authors published as best for a VTAB-1k task, or None.
+
+    They were chosen on the test set: a place to start a search from, never its result.
+    """
+    fields = _published().get(adapter, {}).get(task)
+    if fields is None:
+        return None
+    return narrow(_BUILT_IN.get(adapter, {}), fields)[1]
+
+
+@cache
+def _published() -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
+    text = files("search_spaces").joinpath("published.yaml").read_text(encoding="utf-8")
+    table: Mapping[str, Mapping[str, Mapping[str, Any]]] = yaml.safe_load(text)
+    return table
+
+
+def _checked(entry: str, space: object) -> Space:
+    if isinstance(space, Mapping) and all(
+        isinstance(name, str) and isinstance(value, BaseDistribution)
+        for name, value in space.items()
+    ):
+        return dict(space)
+    raise ValueError(
+        f"entry point '{entry}' of group '{ENTRY_POINTS}' is {space!r}; "
+        "allowed: a dict of field name → optuna.distributions.*."
+    )
