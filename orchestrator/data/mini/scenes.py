@@ -1,0 +1,112 @@
+"""`count`, `location`, `orientation`: rendered objects, after CLEVR and dSprites (structured group).
+
+Objects are ellipses, rectangles and triangles, antialiased, of random colour and size on a
+gradient with noise. What is not asked for varies freely.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from orchestrator.data.mini.pixels import SIDE, Floats, Labels, Splits, grid, rendered, two_colours
+
+COUNT_CLASSES, LOCATION_CLASSES, ORIENTATION_CLASSES = 6, 16, 8
+_CELLS = 4
+"""`location` asks for one of 4×4 places."""
+_NOISE = 0.05
+
+
+def make_count() -> Splits:
+    """How many objects, one to six; they may differ in colour, shape and size."""
+    return rendered(14, COUNT_CLASSES, draw_count)
+
+
+def make_location() -> Splits:
+    """In which of 4×4 cells is the centre of the one large object among small distractors?"""
+    return rendered(15, LOCATION_CLASSES, draw_location)
+
+
+def make_orientation() -> Splits:
+    """Which of eight directions (of 45°) does the triangle point to?"""
+    return rendered(16, ORIENTATION_CLASSES, draw_orientation)
+
+
+def draw_count(rng: np.random.Generator, labels: Labels) -> Floats:
+    """Images (N, 32, 32, 3) with `labels` + 1 objects in distinct cells of a jittered 3×3 grid."""
+    image, ground = _grounds(rng, len(labels))
+    for row, label in enumerate(labels):
+        cells = rng.permutation(9)[: label + 1]
+        for cell in cells:
+            centre = (np.array([cell % 3, cell // 3]) + 0.5) * (SIDE / 3) + rng.uniform(-1.5, 1.5, 2)
+            radius, angle = rng.uniform(2.4, 4.4), rng.uniform(0, 2 * np.pi)
+            mask = shape_mask(int(rng.integers(3)), centre, radius, angle)
+            _paint(image[row], mask, _contrasting(rng, ground[row]))
+    return _noisy(rng, image)
+
+
+def draw_location(rng: np.random.Generator, labels: Labels) -> Floats:
+    """One object of radius 4…5.5 in the cell named by the label; three of radius 1.5…2.2 anywhere."""
+    image, ground = _grounds(rng, len(labels))
+    for row, label in enumerate(labels):
+        for _ in range(3):
+            small = shape_mask(int(rng.integers(3)), rng.uniform(2, SIDE - 2, 2), rng.uniform(1.5, 2.2), 0.0)
+            _paint(image[row], small, _contrasting(rng, ground[row]))
+        cell = np.array([label % _CELLS, label // _CELLS])
+        centre = (cell + rng.uniform(0.1, 0.9, 2)) * (SIDE / _CELLS)
+        angle = rng.uniform(0, 2 * np.pi)
+        mask = shape_mask(int(rng.integers(3)), centre, rng.uniform(4.0, 5.5), angle)
+        _paint(image[row], mask, _contrasting(rng, ground[row]))
+    return _noisy(rng, image)
+
+
+def draw_orientation(rng: np.random.Generator, labels: Labels) -> Floats:
+    """A long triangle of radius 6…9 anywhere, within 15° of the direction named by the label."""
+    image, ground = _grounds(rng, len(labels))
+    for row, label in enumerate(labels):
+        radius = rng.uniform(6, 9)
+        centre = rng.uniform(radius, SIDE - radius, 2)
+        angle = label * (2 * np.pi / ORIENTATION_CLASSES) + rng.uniform(-1, 1) * np.pi / 12
+        _paint(image[row], shape_mask(2, centre, radius, angle), _contrasting(rng, ground[row]))
+    return _noisy(rng, image)
+
+
+def shape_mask(kind: int, centre: np.ndarray, radius: float, angle: float) -> Floats:
+    """Opacity (32, 32) of an ellipse (0), a rectangle (1) or a triangle pointing along `angle` (2)."""
+    x, y = grid()
+    x, y = x - centre[0], y - centre[1]
+    u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    if kind == 0:
+        inside = radius * (1 - np.hypot(u / radius, v / (0.75 * radius)))
+    elif kind == 1:
+        inside = np.minimum(0.9 * radius - np.abs(u), 0.65 * radius - np.abs(v))
+    else:  # apex at +radius, base at −0.8 radius, half as wide at the base as it is long
+        slope = 0.55 * (radius - u) / 1.8 - np.abs(v)
+        inside = np.minimum(slope, u + 0.8 * radius)
+    return np.asarray(np.clip(inside + 0.5, 0, 1), np.float32)
+
+
+def _grounds(rng: np.random.Generator, count: int) -> tuple[Floats, Floats]:
+    """Gradients (N, 32, 32, 3) between two similar colours, and their mean colours (N, 3)."""
+    x, y = grid()
+    angle = rng.uniform(0, 2 * np.pi, count)
+    along = np.cos(angle)[:, None, None] * (x - SIDE / 2) + np.sin(angle)[:, None, None] * (y - SIDE / 2)
+    base, other = two_colours(rng, count, apart=0.0)
+    reach = 0.15 * (other - base)
+    image = base[:, None, None] + (along / SIDE)[..., None] * reach[:, None, None]
+    return np.asarray(image, np.float32), base
+
+
+def _contrasting(rng: np.random.Generator, ground: Floats) -> Floats:
+    """A colour that differs from the ground's by at least 0.8 summed over the channels."""
+    while True:
+        colour = rng.random(3).astype(np.float32)
+        if np.abs(colour - ground).sum() >= 0.8:
+            return colour
+
+
+def _paint(image: Floats, mask: Floats, colour: Floats) -> None:
+    image += mask[..., None] * (colour - image)
+
+
+def _noisy(rng: np.random.Generator, image: Floats) -> Floats:
+    return np.asarray(image + rng.normal(0, _NOISE, image.shape), np.float32)
