@@ -1,4 +1,4 @@
-"""attach, detach, merge, save, load: an adapter's life on a timm model."""
+"""attach, detach, merge: an adapter's life on a timm model."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from timm.layers import DropPath, PatchDropout
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from adapters.base import Adapter
 from adapters.errors import AdapterError
-from adapters.sites import find_sites
+from adapters.sites import Sites, find_sites
 from adapters.stack import AdaptedLinear, Member, Stack, StackedHead, TrialDropPath, start_member
 
 M = TypeVar("M", bound=nn.Module)
+_LINEAR_TO = 1e-3  # relative; a non-linear update is off by a share of itself
 
 
 def attach(
@@ -35,16 +39,21 @@ def attach(
         adapter: hyper-parameters, or one per trial.
         num_classes: makes a new head (per trial); None keeps the model's own as the start.
         seed: of the initialisation and of all masks, per trial.
-        head_init: `default` (nn.Linear's) or `zero`.
+        head_init: `default` (nn.Linear's; 0 for `linear`) or `zero`.
         drop_path: rate of the last block, rising linearly from 0, replacing the model's own
             drop-path. None keeps the model's.
 
     Raises:
         UnsupportedBackbone: the model is not built of known blocks.
-        AdapterError: a selection matches nothing, or the trials cannot share a stack.
+        AdapterError: a selection matches nothing, a value is not allowed, the trials cannot share
+            a stack, or an adapter is attached already.
     """
-    adapters = [adapter] if isinstance(adapter, Adapter) else list(adapter)
-    sites = find_sites(model)
+    sites = free_sites(model)
+    several = isinstance(adapter, Sequence) and not isinstance(adapter, str)
+    adapters = _per_trial(adapter, len(adapter) if several else 1)  # type: ignore[arg-type]  # `several` says so
+    for one in adapters:
+        if not isinstance(one, Adapter):
+            raise AdapterError(f"attach takes adapters such as LoRA(rank=8), not {one!r}.")
     seeds, classes, rates = (_per_trial(v, len(adapters)) for v in (seed, num_classes, drop_path))
     members = []
     for one, own_seed, own_classes, rate in zip(adapters, seeds, classes, rates, strict=True):
@@ -55,17 +64,14 @@ def attach(
 
 def attach_members(model: M, members: Sequence[Member], *, replace_drop_path: bool = True) -> M:
     """`attach` for trials whose tensors exist already (resumed, loaded or started elsewhere)."""
-    sites = find_sites(model)
-    _check_randomness(model, len(members), replace_drop_path)
-    stack = Stack(sites, members)
-    place = next(model.parameters())
-    stack.to(place.device)
-    flags = {name: p.requires_grad for name, p in model.named_parameters()}
+    sites = free_sites(model)
+    stack = Stack(sites, members, lone=_unshareable(model, replace_drop_path))
+    stack.to(next(model.parameters()).device)
+    stack.undo.flags = {name: p.requires_grad for name, p in model.named_parameters()}
     model.requires_grad_(False)
-    undo: list[tuple[str, nn.Module]] = []
 
     def substitute(path: str, module: nn.Module) -> None:
-        undo.append((path, model.get_submodule(path)))
+        stack.undo.substituted.append((path, model.get_submodule(path)))
         model.set_submodule(path, module)
 
     for site in stack.sites.linears:
@@ -75,14 +81,10 @@ def attach_members(model: M, members: Sequence[Member], *, replace_drop_path: bo
             substitute(f"blocks.{index // 2}.drop_path{index % 2 + 1}", TrialDropPath(stack, index))
     if members[0].classes is not None:
         substitute("head", StackedHead(stack))
-    stack.train(model.training)
     model.add_module("adapter", stack)
-
-    def prepare(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-        stack.prepare(inputs[0].shape[0], place.dtype, sites.depth)
-
-    hook = model.register_forward_pre_hook(prepare)
-    stack.undo = (undo, flags, hook)
+    model.train(model.training)  # the new modules too
+    first = model.get_submodule("patch_embed")  # every way through a timm ViT begins with it
+    stack.undo.hooks.append(first.register_forward_pre_hook(_Prepare(stack)))
     return model
 
 
@@ -98,15 +100,15 @@ def attached(model: nn.Module) -> Stack:
 
 def detach(model: M) -> M:
     """Takes the adapter and its head away: the model as it was before `attach`."""
-    stack = attached(model)
-    undo, flags, hook = stack.undo
-    hook.remove()
-    for path, module in reversed(undo):
-        model.set_submodule(path, module)
-        module.train(model.training)
+    undo = attached(model).undo
+    for hook in undo.hooks:
+        hook.remove()
     delattr(model, "adapter")
+    place = next(model.parameters())  # the model may have moved meanwhile
+    for path, module in reversed(undo.substituted):
+        model.set_submodule(path, module.to(place).train(model.training))
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(flags[name])
+        parameter.requires_grad_(undo.flags[name])
     return model
 
 
@@ -116,31 +118,73 @@ def merge(model: M) -> M:
 
     The merged forward equals the adapted one to 1e-5 relative in fp32. ΔW of a layer is its own
     update of the identity matrix, so there is no second implementation of any method. Raises
-    `AdapterError` for a stack of several trials (merge one: `adapters.load` it first).
+    `AdapterError`, the model unchanged, for a stack of several trials (merge one: `adapters.load`
+    it first) and for an adapter whose update is not linear in the layer's input.
     """
     stack = attached(model)
     if len(stack.members) != 1:
         raise AdapterError(f"merge takes one trial, this stack has {len(stack.members)}.")
-    mode, tensors = model.training, stack.tensors_of(0)
-    stack.eval()
-    stack.prepare(1, torch.float32, stack.backbone_sites.depth)
-    for site in stack.sites.linears:
-        update, layer = stack.update(site.path), model.get_submodule(f"{site.path}.base")
-        if update is not None and isinstance(layer, nn.Linear):
-            eye = torch.eye(site.inputs, device=layer.weight.device).unsqueeze(0)
-            layer.weight += update(eye)[0].mT.to(layer.weight.dtype)
+    tensors, changes = stack.tensors_of(0), _changes(stack)
     detach(model)
+    for path, change in changes.items():
+        weight = model.get_parameter(f"{path}.weight")
+        weight.add_(change.to(weight.dtype))
     if "head.weight" in tensors:
-        head = nn.Linear(*reversed(tensors["head.weight"].shape)).to(next(model.parameters()))
+        classes, width = tensors["head.weight"].shape
+        head = nn.Linear(width, classes).to(next(model.parameters()))
         head.weight.copy_(tensors["head.weight"])
         head.bias.copy_(tensors["head.bias"])
-        model.set_submodule("head", head)
-        model.num_classes = head.out_features  # type: ignore[assignment]
-    return model.train(mode)
+        model.set_submodule("head", head.train(model.training))
+        setattr(model, "num_classes", classes)  # noqa: B010 (nn.Module types attributes as tensors)
+    return model
+
+
+def free_sites(model: nn.Module) -> Sites:
+    """The sites of a model that can take an adapter: `AdapterError` if it has one already."""
+    if isinstance(getattr(model, "adapter", None), Stack):
+        raise AdapterError(
+            f"an adapter is attached to this {type(model).__name__} already; detach or merge it."
+        )
+    return find_sites(model)
+
+
+class _Prepare:
+    """Readies the stack before a forward pass: an object, so that a copied model copies it too."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+
+    def __call__(self, first: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._stack.prepare(inputs[0].shape[0], next(first.parameters()).dtype)
+
+
+def _changes(stack: Stack) -> dict[str, Tensor]:
+    """Layer path → ΔWᵀ (out of all parts, in) in fp32, as nn.Linear keeps its weight."""
+    mode = stack.training
+    stack.eval()
+    stack.prepare(1, torch.float32)
+    stack.train(mode)
+    changes = {}
+    for site in stack.sites.linears:
+        update = stack.update(site.path)
+        if update is None:
+            continue
+        device = next(iter(stack.parameters())).device
+        change = update(torch.eye(site.inputs, device=device).unsqueeze(0))[0]
+        probe = torch.linspace(-1, 1, 4 * site.inputs, device=device).sin().view(1, 4, -1)
+        found, expected = update(probe)[0], probe[0] @ change
+        if (found - expected).norm() > _LINEAR_TO * max(found.norm(), expected.norm()):
+            raise AdapterError(
+                f"{stack.members[0].adapter.name} cannot be merged: its update of {site.path} is "
+                "not linear in the layer's input; save it instead."
+            )
+        changes[site.path] = change.mT
+    return changes
 
 
 def _per_trial(value: Any, count: int) -> list[Any]:
-    values = list(value) if isinstance(value, Sequence) else [value] * count
+    several = isinstance(value, Sequence) and not isinstance(value, str)
+    values = list(value) if several else [value] * count
     if len(values) != count:
         raise AdapterError(f"{len(values)} values {values} for {count} trials.")
     return values
@@ -150,20 +194,20 @@ def _with_own_head(member: Member, model: nn.Module) -> Member:
     head = model.get_submodule("head")
     if isinstance(head, nn.Linear):
         member.tensors["head.weight"] = head.weight.detach().clone()
-        bias = head.bias if head.bias is not None else torch.zeros(head.out_features)
+        bias = head.bias if head.bias is not None else head.weight.new_zeros(head.out_features)
         member.tensors["head.bias"] = bias.detach().clone()
     return member
 
 
-def _check_randomness(model: nn.Module, trials: int, replaced: bool) -> None:
-    """Modules that draw from the global generator would let trials feel their neighbours."""
-    if trials == 1:
-        return
-    for name, module in model.named_modules():
-        dropout = isinstance(module, nn.Dropout) and module.p > 0
-        path = type(module).__name__ == "DropPath" and not replaced
-        if dropout or path:
-            raise AdapterError(
-                f"'{name}' draws from the global random generator, which several trials would share; "
-                "create the model with its dropout rates at 0 (drop_path= of attach sets it per trial)."
-            )
+def _unshareable(model: nn.Module, replaced: bool) -> str:
+    """The name of a module through which trials would feel their neighbours; '' if there is none.
+
+    Such modules draw from the global random generator, or keep statistics of the whole batch.
+    """
+    named: dict[str, nn.Module] = dict(model.named_modules())
+    for name, module in named.items():
+        random = isinstance(module, _DropoutNd) and module.p > 0
+        path = isinstance(module, DropPath) and not replaced
+        if random or path or isinstance(module, PatchDropout | _BatchNorm):
+            return name
+    return ""

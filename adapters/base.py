@@ -75,6 +75,8 @@ class Adapter(ABC):
     """
 
     name: ClassVar[str]
+    zero_head: ClassVar[bool] = False
+    """Whether the head starts at 0 by default, not as nn.Linear does."""
 
     def __post_init__(self) -> None:
         check_fields(self)

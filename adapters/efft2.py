@@ -1,4 +1,4 @@
-"""EFFT, two groups: tensorised updates that share factors across layers (arXiv 2311.06749, section 3)."""
+"""EFFT, two groups: updates that share factors across layers (arXiv 2311.06749, section 3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTA: Householder transformations as singular factors (NeurIPS 2024, arXiv 2410.22952, section 3)."""
+"""HTA: Householder transformations as singular factors (arXiv 2410.22952, section 3)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TENSORS = ("A", "B", "d", "v_l", "v_r")
 
 @dataclass(frozen=True)
 class HTA(Adapter):
-    """ΔW = A B + H_l diag(d) H_r for every chosen part, A (in,r), B (r,out), r = `rank` ∈ {0,1,2,4,…}.
+    """ΔW = A B + H_l diag(d) H_r for every chosen part, A (in,r), B (r,out), r = `rank` ≥ 0.
 
     H = I − v vᵀ (`form="paper"`) or I − 2 v vᵀ/‖v‖² (`form="unit"`, orthogonal for every v). Where
     in ≠ out (fc1, fc2: our extension) d has min(in, out) entries on the leading diagonal.
@@ -84,4 +84,4 @@ class HTA(Adapter):
 
 def _reflector(size: int, generator: torch.Generator) -> Tensor:
     v = torch.empty(size).normal_(generator=generator)
-    return v * (sqrt(2) / v.norm())
+    return v / torch.linalg.vector_norm(v) * sqrt(2)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import Field, field, fields
-from typing import Any
+from math import isfinite
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from adapters.errors import AdapterError
 
@@ -27,26 +29,35 @@ def knob(
 
 
 def check_fields(adapter: Any) -> None:
-    """Coerces ints to floats and lists to tuples where the field says so, and checks every range."""
+    """Checks every field's type and range; ints become floats and lists tuples where declared."""
+    owner, kinds = type(adapter).__name__, get_type_hints(type(adapter))
     for item in fields(adapter):
-        value = _coerced(item, getattr(adapter, item.name), type(adapter).__name__)
+        value, kind = getattr(adapter, item.name), kinds[item.name]
+        try:
+            value = _coerced(kind, value)
+        except TypeError:
+            shown = kind.__name__ if isinstance(kind, type) else kind
+            raise AdapterError(
+                f"{owner}.{item.name} must be of type {shown} (finite), not {value!r}."
+            ) from None
         object.__setattr__(adapter, item.name, value)
         if value is not None:
-            _check(item, value, type(adapter).__name__)
+            _check(item, value, owner)
 
 
-def _coerced(item: Field[Any], value: Any, owner: str) -> Any:
-    kind = str(item.type)
-    if value is None and "None" in kind:
-        return None
-    if kind.startswith("tuple") and isinstance(value, list | tuple):
-        return tuple(value)
-    if kind.startswith("float") and isinstance(value, int | float) and not isinstance(value, bool):
+def _coerced(kind: Any, value: Any) -> Any:
+    """`value` as the declared type; TypeError if it is of another."""
+    if get_origin(kind) in (Union, UnionType):
+        if value is None and NoneType in get_args(kind):
+            return None
+        (kind,) = (option for option in get_args(kind) if option is not NoneType)
+    if get_origin(kind) is tuple and isinstance(value, list | tuple):
+        return tuple(_coerced(get_args(kind)[0], element) for element in value)
+    if kind is float and type(value) in (int, float) and isfinite(value):
         return float(value)
-    wanted = {"int": int, "str": str, "bool": bool}.get(kind.split(" ")[0])
-    if wanted is not None and type(value) is wanted:
+    if kind in (int, str, bool) and type(value) is kind:
         return value
-    raise AdapterError(f"{owner}.{item.name} must be of type {kind}, not {value!r}.")
+    raise TypeError
 
 
 def _check(item: Field[Any], value: Any, owner: str) -> None:

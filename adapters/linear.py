@@ -13,9 +13,10 @@ from adapters.sites import Sites
 
 @dataclass(frozen=True)
 class LinearProbe(Adapter):
-    """The head on frozen features: no tensors of its own, count 0 (METHODS: `linear`)."""
+    """The head on frozen features, starting at 0; no tensors of its own: count 0."""
 
     name: ClassVar[str] = "linear"
+    zero_head: ClassVar[bool] = True
 
     def select(self, sites: Sites) -> Sites:
         """None of them."""

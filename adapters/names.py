@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from adapters.base import Adapter
@@ -27,12 +28,7 @@ def table() -> dict[str, type[Adapter]]:
             raise AdapterError(
                 f"entry point '{entry.value}' takes the name '{entry.name}', which exists already."
             )
-        cls = entry.load()
-        if not (isinstance(cls, type) and issubclass(cls, Adapter) and cls.name == entry.name):
-            raise AdapterError(
-                f"entry point '{entry.name} = {entry.value}' is not an Adapter subclass with name = '{entry.name}'."
-            )
-        found[entry.name] = cls
+        found[entry.name] = _load(entry)
     return found
 
 
@@ -51,10 +47,23 @@ def get(name: str) -> type[Adapter]:
 def build(name: str, values: Mapping[str, Any]) -> Adapter:
     """The adapter of that name with these hyper-parameters; `AdapterError` for an unknown field."""
     cls = get(name)
-    fields = cls.__dataclass_fields__
+    known = [item.name for item in fields(cls)]
     for key in values:
-        if key not in fields:
+        if key not in known:
             raise AdapterError(
-                f"adapter '{name}' has no field '{key}'; its fields: {', '.join(fields) or 'none'}."
+                f"adapter '{name}' has no field '{key}'; its fields: {', '.join(known) or 'none'}."
             )
     return cls(**values)
+
+
+def _load(entry: EntryPoint) -> type[Adapter]:
+    shown = f"entry point '{entry.name} = {entry.value}'"
+    try:
+        cls = entry.load()
+    except Exception as error:  # whatever another package's import may raise
+        raise AdapterError(f"{shown} cannot be loaded: {error!r}; fix or uninstall it.") from error
+    if not (isinstance(cls, type) and issubclass(cls, Adapter)):
+        raise AdapterError(f"{shown} is not a subclass of adapters.Adapter.")
+    if getattr(cls, "name", None) != entry.name:
+        raise AdapterError(f"{shown}: the class must set name = '{entry.name}'.")
+    return cls

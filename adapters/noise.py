@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from adapters.padding import own_region
+
 _MASK = (1 << 63) - 1
 
 
@@ -46,8 +48,7 @@ class Noise:
         masks = torch.ones((len(rates), *largest), device=self._device)
         for index, (rate, shape) in enumerate(zip(rates, shapes, strict=True)):
             if rate > 0:
-                own = masks[(index, *(slice(size) for size in shape))]
-                own.copy_(self._keep(index, shape, rate))
+                masks[own_region(index, shape)] = self._keep(index, shape, rate)
         return masks
 
     def paths(self, rates: Sequence[Sequence[float]], batch: int) -> Tensor | None:

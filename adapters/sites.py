@@ -30,6 +30,8 @@ _MODULES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("mlp.fc2", ("fc2",)),
 )
 
+_ROOMS: dict[str, type[nn.Module]] = {"attn": Attention, "mlp": Mlp}
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -49,7 +51,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Sites:
-    """The linear layers of a backbone that a selection of blocks and parts leaves, in forward order."""
+    """The linear layers that a selection of blocks and parts leaves, in forward order."""
 
     width: int
     depth: int
@@ -83,15 +85,15 @@ class Sites:
 
 def find_sites(model: nn.Module) -> Sites:
     """The sites of a timm ViT or DeiT; `UnsupportedBackbone` for anything else."""
-    if not isinstance(model, VisionTransformer):
+    if type(model) is not VisionTransformer:  # subclasses have other tokens, heads or passes
         raise UnsupportedBackbone(
-            f"{type(model).__name__} is not supported: looked for timm's VisionTransformer (ViT, DeiT)."
+            f"{type(model).__name__} is not supported; looked for timm's VisionTransformer (ViT, "
+            "and DeiT without a distillation head)."
         )
     linears = []
     for index, block in enumerate(model.blocks):
-        _check_block(index, block)
         for suffix, parts in _MODULES:
-            layer = block.get_submodule(suffix)
+            layer = _linear(index, block, suffix)
             linears.append(
                 Linear(
                     path=f"blocks.{index}.{suffix}",
@@ -105,24 +107,22 @@ def find_sites(model: nn.Module) -> Sites:
     return Sites(model.embed_dim, len(model.blocks), tuple(linears))
 
 
-def _check_block(index: int, block: nn.Module) -> None:
-    if type(block) is not Block:
-        raise UnsupportedBackbone(
-            f"block {index} is a {type(block).__name__}; looked for timm's vision_transformer.Block."
-        )
-    attention, mlp = block.attn, block.mlp
-    if type(attention) is not Attention or type(mlp) is not Mlp:
-        raise UnsupportedBackbone(
-            f"block {index} has {type(attention).__name__} and {type(mlp).__name__}; looked for timm's "
-            "Attention (qkv, proj) and Mlp (fc1, fc2). Is an adapter attached already? Detach it first."
-        )
-    for suffix, _ in _MODULES:
-        layer = block.get_submodule(suffix)
-        if type(layer) is not nn.Linear:
+def _linear(index: int, block: nn.Module, suffix: str) -> nn.Linear:
+    """The linear layer at `suffix` of a block, after checking that the block is a known one."""
+    room, _, _ = suffix.partition(".")
+    for place, wanted in (("", Block), (room, _ROOMS[room])):
+        found = block.get_submodule(place)
+        if type(found) is not wanted:
             raise UnsupportedBackbone(
-                f"blocks.{index}.{suffix} is a {type(layer).__name__}; looked for nn.Linear. "
-                "Is an adapter attached already? Detach it first."
+                f"{f'blocks.{index}.{place}'.rstrip('.')} is a {type(found).__name__}; looked for "
+                f"timm's {wanted.__name__}."
             )
+    layer = block.get_submodule(suffix)
+    if type(layer) is not nn.Linear:
+        raise UnsupportedBackbone(
+            f"blocks.{index}.{suffix} is a {type(layer).__name__}; looked for nn.Linear."
+        )
+    return layer
 
 
 def _selector(name: str) -> tuple[str, ...]:

@@ -8,20 +8,22 @@ patched; nothing of the backbone's own code or weights changes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from math import sqrt
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from adapters.base import Adapter, Context, Tensors, Update, uniform
 from adapters.errors import AdapterError
 from adapters.noise import Noise
+from adapters.padding import own_part, pad_stack
 from adapters.sites import Sites
 
 HEAD = ("head.weight", "head.bias")
+HEAD_INITS = ("default", "zero")
 
 
 @dataclass(frozen=True)
@@ -53,29 +55,31 @@ def start_member(
 ) -> Member:
     """A trial at its start, drawn from its own seed on the CPU: the same on every device.
 
-    `head_init`: `default` is nn.Linear's (uniform ±1/√D), `zero` starts at 0.
+    `head_init`: `default` is nn.Linear's (uniform ±1/√D; for `linear` 0), `zero` starts at 0.
     """
+    if head_init not in HEAD_INITS:
+        raise AdapterError(f"head_init is {head_init!r}; allowed: {', '.join(HEAD_INITS)}.")
+    if not 0 <= drop_path < 1:
+        raise AdapterError(f"drop_path is {drop_path!r}; allowed: at least 0 and below 1.")
+    if classes is not None and classes < 1:
+        raise AdapterError(f"num_classes is {classes!r}; allowed: at least 1, or None.")
     generator = torch.Generator().manual_seed(seed)
     tensors = adapter.start(adapter.select(sites), generator)
     if classes is not None:
-        bound = 0.0 if head_init == "zero" else 1 / sqrt(sites.width)
+        zero = adapter.zero_head or head_init == "zero"
+        bound = 0.0 if zero else 1 / sqrt(sites.width)
         tensors["head.weight"] = uniform((classes, sites.width), bound, generator)
         tensors["head.bias"] = uniform((classes,), bound, generator)
     return Member(adapter, seed, tensors, drop_path)
 
 
-def pad_stack(tensors: Sequence[Tensor]) -> Tensor:
-    """Tensors of equal rank → (K, *largest shape), zeros where a trial's own shape ends."""
-    sizes = [max(dims) for dims in zip(*(t.shape for t in tensors), strict=True)]
-    stacked = tensors[0].new_zeros((len(tensors), *sizes))
-    for index, tensor in enumerate(tensors):
-        stacked[(index, *map(slice, tensor.shape))] = tensor
-    return stacked
+@dataclass
+class Undo:
+    """What `detach` needs: the modules substituted, earlier requires_grad flags, forward hooks."""
 
-
-def own_part(stacked: Tensor, index: int, shape: Sequence[int]) -> Tensor:
-    """Trial `index` of a padded stack at its own shape: a copy, the inverse of `pad_stack`."""
-    return stacked[(index, *map(slice, shape))].detach().clone()
+    substituted: list[tuple[str, nn.Module]] = field(default_factory=list)
+    flags: dict[str, bool] = field(default_factory=dict)
+    hooks: list[RemovableHandle] = field(default_factory=list)
 
 
 class Stack(nn.Module):
@@ -83,15 +87,18 @@ class Stack(nn.Module):
 
     In training, `steps` (one per trial) selects the masks and rises by one with every forward;
     set it to resume. `chosen` restricts evaluation to some trials (the batch then has only theirs).
+    `lone` names a module of the model that keeps it to one trial, if there is one.
     """
 
-    def __init__(self, sites: Sites, members: Sequence[Member]) -> None:
+    padding: Tensor
+
+    def __init__(self, sites: Sites, members: Sequence[Member], lone: str = "") -> None:
         super().__init__()
         self.backbone_sites = sites
         self.chosen: list[int] | None = None
         self.paths: Tensor | None = None
-        self.undo: Any = None
-        """What `detach` needs: substituted modules, earlier requires_grad flags, the forward hook."""
+        self.undo = Undo()
+        self._lone = lone
         self._updates: dict[str, Update] = {}
         self.rebuild(members)
 
@@ -102,7 +109,7 @@ class Stack(nn.Module):
 
     def rebuild(self, members: Sequence[Member], device: torch.device | None = None) -> None:
         """Replaces the trials; parameters become new fp32 tensors (K, …) on `device`."""
-        _check_company(members)
+        _check_company(members, self._lone)
         self.members = tuple(members)
         self.steps = [0] * len(members)
         self.sites = members[0].adapter.select(self.backbone_sites)
@@ -132,8 +139,8 @@ class Stack(nn.Module):
             for name, shape in self.shapes[index].items()
         }
 
-    def prepare(self, images: int, dtype: torch.dtype, depth: int) -> None:
-        """Readies one forward pass over `images` = K·B images; called by the model's own hook."""
+    def prepare(self, images: int, dtype: torch.dtype) -> None:
+        """Readies one forward pass over `images` = K·B images; called by a hook on the model."""
         if images % self.trials:
             raise AdapterError(
                 f"a batch of {images} images does not divide among {self.trials} trials."
@@ -141,44 +148,37 @@ class Stack(nn.Module):
         picked = range(len(self.members)) if self.chosen is None else self.chosen
         members = tuple(self.members[index] for index in picked)
         tensors = {n: self._pick(t).to(dtype) for n, t in self.stacked().items() if n not in HEAD}
-        device = (
-            next(iter(self._parameters.values())).device
-            if self._parameters
-            else torch.device("cpu")
-        )
-        noise = self._noise(picked, device) if self.training else None
+        noise = self._noise(picked) if self.training else None
         context = Context(
             tuple(member.adapter for member in members),
             tuple(self.shapes[index] for index in picked),
             noise,
-            device,
+            self.padding.device,
             dtype,
         )
-        rates = [path_rates(member.drop_path, depth) for member in members]
-        self.paths = noise.paths(rates, images // self.trials) if noise else None
-        if self.paths is not None:
-            self.paths = self.paths.reshape(len(self.paths), -1, 1, 1).to(dtype)
         self._updates = members[0].adapter.updates(tensors, self.sites, context)
+        rates = [path_rates(member.drop_path, self.backbone_sites.depth) for member in members]
+        paths = noise.paths(rates, images // self.trials) if noise else None
+        self.paths = None if paths is None else paths.flatten(1)[..., None, None].to(dtype)
 
     def update(self, path: str) -> Update | None:
         """The update of the layer at `path` in the current forward pass."""
         return self._updates.get(path)
 
     def logits(self, features: Tensor) -> Tensor:
-        """Pooled features (K·B, D) → logits (K·B, most classes), −inf where a trial has no class."""
-        weight, bias = (self._pick(self._parameters[_registered(name)]) for name in HEAD)
+        """Pooled features (K·B, D) → logits (K·B, most classes), −inf beyond a trial's own."""
+        weight, bias = (self._pick(self.get_parameter(_registered(name))) for name in HEAD)
         x = features.float().view(self.trials, -1, features.shape[-1])
         logits = x @ weight.mT + bias.unsqueeze(1)
-        padding = self._pick(self.padding)
-        return logits.masked_fill(padding, -torch.inf).flatten(0, 1)
+        return logits.masked_fill(self._pick(self.padding), -torch.inf).flatten(0, 1)
 
-    def _noise(self, picked: Sequence[int], device: torch.device) -> Noise:
+    def _noise(self, picked: Sequence[int]) -> Noise:
         steps = [self.steps[index] for index in picked]
         for index in picked:
             self.steps[index] += 1
-        return Noise([self.members[index].seed for index in picked], steps, device)
+        return Noise([self.members[index].seed for index in picked], steps, self.padding.device)
 
-    def _pick(self, tensor: Any) -> Tensor:
+    def _pick(self, tensor: Tensor) -> Tensor:
         return tensor if self.chosen is None else tensor[self.chosen]
 
 
@@ -228,17 +228,23 @@ class TrialDropPath(nn.Module):
 
 
 def path_rates(last: float, depth: int) -> list[float]:
-    """Rates of the 2·depth drop-path places, rising linearly from 0 in the first block to `last`."""
+    """Rates of the 2·depth drop-path places, rising linearly from 0 in block 0 to `last`."""
     return [last * block / max(depth - 1, 1) for block in range(depth) for _ in range(2)]
 
 
-def _check_company(members: Sequence[Member]) -> None:
-    families: Mapping[Any, Any] = {member.adapter.family(): member for member in members}
+def _check_company(members: Sequence[Member], lone: str) -> None:
+    families = {member.adapter.family() for member in members}
     if len(families) != 1:
         shown = "; ".join(sorted(map(repr, families))) or "no trial at all"
         raise AdapterError(f"only trials of one adapter family share a stack, not: {shown}.")
     if len({member.classes is None for member in members}) != 1:
         raise AdapterError("a stack has heads for all of its trials or for none.")
+    if lone and len(members) > 1:
+        raise AdapterError(
+            f"'{lone}' draws from the global random generator or mixes images, so this model takes "
+            "one trial; create it without dropout and batch norm to take several (attach's "
+            "drop_path= sets stochastic depth per trial)."
+        )
 
 
 def _registered(name: str) -> str:

@@ -1,22 +1,21 @@
-"""One trial's adapter on disk: `adapter_config.json` and `adapter_model.safetensors`, no trial axis."""
+"""One trial's adapter on disk: `adapter_config.json` and `adapter_model.safetensors`."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from adapters.attach import attach_members, attached
+from adapters.attach import attach_members, attached, free_sites
 from adapters.base import Adapter, Tensors
 from adapters.errors import AdapterError
 from adapters.names import build
-from adapters.sites import find_sites
 from adapters.stack import Member, start_member
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -33,7 +32,7 @@ def save(model: nn.Module, folder: str | Path) -> None:
 
 
 def save_tensors(adapter: Adapter, tensors: Tensors, folder: str | Path) -> None:
-    """Writes an adapter and its tensors (head included); the config last, each file whole or absent."""
+    """Writes an adapter and its tensors, head included: each file whole or absent, config last."""
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     config = {"format": FORMAT, "adapter": adapter.name, "hyper_parameters": adapter.to_dict()}
@@ -51,45 +50,50 @@ def load(model: M, folder: str | Path) -> M:
     Raises `AdapterError` naming the file and the mismatch if it is missing, damaged or of another
     architecture; nothing is unpickled.
     """
-    source = Path(folder)
+    source, sites = Path(folder), free_sites(model)
     adapter = _read_config(source / CONFIG)
     try:
         tensors = load_file(source / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise AdapterError(f"{source / WEIGHTS} cannot be read as safetensors: {error}.") from error
     bias = tensors.get("head.bias")
-    fresh = start_member(adapter, find_sites(model), 0, None if bias is None else len(bias))
-    expected = {name: tuple(tensor.shape) for name, tensor in fresh.tensors.items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    try:
+        fresh = start_member(adapter, sites, 0, None if bias is None else bias.numel()).tensors
+    except AdapterError as error:
+        raise AdapterError(f"{source} does not fit this {type(model).__name__}: {error}") from error
+    expected, found = (
+        {name: tuple(t.shape) for name, t in some.items()} for some in (fresh, tensors)
+    )
     if expected != found:
         differing = sorted(n for n in {*expected, *found} if expected.get(n) != found.get(n))
         shown = "; ".join(
             f"{n}: expected {expected.get(n)}, found {found.get(n)}" for n in differing[:3]
         )
         raise AdapterError(f"{source / WEIGHTS} does not fit this {type(model).__name__}: {shown}.")
-    ordered = {name: tensors[name] for name in fresh.tensors}
-    return attach_members(model, [Member(adapter, 0, ordered)], replace_drop_path=False)
+    member = Member(adapter, 0, {name: tensors[name] for name in fresh})
+    return attach_members(model, [member], replace_drop_path=False)
 
 
 def _read_config(path: Path) -> Adapter:
     try:
-        config: Any = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
         name, values, version = config["adapter"], config["hyper_parameters"], config["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AdapterError(f"{path} is not a readable adapter configuration: {error!r}.") from error
-    if version != FORMAT or not isinstance(values, dict):
+    if version != FORMAT or not isinstance(name, str) or not isinstance(values, dict):
         raise AdapterError(f"{path} has format {version!r}; this version reads format {FORMAT}.")
-    return build(name, values)
+    try:
+        return build(name, values)
+    except AdapterError as error:
+        raise AdapterError(f"{path}: {error}") from error
 
 
-def _replace(path: Path, write: Any) -> None:
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    write(temporary)
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def trainable(adapter: Adapter, tensors: Tensors) -> int:
-    """Scalars that train besides the head."""
-    return sum(torch.numel(t) for name, t in tensors.items() if not name.startswith("head."))
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -68,7 +68,7 @@ def load_backbone(name: str) -> Backbone:
     try:
         model.load_state_dict(headless)
     except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit {_architecture(name)}: {error}") from error
+        raise CheckpointError(f"{path} does not fit {architecture(name)}: {error}") from error
     model.eval().requires_grad_(False)
     return Backbone(
         name, model, files.fingerprint(path), _image_size(model), _own_statistics(name, model)
@@ -86,7 +86,7 @@ def copy_of(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mo
     return copy.deepcopy(model).to(device=device, dtype=dtype)
 
 
-def _architecture(name: str) -> str:
+def architecture(name: str) -> str:
     return name.partition("@")[0]
 
 
@@ -135,8 +135,8 @@ def _build(name: str) -> nn.Module:
         return vit_mini()
     import timm
 
-    _check_architecture(_architecture(name))
-    return timm.create_model(_architecture(name), pretrained=False, num_classes=0)
+    _check_architecture(architecture(name))
+    return timm.create_model(architecture(name), pretrained=False, num_classes=0)
 
 
 def _check_architecture(tag: str) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from orchestrator.engine.training import Training
 from orchestrator.errors import CheckpointError
@@ -25,11 +28,9 @@ def path_of(folder: Path, key: str) -> Path:
 
 def write(training: Training, folder: Path) -> None:
     """Writes a trial that stands at the end of an epoch, outside its stack."""
-    tensors = {}
-    for name, tensor in training.member.tensors.items():
-        first, second = training.moments[name]
-        for part, value in zip(_PARTS, (tensor, first, second), strict=True):
-            tensors[f"{part}:{name}"] = value.detach().cpu().contiguous()
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(training).items()
+    }
     progress = {
         "key": training.key,
         "epoch": training.epoch,
@@ -38,8 +39,10 @@ def write(training: Training, folder: Path) -> None:
         "started": training.started,
         "curve": [asdict(point) for point in training.curve],
     }
+    text = json.dumps(progress)
+    metadata = {"progress": text, "sha256": _digest(text, tensors)}
     make_folder(folder)
-    write_whole(path_of(folder, training.key), save(tensors, {"progress": json.dumps(progress)}))
+    write_whole(path_of(folder, training.key), save(tensors, metadata))
 
 
 def restore(training: Training, folder: Path) -> bool:
@@ -51,27 +54,51 @@ def restore(training: Training, folder: Path) -> bool:
     if not path.exists():
         return False
     progress, tensors = _read(path)
-    expected = {f"{part}:{name}" for name in training.member.tensors for part in _PARTS}
-    if progress.get("key") != training.key or set(tensors) != expected:
+    own = training.member.tensors
+    expected = {f"{part}:{name}": t.shape for name, t in own.items() for part in _PARTS}
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    if progress["key"] != training.key or found != expected:
         raise CheckpointError(
-            f"{path} belongs to another trial; delete it and run the same command again."
+            f"checkpoint {path} belongs to another trial; delete it and run the same command again."
         )
-    parts = {part: {n: tensors[f"{part}:{n}"] for n in training.member.tensors} for part in _PARTS}
+    parts = {part: {n: tensors[f"{part}:{n}"] for n in own} for part in _PARTS}
     training.member = replace(training.member, tensors=parts["tensor"])
-    training.moments = {n: (parts["first"][n], parts["second"][n]) for n in parts["tensor"]}
+    training.moments = {n: (parts["first"][n], parts["second"][n]) for n in own}
     training.epoch, training.step = progress["epoch"], progress["step"]
     training.seconds, training.started = progress["seconds"], progress["started"]
     training.curve = [Point(**point) for point in progress["curve"]]
     return True
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _tensors(training: Training) -> dict[str, Tensor]:
+    """`tensor:NAME`, `first:NAME` and `second:NAME` of every trained tensor."""
+    return {
+        f"{part}:{name}": value
+        for name, tensor in training.member.tensors.items()
+        for part, value in zip(_PARTS, (tensor, *training.moments[name]), strict=True)
+    }
+
+
+def _digest(progress: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) of everything in the file: safetensors itself notices only missing bytes."""
+    digest = hashlib.sha256(progress.encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            return json.loads((file.metadata() or {})["progress"]), tensors
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
+            metadata = file.metadata() or {}
+        if _digest(metadata["progress"], tensors) != metadata["sha256"]:
+            raise ValueError("its content does not have the checksum that it was written with")
+        progress: dict[str, Any] = json.loads(metadata["progress"])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"checkpoint {path} is damaged ({error}); delete it and run the same command again: "
             "its trial starts anew, nothing finished is lost."
         ) from error
+    return progress, tensors

@@ -47,7 +47,7 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
 
 
 def take(splits: Sequence[DeviceSplit], indices: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Batches of several trials, one after the other: images (K·B, 3, H, W) uint8, labels (K·B,)."""
+    """Batches of trials, one after the other: images (K·B, 3, H, W) uint8, labels (K·B,)."""
     if all(split is splits[0] for split in splits):
         index = torch.cat(list(indices))
         return splits[0].images[index], splits[0].labels[index]

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from adapters.attach import attach_members, attached
 from adapters.linear import LinearProbe
-from adapters.stack import own_part
+from adapters.padding import own_part
 from orchestrator.backbones import twin
 from orchestrator.engine.feed import DeviceSplit, Normaliser, take
 from orchestrator.engine.optimiser import StackedAdamW
@@ -25,7 +25,7 @@ from orchestrator.engine.training import Training
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One trial's evaluation: mean cross-entropy, accuracy in [0, 1], one byte per image (1 = right)."""
+    """Mean cross-entropy, accuracy in [0, 1] and one byte per image (1 = right) of one trial."""
 
     loss: float
     accuracy: float
@@ -34,7 +34,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """A trial reached the end of an epoch: its mean loss, and the step of its first non-finite loss."""
+    """A trial's epoch is over: its mean loss, and the step of its first non-finite loss."""
 
     training: Training
     loss: float
@@ -61,8 +61,9 @@ class Group:
         self.trainings: list[Training] = []
         self._frozen, self._normalise, self._device = frozen, normalise, device
         self._model: nn.Module | None = None
-        self._stale = False
         self._in_stack: list[Training] = []
+        self._loss_sum = torch.zeros(0)
+        self._bad_step = torch.zeros(0, dtype=torch.int64)
 
     def enter(self, training: Training) -> None:
         """Adds a trial; it takes part from the next step on."""
@@ -81,7 +82,7 @@ class Group:
         trainings = self.trainings
         indices = [training.next_batch() for training in trainings]
         loss = self._losses([training.train for training in trainings], indices)
-        loss.sum().backward()
+        torch.autograd.backward(loss.sum())
         recipes = [training.trial.recipe for training in trainings]
         self._optimiser.step([t.rate for t in trainings], [r.weight_decay for r in recipes])
         self._account(loss.detach())
@@ -99,8 +100,9 @@ class Group:
         for split in {id(t.evaluation): t.evaluation for t in trainings}.values():
             sharing = [t for t in trainings if t.evaluation is split]
             results |= self._evaluate_on(split, sharing)
+        share = (time.perf_counter() - began) / len(trainings)
         for training in trainings:
-            training.seconds += (time.perf_counter() - began) / len(trainings)
+            training.seconds += share
         return results
 
     def _losses(self, splits: Sequence[DeviceSplit], indices: Sequence[Tensor]) -> Tensor:
@@ -143,7 +145,7 @@ class Group:
         }
 
     def _chunks(self, split: DeviceSplit, trials: int) -> list[slice]:
-        """Slices of a split, so that a forward pass holds about as many images as a training step."""
+        """Slices of a split: a forward pass holds about as many images as a training step."""
         budget = max(len(self.trainings) * self.trainings[0].trial.recipe.batch, 256)
         size = max(1, budget // trials)
         return [slice(start, start + size) for start in range(0, len(split), size)]
@@ -163,7 +165,8 @@ class Group:
         place = (recipe.normalisation, recipe.precision)
         if place not in split.features:
             self._frozen.eval()
-            parts = [self._frozen(self._normalise(images)) for images in split.images.split(256)]
+            pieces = torch.split(split.images, 256)
+            parts = [self._frozen(self._normalise(images)) for images in pieces]
             split.features[place] = torch.cat(parts).float()
         return split.features[place]
 
@@ -231,5 +234,5 @@ def _pair(
 
 
 def _cacheable(training: Training) -> bool:
-    """Whether the trial trains on fixed features: nothing adapted, nothing random before the head."""
+    """Whether the trial's features are fixed: nothing adapted, nothing random before the head."""
     return isinstance(training.adapter, LinearProbe) and training.member.drop_path == 0

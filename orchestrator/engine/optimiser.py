@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import sqrt
 
 import torch
 from torch import Tensor, nn
+
+from adapters.padding import own_region
 
 BETAS = (0.9, 0.999)
 EPS = 1e-8
 
 
 class StackedAdamW:
-    """Decoupled weight decay Adam (Loshchilov & Hutter 2019), equal to torch's for each trial alone.
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), for each trial equal to torch's.
 
     The stack's parameters (K, …) become views of one flat (K, P) tensor, so that a step is a dozen
     operations however many tensors a method has. Everything is elementwise along K: a trial's NaN
@@ -26,7 +29,7 @@ class StackedAdamW:
         self._flat = torch.cat([p.detach().reshape(trials, -1) for p in parameters.values()], dim=1)
         self._first = torch.zeros_like(self._flat)
         self._second = torch.zeros_like(self._flat)
-        self._steps = torch.zeros(trials, 1, device=first.device)
+        self._steps = [0] * trials
         self._spans: dict[str, slice] = {}
         start = 0
         for name, parameter in self._parameters.items():
@@ -46,23 +49,22 @@ class StackedAdamW:
         self._steps[index] = steps
         for name, own in moments.items():
             for flat, tensor in zip((self._first, self._second), own, strict=True):
-                target = self._shaped(flat, name)[(index, *map(slice, tensor.shape))]
-                target.copy_(tensor)
+                self._shaped(flat, name)[own_region(index, tensor.shape)] = tensor.to(flat.device)
 
     @torch.no_grad()
     def step(self, lr: Sequence[float], weight_decay: Sequence[float]) -> None:
         """One update from the parameters' gradients, which are consumed; one value per trial."""
-        trials = len(lr)
-        grads = [p.grad for p in self._parameters.values()]
-        flat = torch.cat([g.reshape(trials, -1) for g in grads if g is not None], dim=1)
-        rate, decay = (self._column(values) for values in (lr, weight_decay))
-        self._steps += 1
-        self._flat.mul_(1 - rate * decay)
-        self._first.lerp_(flat, 1 - BETAS[0])
-        self._second.mul_(BETAS[1]).addcmul_(flat, flat, value=1 - BETAS[1])
-        correction = (1 - BETAS[1] ** self._steps).sqrt()
-        denominator = (self._second.sqrt() / correction).add_(EPS)
-        self._flat.sub_(self._first / denominator * (rate / (1 - BETAS[0] ** self._steps)))
+        grad = torch.cat([_gradient(p) for p in self._parameters.values()], dim=1)
+        self._steps = [step + 1 for step in self._steps]
+        # The scalars of each trial in double precision, as torch has them, then one column each.
+        keep = [1 - rate * decay for rate, decay in zip(lr, weight_decay, strict=True)]
+        size = [r / (1 - BETAS[0] ** s) for r, s in zip(lr, self._steps, strict=True)]
+        correction = [sqrt(1 - BETAS[1] ** s) for s in self._steps]
+        self._flat.mul_(self._column(keep))
+        self._first.lerp_(grad, 1 - BETAS[0])
+        self._second.mul_(BETAS[1]).addcmul_(grad, grad, value=1 - BETAS[1])
+        denominator = (self._second.sqrt() / self._column(correction)).add_(EPS)
+        self._flat.sub_(self._first / denominator * self._column(size))
         for parameter in self._parameters.values():
             parameter.grad = None
 
@@ -71,3 +73,9 @@ class StackedAdamW:
 
     def _shaped(self, flat: Tensor, name: str) -> Tensor:
         return flat[:, self._spans[name]].view(self._parameters[name].shape)
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    """(K, P); zeros for a tensor that the loss does not depend on."""
+    grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    return grad.reshape(len(grad), -1)

@@ -96,11 +96,11 @@ class Pool:
     def add(self, trial: Trial, data: SearchData | FinalData, pauses: Sequence[int] = ()) -> None:
         """Lets a trial join from the next step on, at its checkpoint if it has one."""
         training = self._start(trial, data, frozenset(pauses))
-        resumed = bool(self._keeping) and checkpoint.restore(training, self._keeping.folder)
+        resumed = self._keeping is not None and checkpoint.restore(training, self._keeping.folder)
         self._trainings[trial.key] = training
         self._saved[trial.key] = time.monotonic()
         self._enter(training)
-        if resumed and training.epoch in training.pauses:
+        if resumed and training.epoch in training.pauses and training.evaluates():
             self._resumed_at_rung.append(training)
 
     def at_rung(self, key: str) -> AtRung | None:
@@ -173,11 +173,19 @@ class Pool:
     def _end(
         self, training: Training, status: Status, evaluation: Evaluation | None, message: str = ""
     ) -> Ended:
-        del self._trainings[training.key]
+        self._forget(training)
         correct = evaluation.correct if evaluation else b""
         result = training.result(status, correct, self._device, message)
         keep = training.final and status == "finished"
         return Ended(result, own_tensors(training) if keep else None)
+
+    def _forget(self, training: Training) -> None:
+        """Drops a trial; a final one's splits go too, test splits being the bulk of all images."""
+        del self._trainings[training.key], self._saved[training.key]
+        if training.final:
+            others = {id(s) for t in self._trainings.values() for s in (t.train, t.evaluation)}
+            gone = {id(training.train), id(training.evaluation)} - others
+            self._splits = {f: split for f, split in self._splits.items() if id(split) not in gone}
 
     def _start(
         self, trial: Trial, data: SearchData | FinalData, pauses: frozenset[int]
@@ -221,10 +229,9 @@ class Pool:
         return self._frozen[precision]
 
     def _due(self, training: Training) -> bool:
-        return (
-            bool(self._keeping)
-            and time.monotonic() - self._saved[training.key] > self._keeping.every
-        )
+        if self._keeping is None:
+            return False
+        return time.monotonic() - self._saved[training.key] > self._keeping.every
 
     def _save(self, training: Training) -> None:
         if self._keeping:

@@ -42,14 +42,15 @@ class Training:
     started: float = field(default_factory=time.time)
     loss_sum: float = 0.0
     bad_step: int = -1
-    """Of the current epoch, while outside a stack: summed losses, step of the first non-finite one."""
+    """Of the current epoch, outside a stack: summed losses, step of the first non-finite one."""
+    test_reads: int = 0
     _order: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.batches < 1:
             raise DataError(
                 f"batch {self.trial.recipe.batch} is larger than the training split of task "
-                f"'{self.trial.task}' ({len(self.train)} images); use --set batch={len(self.train)} or less."
+                f"'{self.trial.task}'; use --set batch={len(self.train)} (all its images) or less."
             )
 
     @property
@@ -105,6 +106,7 @@ class Training:
 
     def note_evaluation(self, loss: float, accuracy: float) -> None:
         """Adds the evaluation of the epoch that just ended."""
+        self.test_reads += self.final
         last = self.curve[-1]
         self.curve[-1] = Point(last.epoch, last.lr, last.loss, loss, accuracy)
 
@@ -125,7 +127,7 @@ class Training:
             correct=correct,
             parameters=sum(own),
             message=message,
-            test_reads=int(self.final and self.done and bool(correct)),
+            test_reads=self.test_reads,
             seconds=self.seconds,
             started=self.started,
             finished=time.time(),

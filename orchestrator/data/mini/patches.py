@@ -1,33 +1,30 @@
 """`patches`: from which area of two real photographs was a 32×32 patch cut?
 
-scikit-learn's sample images `china.jpg` and `flower.jpg` (427×640) are cut into areas, the classes.
-Each area is divided into three bands of rows, for train, test and val, so that no pixel is in two
-splits. Patches of a split overlap each other as little as their number allows.
+scikit-learn's sample images `china.jpg` and `flower.jpg` (427×640) are cut into four columns each,
+the classes. Every column is divided into bands of rows that alternate between the splits, so that
+each split sees its top and its bottom and no pixel is in two splits. Val's patches tile their bands
+without overlap; the more numerous ones of train and test are spread over theirs.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from orchestrator.data.mini.pixels import SIDE, SIZES, Labels, Splits, balanced
+from orchestrator.data.mini.pixels import SIDE, SIZES, Images, Labels, Splits, balanced
 
-ACROSS, DOWN = 4, 1
-"""Areas of a photograph: four columns, one row."""
-CLASSES = 2 * ACROSS * DOWN
+COLUMNS, WIDTH = 4, 160
+"""Areas of a photograph and their width in pixels."""
+CLASSES = 2 * COLUMNS
+ROWS = {
+    "val": ((0, 96), (213, 277)),
+    "train": ((96, 160), (277, 357)),
+    "test": ((160, 213), (357, 427)),
+}
+"""First row and the one after the last of each split's bands."""
 _SEED = 12
-_SHARES = {"train": 0.45, "test": 0.35, "val": 0.2}
-
-
-class Band(NamedTuple):
-    """Rows and columns [first, last) of one split's part of an area of photograph `photo`."""
-
-    photo: int
-    top: int
-    bottom: int
-    left: int
-    right: int
 
 
 def make() -> Splits:
@@ -39,7 +36,7 @@ def make() -> Splits:
         labels = balanced(rng, count, CLASSES)
         corners = corners_of(name, labels, rng)
         cut = [
-            photographs[bands(name)[label].photo][top : top + SIDE, left : left + SIDE]
+            photographs[label // COLUMNS][top : top + SIDE, left : left + SIDE]
             for label, (top, left) in zip(labels, corners, strict=True)
         ]
         splits[name] = (np.stack(cut), labels)
@@ -47,49 +44,32 @@ def make() -> Splits:
 
 
 def corners_of(split: str, labels: Labels, rng: np.random.Generator) -> Labels:
-    """Upper left corners (N, 2) of the patches of a split: spread evenly over their band."""
+    """Upper left corners (N, 2) of a split's patches in their photographs: row, column."""
     corners = np.empty((len(labels), 2), np.int64)
-    for label, band in enumerate(bands(split)):
+    places = _places(split)
+    for label in range(CLASSES):
         mine = np.flatnonzero(labels == label)
-        rows = np.arange(band.top, band.bottom - SIDE + 1)
-        columns = np.arange(band.left, band.right - SIDE + 1)
-        places = _spread(len(rows) * len(columns), len(mine), rng)
-        corners[mine] = np.stack([rows[places % len(rows)], columns[places // len(rows)]], 1)
+        left = np.array([0, WIDTH * (label % COLUMNS)])
+        corners[mine] = places[_spread(len(places), len(mine), rng)] + left
     return corners
 
 
-def bands(split: str) -> list[Band]:
-    """The band of each class in a split."""
-    height, width = 427, 640
-    found = []
-    for photo in range(2):
-        for area in range(ACROSS * DOWN):
-            row, column = divmod(area, ACROSS)
-            top, bottom = (height * edge // DOWN for edge in (row, row + 1))
-            left, right = (width * edge // ACROSS for edge in (column, column + 1))
-            first, last = _rows(split, top, bottom)
-            found.append(Band(photo, first, last, left, right))
-    return found
+def _places(split: str) -> Labels:
+    """Every corner (P, 2) that a patch of the split may have inside an area."""
+    step = SIDE if split == "val" else 1
+    tops = np.concatenate([np.arange(a, b - SIDE + 1, step) for a, b in ROWS[split]])
+    lefts = np.arange(0, WIDTH - SIDE + 1, step)
+    left, top = np.meshgrid(lefts, tops, indexing="ij")
+    return np.stack([top.ravel(), left.ravel()], 1)
 
 
-def _rows(split: str, top: int, bottom: int) -> tuple[int, int]:
-    """The rows of a split inside an area."""
-    start = top
-    for name, share in _SHARES.items():
-        end = bottom if name == "val" else start + round(share * (bottom - top))
-        if name == split:
-            return start, end
-        start = end
-    raise KeyError(split)
-
-
-def _spread(places: int, count: int, rng: np.random.Generator) -> Labels:
-    """`count` of `places` positions, one at random from each of equal runs."""
+def _spread(places: int, count: int, rng: np.random.Generator) -> npt.NDArray[Any]:
+    """`count` of `places` positions, one at random from each of as many equal runs."""
     edges = np.linspace(0, places, count + 1)
     return (edges[:-1] + rng.random(count) * np.diff(edges)).astype(np.int64)
 
 
-def _photographs() -> list[np.ndarray]:
+def _photographs() -> list[Images]:
     from sklearn.datasets import load_sample_image
 
     return [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]

@@ -1,0 +1,315 @@
+"""The registry: the exported best configuration of every (suite, backbone, task, adapter).
+
+    registry/index.json
+    registry/<suite>/<backbone>/<task>/<adapter>/
+        config.json  evidence.json  adapter_config.json  adapter_model.safetensors
+
+Which seed is exported? The first one. Choosing the best on test would leak, and the spread over
+seeds stands in the evidence. torch is imported by `load` and `export_merged` only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from orchestrator import files
+from orchestrator.analysis.summary import StudySummary, Summary
+from orchestrator.errors import CheckpointError, InvalidInput, unknown
+from orchestrator.spec import TrialResult
+
+if TYPE_CHECKING:
+    from torch import nn
+
+INDEX, CONFIG, EVIDENCE = "index.json", "config.json", "evidence.json"
+WEIGHTS = ("adapter_config.json", "adapter_model.safetensors")
+FORMAT = 1
+
+
+class Entry(BaseModel):
+    """One line of the index. Accuracies are in [0, 1]; `test_accuracy` is the exported seed's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    suite: str
+    backbone: str
+    task: str
+    adapter: str
+    path: str
+    classes: int
+    seed: int
+    key: str
+    test_accuracy: float
+    test_mean: float
+    test_std: float | None
+    test_interval: tuple[float, float] | None
+    seeds: int
+    config: str
+    parameters: int
+    weights: str
+    data: str
+    sha256: str
+
+
+class Index(BaseModel):
+    """`index.json`: every exported entry."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int
+    created: float
+    entries: tuple[Entry, ...]
+
+    def find(
+        self, task: str, adapter: str, suite: str | None = None, backbone: str | None = None
+    ) -> Entry:
+        """The entry of that name; `InvalidInput` with the alternatives if there is none or several."""
+        found = [e for e in self.entries if (e.task, e.adapter) == (task, adapter)]
+        found = [e for e in found if suite in (None, e.suite) and backbone in (None, e.backbone)]
+        if not found:
+            names = [f"{e.task}/{e.adapter}" for e in self.entries]
+            raise unknown("registry entry", f"{task}/{adapter}", names)
+        if len(found) > 1:
+            shown = "; ".join(f"suite={e.suite} backbone={e.backbone}" for e in found)
+            raise InvalidInput(f"'{task}/{adapter}' names several entries ({shown}); say which.")
+        return found[0]
+
+
+def export(
+    summary: Summary, results: Sequence[TrialResult], adapters: Path, registry: Path
+) -> Index:
+    """Writes the registry of everything that has its winner and all final seeds; returns its index.
+
+    Built beside and swapped in, so that a reader never sees half of one. `CheckpointError` if the
+    weights of a finished final trial are gone.
+    """
+    rows = {row.key: row for row in results}
+    draft = registry.with_name(f".{registry.name}.{os.getpid()}")
+    shutil.rmtree(draft, ignore_errors=True)
+    files.make_folder(draft)
+    entries = [
+        _write(study, summary, rows, adapters, draft)
+        for study in summary.studies
+        if study.winner is not None and not study.missing
+    ]
+    index = Index(format=FORMAT, created=time.time(), entries=tuple(entries))
+    _dump(draft / INDEX, index.model_dump(mode="json"))
+    _swap(draft, registry)
+    return index
+
+
+def read_index(registry: Path) -> Index:
+    """The index of a registry; `CheckpointError` naming the file if it is missing or damaged."""
+    path = registry / INDEX
+    try:
+        return Index.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InvalidInput(
+            f"'{registry}' is no registry ({INDEX}: {error.strerror}); give the `registry` folder of "
+            "a sweep, or run `orchestrate export DIR`."
+        ) from error
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"])) or "its text"
+        raise CheckpointError(
+            f"'{path}' is damaged at {where}: {problem['msg']}. Write it again: `orchestrate export DIR`."
+        ) from error
+
+
+def load(
+    registry: str | Path,
+    task: str,
+    adapter: str,
+    suite: str | None = None,
+    backbone: str | None = None,
+) -> nn.Module:
+    """The adapted timm model of an entry, in evaluation mode, with its head.
+
+    Inputs are normalised as `config.json` says. Raises `InvalidInput` for a name that is not there
+    and `CheckpointError` if files are damaged or the backbone's weights are not the same.
+    """
+    import adapters
+    from orchestrator.backbones import load_backbone
+
+    entry, folder = _checked(Path(registry), task, adapter, suite, backbone)
+    base = load_backbone(entry.backbone)
+    if base.fingerprint != entry.weights:
+        raise CheckpointError(
+            f"the weights of '{entry.backbone}' here have fingerprint {base.fingerprint[:12]}, the entry "
+            f"was trained on {entry.weights[:12]}; get the same file."
+        )
+    try:
+        return adapters.load(base.model, folder).eval()
+    except adapters.AdapterError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def export_merged(
+    registry: Path,
+    task: str,
+    adapter: str,
+    target: Path,
+    suite: str | None = None,
+    backbone: str | None = None,
+) -> Path:
+    """Writes an entry as plain timm weights with a JSON beside them; returns the weights' path.
+
+    `timm.create_model(architecture, num_classes=classes)` and `load_state_dict` take them.
+    """
+    import adapters
+    from orchestrator.backbones import architecture
+    from safetensors.torch import save_file
+
+    entry, folder = _checked(registry, task, adapter, suite, backbone)
+    model = adapters.merge(load(registry, task, adapter, suite, backbone))
+    path = target / f"{_safe(task)}--{_safe(adapter)}.safetensors"
+    files.make_folder(target)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file({name: t.contiguous() for name, t in model.state_dict().items()}, draft)
+    draft.replace(path)
+    recipe = json.loads((folder / CONFIG).read_text())["recipe"]
+    about = {
+        "architecture": architecture(entry.backbone),
+        "classes": entry.classes,
+        "normalisation": recipe["normalisation"],
+        "test_accuracy": entry.test_accuracy,
+        "trial": entry.key,
+    }
+    _dump(path.with_suffix(".json"), about)
+    return path
+
+
+def _checked(
+    registry: Path, task: str, adapter: str, suite: str | None, backbone: str | None
+) -> tuple[Entry, Path]:
+    """An entry and its folder, whose weights have the fingerprint that the index states."""
+    entry = read_index(registry).find(task, adapter, suite, backbone)
+    folder = (registry / entry.path).resolve()
+    if not folder.is_relative_to(registry.resolve()):
+        raise CheckpointError(f"entry '{task}/{adapter}' points outside its registry: {entry.path}.")
+    weights = folder / WEIGHTS[1]
+    try:
+        found = files.fingerprint(weights)
+    except OSError as error:
+        raise CheckpointError(f"'{weights}' cannot be read: {error.strerror}.") from error
+    if found != entry.sha256:
+        raise CheckpointError(
+            f"'{weights}' is not what was exported (its SHA-256 differs). Write it again: "
+            "`orchestrate export DIR`."
+        )
+    return entry, folder
+
+
+def _write(
+    study: StudySummary,
+    summary: Summary,
+    rows: Mapping[str, TrialResult],
+    adapters: Path,
+    draft: Path,
+) -> Entry:
+    winner = study.winner
+    assert winner is not None
+    final = rows[min(study.finals, key=lambda row: row.seed).key]
+    sweep = summary.sweep
+    relative = Path(*map(_safe, (sweep.suite, sweep.backbone, study.task, study.adapter)))
+    folder = draft / relative
+    files.make_folder(folder)
+    _copy_weights(adapters / final.key, folder)
+    _dump(
+        folder / CONFIG,
+        {
+            "adapter": study.adapter,
+            "params": dict(winner.params),
+            "recipe": dict(winner.recipe),
+            "searched": dict(winner.searched),
+        },
+    )
+    _dump(folder / EVIDENCE, _evidence(study, final))
+    interval = study.test.interval
+    return Entry(
+        suite=sweep.suite,
+        backbone=sweep.backbone,
+        task=study.task,
+        adapter=study.adapter,
+        path=relative.as_posix(),
+        classes=next(task.classes for task in summary.tasks if task.name == study.task),
+        seed=final.trial.seed,
+        key=final.key,
+        test_accuracy=_number(final.value),
+        test_mean=_number(study.test.mean),
+        test_std=study.test.std,
+        test_interval=None if interval is None else (interval.low, interval.high),
+        seeds=len(study.test.values),
+        config=winner.config,
+        parameters=winner.parameters,
+        weights=final.trial.weights,
+        data=final.trial.data,
+        sha256=files.fingerprint(folder / WEIGHTS[1]),
+    )
+
+
+def _evidence(study: StudySummary, final: TrialResult) -> dict[str, Any]:
+    """What speaks for the winner: statistics over seeds, rivals, counts, and what made it."""
+    return {
+        "val": asdict(study.val),
+        "test": asdict(study.test),
+        "replicates": [asdict(row) for row in study.replicates],
+        "finals": [asdict(row) for row in study.finals],
+        "configurations": study.configurations,
+        "trials": {stage: dict(counts) for stage, counts in study.counts.items()},
+        "indistinguishable": [asdict(other) for other in study.indistinguishable],
+        "compared": study.compared,
+        "other_finals": study.other_finals,
+        "data": {"search": study.winner.data if study.winner else "", "final": final.trial.data},
+        "weights": final.trial.weights,
+        "code": final.code,
+        "versions": dict(final.versions),
+        "exported": {"seed": final.trial.seed, "key": final.key, "test_accuracy": final.value},
+    }
+
+
+def _copy_weights(source: Path, folder: Path) -> None:
+    for name in WEIGHTS:
+        try:
+            shutil.copyfile(source / name, folder / name)
+        except OSError as error:
+            raise CheckpointError(
+                f"'{source / name}' of a finished final trial cannot be copied ({error.strerror}). Move "
+                f"its row ledger/fragments/{source.name}.parquet away and run the same command again."
+            ) from error
+
+
+def _swap(draft: Path, registry: Path) -> None:
+    """Puts `draft` in the place of the registry; a crash in between leaves one of the two whole."""
+    old = registry.with_name(f".{registry.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if registry.exists():
+        registry.rename(old)
+    draft.rename(registry)
+    files.sync_folder(registry.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _dump(path: Path, content: Mapping[str, Any]) -> None:
+    text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
+    files.write_whole(path, f"{text}\n".encode())
+
+
+def _safe(name: str) -> str:
+    """A name as one path component that cannot leave its folder."""
+    quoted = quote(name, safe=" ")
+    return quoted if quoted.strip(".") else quoted.replace(".", "%2E")
+
+
+def _number(value: float | None) -> float:
+    assert value is not None  # a study without missing seeds has them
+    return value

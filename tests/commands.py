@@ -1,0 +1,87 @@
+"""Runs `orchestrate` as a person would, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.ledger import Ledger
+from orchestrator.places import Places
+from orchestrator.spec import TrialResult
+
+SPACE = "lora: {rank: [2, 4]}\nlinear: {lr: [0.01, 0.001]}\n"
+"""A small search: two configurations for each of two adapters."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of logs/trials.log, which is written beside the ledger and not from it."""
+
+    time: float
+    name: str
+    key: str
+
+
+def environment(data: Path) -> dict[str, str]:
+    """The command's environment: its data store, one thread, no colours."""
+    return {**os.environ, "ORCHESTRATE_DATA": str(data), "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+
+
+def small_sweep(out: Path, backend: str, *more: str) -> list[str]:
+    """A sweep of two tasks, two adapters, every stage, that takes seconds."""
+    space = out.parent / "space.yaml"
+    space.write_text(SPACE)
+    return [
+        *("sweep", "mini", "--tasks", "orientation,textures", "--adapter", "lora", "--adapter", "linear"),
+        *("--space", str(space), "--sampler", "grid", "--stopping", "none", "--epochs", "2"),
+        *("--seeds", "2", "--out", str(out), "--backend", backend, "--device", "cpu", *more),
+    ]
+
+
+def start(arguments: list[str], data: Path) -> subprocess.Popen[str]:
+    """Starts `orchestrate` with these arguments."""
+    return subprocess.Popen(
+        [sys.executable, "-c", "from orchestrator.cli import main; main()", *arguments],
+        env=environment(data),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(arguments: list[str], data: Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    """Runs `orchestrate` to its end; output and errors come as one text."""
+    process = start(arguments, data)
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(arguments, process.returncode, output)
+
+
+def events(out: Path) -> list[Event]:
+    """What the pools' own log says."""
+    log = Places(out).trial_log
+    if not log.exists():
+        return []
+    fields = (line.split() for line in log.read_text().splitlines())
+    return [Event(float(time), name, key) for time, name, key, _ in fields]
+
+
+def results(out: Path) -> dict[str, TrialResult]:
+    """The ledger's rows by key."""
+    return {row.key: row for row in Ledger(Places(out).ledger).results()}
+
+
+def check_once_each(out: Path) -> None:
+    """No finished trial lost, none run again: the log, counted without the ledger, agrees with it."""
+    recorded = Counter(event.key for event in events(out) if event.name == "recorded")
+    assert set(recorded) <= set(results(out)), "a trial was recorded and is lost"
+    assert set(recorded.values()) <= {1}, "a trial was recorded twice"
+    when = {event.key: event.time for event in events(out) if event.name == "recorded"}
+    again = [e.key for e in events(out) if e.name == "started" and e.time > when.get(e.key, e.time)]
+    assert not again, "a trial was started after it had finished"

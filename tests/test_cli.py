@@ -1,0 +1,176 @@
+"""The command line's promises: clear refusals, exit codes, going on, extending."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.places import Places
+from tests.commands import events, results, run, small_sweep, start
+
+
+def refused(arguments: list[str], data: Path, *fragments: str) -> None:
+    """The command ends with code 2 and a message with all of `fragments`, without a traceback."""
+    ended = run(arguments, data, timeout=60)
+    text = " ".join(ended.stdout.split())
+    assert ended.returncode == 2, text
+    assert "Traceback" not in text
+    for fragment in fragments:
+        assert fragment in text, text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["sweep", "vtabb"], ["'vtabb'", "mini"]),
+        (["sweep", "mini", "--tasks", "digit"], ["'digit'", "digits"]),
+        (["sweep", "mini", "--adapter", "lorra"], ["'lorra'", "lora"]),
+        (["sweep", "mini", "--backbone", "vit_bass_patch16_224"], ["vit_base_patch16_224"]),
+        (["sweep", "mini", "--sampler", "tpee"], ["'tpee'", "tpe"]),
+        (["sweep", "mini", "--stopping", "asa"], ["'asa'", "asha"]),
+        (["sweep", "mini", "--set", "lrr=1"], ["'lrr'", "lr"]),
+        (["sweep", "mini", "--set", "lr=-1"], ["lr", "-1", "above 0"]),
+        (["sweep", "mini", "--set", "lr=fast"], ["lr", "fast"]),
+        (["sweep", "mini", "--set", "lr"], ["FIELD=VALUE"]),
+        (["sweep", "mini", "--precision", "fp8"], ["'fp8'", "bf16"]),
+        (["sweep", "mini", "--trials", "0"], ["trials", "0"]),
+        (["sweep", "mini", "--seeds", "-3"], ["seeds", "-3"]),
+        (["sweep", "mini", "--epochs", "0"], ["epochs", "0"]),
+        (["sweep", "mini", "--time-budget", "soon"], ["'soon'", "30m"]),
+        (["sweep", "mini", "--backend", "slurm"], ["slurm"]),
+        (["sweep", "mini", "--device", "tpu", "--backend", "local"], ["'tpu'", "cuda"]),
+        (["sweep", "mini", "--address", "127.0.0.1:1"], ["127.0.0.1:1"]),
+        (["sweep", "mini", "--backend", "local", "--address", "x"], ["--address"]),
+        (["sweep", "mini", "--config", "missing.yaml"], ["missing.yaml"]),
+        (["sweep", "mini", "--space", "missing.yaml"], ["missing.yaml"]),
+        (["sweep", "mini", "--nonsense"], ["--nonsense"]),
+        (["sweep"], ["SUITE"]),
+        (["status", "nowhere"], ["nowhere"]),
+        (["report", "nowhere"], ["nowhere"]),
+        (["export", "nowhere"], ["nowhere"]),
+        (["track", "nowhere"], ["nowhere"]),
+        (["ui", "nowhere"], ["nowhere"]),
+    ],
+)
+@pytest.mark.timeout(90)
+def test_wrong_input_is_refused_in_words(
+    arguments: list[str], fragments: list[str], tmp_path: Path, mini_data: Path
+) -> None:
+    out = ["--out", str(tmp_path / "out")] if arguments[:2] == ["sweep", "mini"] else []
+    refused([*arguments, *out], mini_data, *fragments)
+
+
+def test_files_that_a_person_wrote_are_checked(tmp_path: Path, mini_data: Path) -> None:
+    config, space = tmp_path / "config.yaml", tmp_path / "space.yaml"
+    out = ["--out", str(tmp_path / "out")]
+    config.write_text("adaptor: lora\n")
+    refused(["sweep", "mini", "--config", str(config), *out], mini_data, "'adaptor'", "adapter")
+    config.write_text("seeds: [1, 2\n")
+    refused(["sweep", "mini", "--config", str(config), *out], mini_data, "config.yaml", "YAML")
+    space.write_text("lora: {rnk: [1, 2]}\n")
+    refused(["sweep", "mini", "--space", str(space), *out], mini_data, "'rnk'", "rank")
+    space.write_text("lora: {rank: [0, 2]}\n")
+    refused(["sweep", "mini", "--space", str(space), *out], mini_data, "rank", "0", "at least 1")
+
+
+def test_an_unwritable_folder_is_refused(tmp_path: Path, mini_data: Path) -> None:
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "file" / "out"
+    refused(["sweep", "mini", "--out", str(folder), "--backend", "local"], mini_data, str(folder))
+
+
+def test_the_plan_is_shown_and_nothing_is_run(tmp_path: Path, mini_data: Path) -> None:
+    out = tmp_path / "out"
+    ended = run(small_sweep(out, "local", "--dry-run"), mini_data)
+    assert ended.returncode == 0, ended.stdout
+    assert "4 studies, 32 trials, 64 trial-epochs" in " ".join(ended.stdout.split())
+    assert not out.exists()
+
+
+@pytest.mark.timeout(300)
+def test_one_folder_from_first_run_to_extension(tmp_path: Path, mini_data: Path) -> None:
+    out = tmp_path / "out"
+    command = small_sweep(out, "local")
+    first = run(command, mini_data)
+    assert first.returncode == 0, first.stdout
+    started = len(events(out))
+    kept = {p.name: p.read_bytes() for p in (Places(out).ledger / "fragments").iterdir()}
+
+    again = run(command, mini_data)
+    assert again.returncode == 0, again.stdout
+    assert len(events(out)) == started, "nothing was run again"
+
+    refused([*command, "--set", "lr=0.1"], mini_data, "another sweep", "lr=0.1")
+    refused([*command, "--backbone", "vit_mini", "--seeds", "1"], mini_data, "seeds")
+    command[command.index("--seeds") + 1] = "3"
+    more = run([*command, "--tasks", "orientation,textures,count"], mini_data)
+    assert more.returncode == 0, more.stdout
+    rows = results(out)
+    assert {row.trial.task for row in rows.values()} == {"orientation", "textures", "count"}
+    assert {row.trial.seed for row in rows.values() if row.trial.stage == "final"} == {1, 2, 3}
+    for name, content in kept.items():
+        assert (Places(out).ledger / "fragments" / name).read_bytes() == content
+
+    for read in (["status"], ["report"], ["export"]):
+        ended = run([*read, str(out)], mini_data)
+        assert ended.returncode == 0, ended.stdout
+    index = json.loads((Places(out).registry / "index.json").read_text())
+    assert len(index["entries"]) == 6
+
+    victim = next((Places(out).ledger / "fragments").iterdir())
+    victim.write_bytes(victim.read_bytes()[:100])
+    refused(command, mini_data, victim.name)
+    refused(["status", str(out)], mini_data, victim.name)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("backend", ["local", "ray"])
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
+    backend: str, tmp_path: Path, mini_data: Path
+) -> None:
+    out = tmp_path / "out"
+    process = start(small_sweep(out, backend), mini_data)
+    while len(events(out)) < 6 and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    assert "To go on: orchestrate" in " ".join(output.split())
+    second = run(["status", str(out)], mini_data)
+    assert second.returncode == 0, second.stdout
+
+
+@pytest.mark.timeout(120)
+def test_a_second_command_on_the_same_folder_is_refused(tmp_path: Path, mini_data: Path) -> None:
+    out = tmp_path / "out"
+    first = start(small_sweep(out, "local"), mini_data)
+    try:
+        while not events(out) and first.poll() is None:
+            time.sleep(0.05)
+        refused(small_sweep(out, "local"), mini_data, str(first.pid), "--out")
+    finally:
+        first.kill()
+        first.communicate()
+
+
+@pytest.mark.timeout(120)
+def test_a_damaged_checkpoint_is_named_and_nothing_is_lost(tmp_path: Path, mini_data: Path) -> None:
+    out = tmp_path / "out"
+    process = start(small_sweep(out, "local", "--stopping", "asha", "--epochs", "30"), mini_data)
+    checkpoints = Places(out).checkpoints
+    while process.poll() is None and not list(checkpoints.glob("*.safetensors")):
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    victim = next(checkpoints.glob("*.safetensors"))
+    victim.write_bytes(b"not a checkpoint")
+    before = set(results(out))
+    refused(
+        small_sweep(out, "local", "--stopping", "asha", "--epochs", "30"), mini_data, victim.name
+    )
+    assert before <= set(results(out))

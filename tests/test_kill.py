@@ -1,0 +1,66 @@
+"""`kill -9` of the command at seeded moments of every stage, then the same command again."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.places import Places
+from tests.commands import check_once_each, events, results, run, small_sweep, start
+
+TRIALS = 2 * (2 + 2 * 2 + 2) * 2
+"""Two tasks × (2 configurations, both replicated with 2 seeds, 2 finals) × two adapters."""
+
+
+def _kill_at(arguments: list[str], data: Path, out: Path, lines: int, delay: float) -> bool:
+    """Starts the command and kills it once its pools have logged `lines` events; False if it ended."""
+    process = start(arguments, data)
+    deadline = time.monotonic() + 120
+    while len(events(out)) < lines and process.poll() is None:
+        assert time.monotonic() < deadline, "the command makes no progress"
+        time.sleep(0.02)
+    time.sleep(delay)
+    ended = process.poll() is not None
+    process.kill()  # the command alone: its workers must notice by themselves
+    process.communicate()
+    return not ended
+
+
+@pytest.mark.timeout(420)
+@pytest.mark.parametrize(("backend", "moments"), [("local", 5), ("ray", 7)])
+def test_a_killed_sweep_goes_on_without_losing_or_repeating_a_trial(
+    backend: str, moments: int, tmp_path: Path, mini_data: Path
+) -> None:
+    out = tmp_path / "killed"
+    arguments = small_sweep(out, backend)
+    rng = random.Random(f"{backend} kills")
+    # The first falls into the start-up, the last into the conclusion; the rest into all stages.
+    targets = [0, *(round(2 * TRIALS * part / (moments - 1)) for part in range(1, moments))]
+    killed = 0
+    for index, target in enumerate(targets):
+        seen = len(events(out))
+        lines = min(max(target, seen + 1), 2 * TRIALS) if index else 0
+        delay = rng.uniform(0, 2) if index in (0, moments - 1) else rng.uniform(0, 0.3)
+        killed += _kill_at(arguments, mini_data, out, lines, delay)
+        check_once_each(out)
+    assert killed >= moments - 1
+
+    final = run(arguments, mini_data)
+    assert final.returncode == 0, final.stdout
+    check_once_each(out)
+    assert len(results(out)) == TRIALS
+    assert Places(out).report.exists()
+    assert (Places(out).registry / "index.json").exists()
+    stages = {row.trial.stage for row in results(out).values()}
+    assert stages == {"search", "replicate", "final"}
+
+    calm = tmp_path / "calm"
+    undisturbed = run(small_sweep(calm, "local"), mini_data)
+    assert undisturbed.returncode == 0, undisturbed.stdout
+    expected = results(calm)
+    assert set(results(out)) == set(expected)
+    for key, row in results(out).items():
+        assert row.value == pytest.approx(expected[key].value, abs=1e-5)

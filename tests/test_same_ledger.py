@@ -1,0 +1,61 @@
+"""Both backends drive one search object: grid or random without early stopping, the same ledger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.commands import check_once_each, results, run, small_sweep
+
+
+@pytest.mark.timeout(300)
+def test_ray_and_local_fill_the_same_ledger(tmp_path: Path, mini_data: Path) -> None:
+    ledgers = []
+    for backend in ("local", "ray"):
+        out = tmp_path / backend / "out"
+        out.parent.mkdir()
+        ended = run(small_sweep(out, backend, "--sampler", "random", "--trials", "2"), mini_data)
+        assert ended.returncode == 0, ended.stdout
+        check_once_each(out)
+        ledgers.append(results(out))
+    local, ray = ledgers
+    assert set(local) == set(ray)
+    for key, row in local.items():
+        other = ray[key]
+        assert (row.status, row.epochs_run, row.parameters, row.test_reads) == (
+            other.status, other.epochs_run, other.parameters, other.test_reads,
+        )  # fmt: skip
+        assert row.value == pytest.approx(other.value, abs=1e-5)
+        assert row.eval_loss == pytest.approx(other.eval_loss, abs=1e-5)
+        assert [p.loss for p in row.curve] == pytest.approx([p.loss for p in other.curve], abs=1e-5)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("backend", ["local", "ray"])
+def test_an_asynchronous_search_keeps_the_invariants(
+    backend: str, tmp_path: Path, mini_data: Path
+) -> None:
+    out = tmp_path / "out"
+    space = tmp_path / "wide.yaml"
+    arguments = small_sweep(out, backend, "--sampler", "tpe", "--stopping", "asha", "--trials", "6")
+    space.write_text("lora: {rank: [2, 4, 8, 16], lr: {low: 1.0e-5, high: 0.02, log: true}}\n")
+    arguments[arguments.index("--space") + 1] = str(space)
+    arguments[arguments.index("--epochs") + 1] = "6"
+    ended = run(arguments, mini_data)
+    assert ended.returncode == 0, ended.stdout
+    check_once_each(out)
+    rows = results(out)
+    for task in ("orientation", "textures"):
+        searched = [
+            r for r in rows.values() if r.trial.study == f"{task}/lora" and r.trial.stage == "search"
+        ]
+        assert len(searched) == 6, "the budget is met"
+        assert len({row.trial.config for row in searched}) == 6, "no configuration twice"
+        assert {row.status for row in searched} <= {"finished", "stopped"}
+        assert all(row.stopping == "asha" for row in searched if row.status == "stopped")
+        finals = [
+            r for r in rows.values() if r.trial.study == f"{task}/lora" and r.trial.stage == "final"
+        ]
+        assert len({row.trial.config for row in finals}) == 1
+        assert [row.test_reads for row in finals] == [1, 1]
