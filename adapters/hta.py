@@ -84,4 +84,5 @@ class HTA(Adapter):
 
 def _reflector(size: int, generator: torch.Generator) -> Tensor:
     v = torch.empty(size).normal_(generator=generator)
-    return v / torch.linalg.vector_norm(v) * sqrt(2)
+    unit: Tensor = v / torch.linalg.vector_norm(v)
+    return unit * sqrt(2)

@@ -1,22 +1,21 @@
-"""The command line: parses, delegates, prints. Heavy packages are imported by the command that needs them."""
+"""The command line: parses, delegates, prints.
+
+Heavy packages are imported by the command that needs them.
+"""
 
 from __future__ import annotations
 
 import shlex
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from orchestrator import __version__
 from orchestrator.errors import OrchestrateError
-
-if TYPE_CHECKING:
-    from orchestrator.sweep import Outcome, Planned
 
 app = typer.Typer(
     add_completion=False,
@@ -33,7 +32,7 @@ def main() -> None:
     """Runs the command line; every expected error is one message and exit code 2."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)
     except OrchestrateError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -43,6 +42,7 @@ def main() -> None:
             raise
         error.show()  # type: ignore[attr-defined]
         raise SystemExit(2) from None
+    raise SystemExit(code if isinstance(code, int) else 0)
 
 
 @app.callback(invoke_without_command=True)
@@ -108,7 +108,7 @@ def sweep(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
 ) -> None:
-    """Search, replicate and finish every study of SUITE; the same command goes on where it stopped."""
+    """Search, replicate and finish every study of SUITE; run it again to go on where it stopped."""
     from orchestrator.config import make_config, parse_settings, read_yaml
 
     given = {name: value for name, value in locals().items() if name in _SWEEP_OPTIONS}
@@ -185,19 +185,19 @@ def ui(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
 ) -> None:
     """Open MLflow's own interface on a sweep."""
-    import subprocess
-
     from orchestrator.tracking.places import default_uri
-    from orchestrator.tracking.ui import ui_command
+    from orchestrator.tracking.ui import serve, ui_command
 
-    command = ui_command(folder, tracking_uri or default_uri(folder), host, port)
+    uri = tracking_uri or default_uri(folder)
+    ui_command(folder, uri, host, port)  # refuses what cannot be shown, before anything is printed
     out_console.print(f"MLflow: http://{host}:{port} (Ctrl-C ends it)", highlight=False)
-    raise typer.Exit(subprocess.call(command))
+    raise typer.Exit(serve(folder, uri, host, port))
 
 
 _SWEEP_OPTIONS = (
     "suite", "tasks", "backbone", "sampler", "stopping", "trials", "seeds", "replicate", "epochs",
-    "time_budget", "device", "precision", "backend", "address", "width", "tracking_uri", "out", "data_root",
+    "time_budget", "device", "precision", "backend", "address", "width", "tracking_uri", "out",
+    "data_root",
 )  # fmt: skip
 
 
@@ -205,13 +205,14 @@ def _sweep(config: Any, dry_run: bool) -> None:
     from orchestrator import sweep as room
     from orchestrator.display import Display
     from orchestrator.overview import print_outcome, print_plan
+    from orchestrator.tracking.environment import redact
 
     watch = room.Watch(say=_say)
     planned = room.plan(config, watch)
     if dry_run:
         print_plan(planned, out_console)
         return
-    command = shlex.join(["orchestrate", *sys.argv[1:]])
+    command = redact(shlex.join(["orchestrate", *sys.argv[1:]]))
     with Display(out_console) as display:
         outcome = room.run(planned, command, room.Watch(display.say, display.progress))
     print_outcome(outcome, planned.places, out_console)

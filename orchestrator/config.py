@@ -1,4 +1,4 @@
-"""What a person asks for: the options of `orchestrate sweep`, from the command line or a YAML file."""
+"""What a person asks for: the options of `orchestrate sweep`, from there or a YAML file."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 class SweepConfig(BaseModel):
     """The fields of `--config FILE`; the command line's options have the same names and win."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
     suite: str
-    adapter: tuple[str, ...] | None = None
-    tasks: tuple[str, ...] | None = None
+    adapter: tuple[str, ...] | None = Field(None, min_length=1)
+    tasks: tuple[str, ...] | None = Field(None, min_length=1)
     backbone: str | None = None
     sampler: str | None = None
     stopping: str | None = None
-    trials: int | None = Field(None, ge=1)
-    seeds: int | None = Field(None, ge=1)
-    replicate: int | None = Field(None, ge=1)
-    epochs: int | None = Field(None, ge=1)
+    trials: int | None = Field(None, ge=1, strict=True)
+    seeds: int | None = Field(None, ge=1, strict=True)
+    replicate: int | None = Field(None, ge=1, strict=True)
+    epochs: int | None = Field(None, ge=1, strict=True)
     set: dict[str, Any] = Field(default_factory=dict)
     space: dict[str, dict[str, Any]] = Field(default_factory=dict)
     time_budget: str | None = None
@@ -37,7 +37,7 @@ class SweepConfig(BaseModel):
     precision: str | None = None
     backend: Literal["ray", "local"] = "ray"
     address: str | None = None
-    width: int | None = Field(None, ge=1, le=1024)
+    width: int | None = Field(None, ge=1, le=1024, strict=True)
     tracking_uri: str | None = None
     out: Path | None = None
     data_root: Path | None = None
@@ -46,7 +46,13 @@ class SweepConfig(BaseModel):
     @classmethod
     def _names(cls, value: Any) -> Any:
         """`a,b`, one name, or a list."""
-        return tuple(value.split(",")) if isinstance(value, str) else value
+        return tuple(map(str.strip, value.split(","))) if isinstance(value, str) else value
+
+    @field_validator("set", mode="after")
+    @classmethod
+    def _numbers(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """YAML 1.1 reads 1e-3, without a point, as text."""
+        return {name: _scalar(v) if isinstance(v, str) else v for name, v in value.items()}
 
     @property
     def folder(self) -> Path:
@@ -60,9 +66,15 @@ class SweepConfig(BaseModel):
 
 
 def make_config(given: Mapping[str, Any], file: Path | None) -> SweepConfig:
-    """The configuration of a command: the file's fields with the given ones (None: not given) over them."""
+    """The configuration of a command: the file's fields, and the given ones (not None) over them.
+
+    `set` and `space` are merged by their keys, so that `--set lr=1` keeps what else the file sets.
+    """
     values = read_yaml(file, "configuration") if file else {}
-    values |= {name: value for name, value in given.items() if value is not None}
+    for name, value in given.items():
+        if value is not None:
+            merged = isinstance(value, Mapping) and isinstance(values.get(name), Mapping)
+            values[name] = {**values[name], **value} if merged else value
     try:
         config = SweepConfig.model_validate(values)
     except ValidationError as error:
@@ -78,7 +90,7 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"the {what} file '{path}' cannot be read: {error}.") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date like 2024-13-45
         raise InvalidInput(
             f"the {what} file '{path}' is not valid YAML: {' '.join(str(error).split())}"
         ) from error
@@ -93,10 +105,10 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
     """`FIELD=VALUE` texts → field → value, read as YAML scalars (1e-3 is a number too)."""
     settings = {}
     for pair in pairs:
-        name, equals, text = pair.partition("=")
+        name, equals, text = (part.strip() for part in pair.partition("="))
         if not equals or not name or not text:
             raise InvalidInput(f"--set '{pair}' is not FIELD=VALUE, for example --set lr=0.005.")
-        settings[name.strip()] = _scalar(text)
+        settings[name] = _scalar(text)
     return settings
 
 
@@ -119,7 +131,8 @@ def _scalar(text: str) -> Any:
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
-    name = str(problem["loc"][0])
+    name = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
         return str(unknown("configuration field", name, SweepConfig.model_fields))
-    return f"'{name}' is {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}."
+    why = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"'{name}' is {problem['input']!r:.80}: {why}."

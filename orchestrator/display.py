@@ -42,10 +42,10 @@ class Display:
 
     def say(self, sentence: str) -> None:
         """One sentence, above the table."""
-        self._console.print(sentence, highlight=False)
+        self._console.print(sentence, highlight=False, markup=False)
 
     def progress(self, studies: Sequence[StudyProgress]) -> None:
-        """The state of every study; shown at most a few times a second, or every ten seconds as a line."""
+        """The state of every study; a table at most four times a second, or a line every ten."""
         now = time.monotonic()
         recorded = sum(map(_recorded, studies))
         if self._first_done is None:
@@ -125,4 +125,7 @@ def _line(studies: Sequence[StudyProgress], left: str) -> str:
     stopped = sum(study.stopped for study in studies)
     best = ", ".join(f"{s.study} {percent(s.best)}" for s in studies if s.best is not None)
     recorded = sum(map(_recorded, studies))
-    return f"trials {recorded}/{total} ({stopped} stopped early), {running} running; {left}; best val %: {best or '–'}"
+    return (
+        f"trials {recorded}/{total} ({stopped} stopped early), {running} running; {left}; "
+        f"best val %: {best or '–'}"
+    )

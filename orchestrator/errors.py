@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class OrchestrateError(Exception):
-    """Base of everything the project raises on purpose; the command line prints it without a traceback."""
+    """Base of everything raised on purpose; the command line prints it without a traceback."""
 
     exit_code = 2
 

@@ -1,4 +1,4 @@
-"""How long a trial-epoch takes here: from the ledger if it has rows, else from a few steps of a pool."""
+"""How long a trial-epoch takes here: from the ledger if it has rows, else from a few steps."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _STEPS = 3
 
 
 def seconds_per_epoch(planned: Planned) -> float:
-    """Seconds of wall time per trial-epoch on one device with a full pool."""
+    """Device seconds per trial-epoch: the median of the ledger's rows, else of a lone trial."""
     rows = Ledger(planned.places.ledger).results() if planned.places.ledger.exists() else []
     known = [row.seconds / row.epochs_run for row in rows if row.epochs_run]
     return median(known) if known else _probe(planned)
 
 
 def _probe(planned: Planned) -> float:
-    """Times a few optimiser steps of the study with the most to train, scaled to an epoch."""
+    """Times a few optimiser steps of one trial of the last study, scaled to an epoch."""
     import torch
 
     from orchestrator.backbones import load_backbone

@@ -25,10 +25,12 @@ def extend(old: Sweep, new: Sweep) -> Sweep:
         if getattr(old, part).get(name, {}) != getattr(new, part).get(name, {})
     ]
     differing += [n for n in ("seeds", "replicate") if getattr(new, n) < getattr(old, n)]
-    if old.trials != new.trials and (old.trials is None or (new.trials or old.trials) < old.trials):
+    if not _trials_extend(old, new):
         differing.append("trials")
     if differing:
-        shown = "; ".join(f"{n}: {_shown(old, n)} there, {_shown(new, n)} now" for n in differing)
+        shown = "; ".join(
+            f"{n}: {_shown(old, n, new)} there, {_shown(new, n, old)} now" for n in differing
+        )
         raise InvalidInput(
             f"the output folder holds another sweep ({shown}). Use the same arguments (or more "
             "seeds, trials, tasks, adapters) to go on with it, or another --out."
@@ -44,11 +46,19 @@ def extend(old: Sweep, new: Sweep) -> Sweep:
     )
 
 
-def _shown(sweep: Sweep, name: str) -> str:
+def _trials_extend(old: Sweep, new: Sweep) -> bool:
+    """Whether no fewer configurations are searched; None is all of a grid, else a default."""
+    if old.trials is None or new.trials is None:
+        return old.trials == new.trials or (new.trials is None and new.sampler == "grid")
+    return new.trials >= old.trials
+
+
+def _shown(sweep: Sweep, name: str, other: Sweep) -> str:
     part, _, key = name.partition("[")
     value = getattr(sweep, part)
     if key:
         value = value.get(key[:-1], {})
     if isinstance(value, Recipe):
-        return ", ".join(f"{n}={getattr(value, n)}" for n in RECIPE_FIELDS)
+        fields = [n for n in RECIPE_FIELDS if getattr(value, n) != getattr(other.recipe, n)]
+        return ", ".join(f"{n}={getattr(value, n)}" for n in fields)
     return str(value)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import search_spaces
@@ -39,7 +40,7 @@ def print_plan(planned: Planned, console: Console) -> None:
         )
         table.add_row(
             study.name,
-            fields,
+            escape(fields),
             str(searched),
             str(replicas),
             str(sweep.seeds),
@@ -54,8 +55,9 @@ def print_plan(planned: Planned, console: Console) -> None:
     recorded = len(Ledger(planned.places.ledger).keys()) if planned.places.ledger.exists() else 0
     rate = seconds_per_epoch(planned)
     console.print(
-        f"{len(planned.studies)} studies, {trials} trials, {epochs} trial-epochs at most; {recorded} trials "
-        f"recorded already; about {duration(rate * epochs)} on this device at {rate:.2f} s per trial-epoch",
+        f"{len(planned.studies)} studies, {trials} trials, {epochs} trial-epochs at most; "
+        f"{recorded} trials recorded already; about {duration(rate * epochs)} on this device "
+        f"at {rate:.2f} s per trial-epoch",
         highlight=False,
     )
 
@@ -69,7 +71,7 @@ def print_status(folder: Path, console: Console) -> None:
     found = read_sweep(places)
     results = Ledger(places.ledger).results()
     summary = summarise(results, found.sweep, tasks.suite(found.sweep.suite))
-    console.print(f"{found.command}", highlight=False)
+    console.print(found.command, highlight=False, markup=False)
     table = _table(
         "study", "search", "replicate", "final", "stopped", "diverged", "val %", "test %", "missing"
     )
@@ -97,8 +99,12 @@ def print_outcome(outcome: Outcome, places: Places, console: Console) -> None:
         f"{duration(facts.finished - facts.started)} from first to last",
         highlight=False,
     )
-    console.print(f"report: {places.report}\nregistry: {places.registry}", highlight=False)
-    console.print(f"MLflow: orchestrate ui {places.out}", highlight=False)
+    console.print(
+        f"report: {places.report}\nregistry: {places.registry}\n"
+        f"MLflow: orchestrate ui {places.out}",
+        highlight=False,
+        markup=False,
+    )
 
 
 def rebuild(folder: Path) -> tuple[Outcome, Places]:

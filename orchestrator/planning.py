@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from optuna.distributions import (
@@ -60,31 +61,45 @@ def _study(sweep: Sweep, task: str, name: str, data: DataIdentity, weights: str)
     fixed = sweep.fixed.get(name, {})
     own = {key: value for key, value in fixed.items() if key not in RECIPE_FIELDS}
     of_recipe = {key: value for key, value in fixed.items() if key in RECIPE_FIELDS}
+    try:
+        params = build(name, own).to_dict()
+        space = search_spaces.from_yaml(sweep.spaces.get(name, {}))[0]
+    except (AdapterError, ValueError) as error:  # a folder's adapter that is not installed here
+        raise InvalidInput(f"study '{task}/{name}': {error}") from error
     return Study(
         suite=sweep.suite,
         task=task,
         backbone=sweep.backbone,
         adapter=name,
-        params=build(name, own).to_dict(),
+        params=params,
         recipe=sweep.recipe.with_values(of_recipe),
-        space=search_spaces.from_yaml(sweep.spaces[name])[0],
+        space=space,
         data=data,
         weights=weights,
     )
 
 
 def _recipe(config: SweepConfig, suite: Suite) -> Recipe:
-    """The suite's recipe with --epochs, --precision and --set; the warm-up keeps its share of the epochs."""
-    values = dict(config.set)
-    if config.epochs is not None:
-        values.setdefault("epochs", config.epochs)
-    if config.precision is not None:
-        values.setdefault("precision", config.precision)
+    """The suite's recipe with what was set by hand; warm-up keeps its share of the epochs."""
+    values = _by_hand(config)
     epochs = values.get("epochs", suite.recipe.epochs)
     if "warmup_epochs" not in values and isinstance(epochs, int) and epochs != suite.recipe.epochs:
         share = suite.recipe.warmup_epochs / suite.recipe.epochs
         values["warmup_epochs"] = max(0, min(round(share * epochs), epochs - 1))
     return suite.recipe.with_values(values)
+
+
+def _by_hand(config: SweepConfig) -> dict[str, Any]:
+    """The recipe fields that a person set; `InvalidInput` if one is given two values."""
+    values = dict(config.set)
+    for name, value in (("epochs", config.epochs), ("precision", config.precision)):
+        if value is None:
+            continue
+        if values.setdefault(name, value) != value:
+            raise InvalidInput(
+                f"'{name}' is given twice, as {value!r} and as {values[name]!r} in set; give one."
+            )
+    return values
 
 
 def _tasks(config: SweepConfig, suite: Suite) -> tuple[str, ...]:
@@ -98,26 +113,34 @@ def _tasks(config: SweepConfig, suite: Suite) -> tuple[str, ...]:
 
 def _adapters(config: SweepConfig, suite: Suite) -> tuple[str, ...]:
     chosen = config.adapter or suite.default_adapters
+    known = _known_adapters()
     for name in chosen:
-        _among("adapter", name, adapter_names())
+        _among("adapter", name, known)
     return tuple(dict.fromkeys(chosen))
+
+
+def _known_adapters() -> list[str]:
+    try:
+        return adapter_names()
+    except AdapterError as error:  # another package's entry point is broken
+        raise InvalidInput(str(error)) from error
 
 
 def _space(
     name: str, config: SweepConfig, suite: Suite, recipe: Recipe
 ) -> tuple[search_spaces.Space, dict[str, Any]]:
-    """The adapter's space, narrowed by the suite and then by --space; what --set fixes leaves it."""
-    for stranger in set(config.space) - set(adapter_names()):
-        raise unknown("adapter in --space", stranger, adapter_names())
-    space: search_spaces.Space = search_spaces.get(name) if name in search_spaces.names() else {}
+    """The adapter's space, narrowed by the suite, then by --space; what --set fixes leaves it."""
+    for stranger in config.space:
+        _among("adapter in --space", stranger, _known_adapters())
     fixed: dict[str, Any] = {}
-    for changes in (suite.spaces.get(name, {}), config.space.get(name, {})):
-        try:
+    try:
+        space = search_spaces.get(name) if name in search_spaces.names() else {}
+        for changes in (suite.spaces.get(name, {}), config.space.get(name, {})):
             space, newly = search_spaces.narrow(space, changes)
-        except ValueError as error:
-            raise InvalidInput(f"search space of adapter '{name}': {error}") from None
-        fixed = {key: value for key, value in {**fixed, **newly}.items() if key not in space}
-    set_by_hand = {*config.set} | ({"epochs"} if config.epochs else set())
+            fixed = {key: value for key, value in {**fixed, **newly}.items() if key not in space}
+    except ValueError as error:
+        raise InvalidInput(f"search space of adapter '{name}': {error}") from None
+    set_by_hand = _by_hand(config)
     space = {key: value for key, value in space.items() if key not in set_by_hand}
     fixed = {key: value for key, value in fixed.items() if key not in set_by_hand}
     _check_fields(name, space, fixed, recipe)
@@ -132,17 +155,25 @@ def _check_fields(
     for key in (*space, *fixed):
         if key not in fields and key not in RECIPE_FIELDS:
             raise unknown(f"field in the search space of '{name}'", key, [*fields, *RECIPE_FIELDS])
-    candidates: list[tuple[str, Any]] = list(fixed.items())
+    try:
+        for values in _candidates(space, fixed):
+            recipe.with_values({k: v for k, v in values.items() if k in RECIPE_FIELDS})
+            build(name, {k: v for k, v in values.items() if k not in RECIPE_FIELDS})
+    except (AdapterError, InvalidInput) as error:
+        raise InvalidInput(f"search space of adapter '{name}': {error}") from None
+
+
+def _candidates(
+    space: search_spaces.Space, fixed: Mapping[str, Any]
+) -> Iterator[Mapping[str, Any]]:
+    """The fixed values with each searched one; epochs and warm-up, which must agree, together."""
+    paired = [key for key in ("epochs", "warmup_epochs") if key in space]
+    for values in product(*(_extremes(space[key]) for key in paired)):
+        yield {**fixed, **dict(zip(paired, values, strict=True))}
     for key, distribution in space.items():
-        candidates += [(key, value) for value in _extremes(distribution)]
-    for key, value in candidates:
-        try:
-            if key in RECIPE_FIELDS:
-                recipe.with_values({key: value})
-            else:
-                build(name, {key: value})
-        except AdapterError as error:
-            raise InvalidInput(f"search space of adapter '{name}': {error}") from None
+        if key not in paired:
+            for value in _extremes(distribution):
+                yield {**fixed, key: value}
 
 
 def _extremes(distribution: BaseDistribution) -> Sequence[Any]:

@@ -15,7 +15,7 @@ _PACKAGES = ("torch", "timm", "ray", "optuna", "mlflow", "numpy")
 
 @cache
 def code_version() -> str:
-    """`version`, or `version+gCOMMIT` (`.dirty` with local changes) where the code is a git checkout."""
+    """`version`; in a git checkout `version+gCOMMIT`, with `.dirty` after local changes."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return __version__

@@ -10,14 +10,15 @@ seeds stands in the evidence. torch is imported by `load` and `export_merged` on
 
 from __future__ import annotations
 
+import fcntl
 import json
-import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -32,11 +33,16 @@ if TYPE_CHECKING:
 
 INDEX, CONFIG, EVIDENCE = "index.json", "config.json", "evidence.json"
 WEIGHTS = ("adapter_config.json", "adapter_model.safetensors")
-FORMAT = 1
+CHECKED = (CONFIG, *WEIGHTS)
+"""The files of an entry that decide what its model computes; the index has their fingerprints."""
 
 
 class Entry(BaseModel):
-    """One line of the index. Accuracies are in [0, 1]; `test_accuracy` is the exported seed's."""
+    """One line of the index. Accuracies are in [0, 1]; `test_accuracy` is the exported seed's.
+
+    `config` hashes params and recipe, `weights` and `data` are the backbone's and the task's
+    fingerprints, `sha256` those of the entry's own files by name.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -57,7 +63,7 @@ class Entry(BaseModel):
     parameters: int
     weights: str
     data: str
-    sha256: str
+    sha256: dict[str, str]
 
 
 class Index(BaseModel):
@@ -65,19 +71,25 @@ class Index(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: int
+    format: Literal[1] = 1
     created: float
     entries: tuple[Entry, ...]
 
     def find(
         self, task: str, adapter: str, suite: str | None = None, backbone: str | None = None
     ) -> Entry:
-        """The entry of that name; `InvalidInput` with the alternatives if there is none or several."""
+        """The entry of that name; `InvalidInput` with the alternatives if none or several fit."""
         found = [e for e in self.entries if (e.task, e.adapter) == (task, adapter)]
         found = [e for e in found if suite in (None, e.suite) and backbone in (None, e.backbone)]
         if not found:
-            names = [f"{e.task}/{e.adapter}" for e in self.entries]
-            raise unknown("registry entry", f"{task}/{adapter}", names)
+            where = [("suite", suite), ("backbone", backbone)]
+            given = [(name, value) for name, value in where if value is not None]
+            wanted = [f"{task}/{adapter}", *(f"{name}={value}" for name, value in given)]
+            every = [
+                [f"{e.task}/{e.adapter}", *(f"{name}={getattr(e, name)}" for name, _ in given)]
+                for e in self.entries
+            ]
+            raise unknown("registry entry", " ".join(wanted), map(" ".join, every))
         if len(found) > 1:
             shown = "; ".join(f"suite={e.suite} backbone={e.backbone}" for e in found)
             raise InvalidInput(f"'{task}/{adapter}' names several entries ({shown}); say which.")
@@ -89,39 +101,48 @@ def export(
 ) -> Index:
     """Writes the registry of everything that has its winner and all final seeds; returns its index.
 
-    Built beside and swapped in, so that a reader never sees half of one. `CheckpointError` if the
-    weights of a finished final trial are gone.
+    Built beside and swapped in, so that a reader never sees half of one; one exporter at a time.
+    `CheckpointError` if the weights of a finished final trial are gone or `registry` cannot be
+    written.
     """
     rows = {row.key: row for row in results}
-    draft = registry.with_name(f".{registry.name}.{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
-    files.make_folder(draft)
-    entries = [
-        _write(study, summary, rows, adapters, draft)
-        for study in summary.studies
-        if study.winner is not None and not study.missing
-    ]
-    index = Index(format=FORMAT, created=time.time(), entries=tuple(entries))
-    _dump(draft / INDEX, index.model_dump(mode="json"))
-    _swap(draft, registry)
+    draft = registry.with_name(f".{registry.name}.draft")
+    try:
+        with _lock(registry):
+            shutil.rmtree(draft, ignore_errors=True)
+            files.make_folder(draft)
+            entries = [
+                _write(study, summary, rows, adapters, draft)
+                for study in summary.studies
+                if study.winner is not None and not study.missing
+            ]
+            index = Index(created=time.time(), entries=tuple(entries))
+            _dump(draft / INDEX, index.model_dump(mode="json"))
+            _swap(draft, registry)
+    except OSError as error:
+        raise CheckpointError(
+            f"the registry '{registry}' cannot be written ({error}). Make room or make its folder "
+            "writable, then run `orchestrate export DIR`."
+        ) from error
     return index
 
 
 def read_index(registry: Path) -> Index:
-    """The index of a registry; `CheckpointError` naming the file if it is missing or damaged."""
+    """The index of a registry: `InvalidInput` if there is none, `CheckpointError` if damaged."""
     path = registry / INDEX
     try:
         return Index.model_validate_json(path.read_bytes())
     except OSError as error:
         raise InvalidInput(
-            f"'{registry}' is no registry ({INDEX}: {error.strerror}); give the `registry` folder of "
-            "a sweep, or run `orchestrate export DIR`."
+            f"'{registry}' is no registry ({INDEX}: {error.strerror}); give the `registry` folder "
+            "of a sweep, or run `orchestrate export DIR`."
         ) from error
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"])) or "its text"
         raise CheckpointError(
-            f"'{path}' is damaged at {where}: {problem['msg']}. Write it again: `orchestrate export DIR`."
+            f"'{path}' is damaged at {where}: {problem['msg']}. Write it again: "
+            "`orchestrate export DIR`."
         ) from error
 
 
@@ -144,8 +165,8 @@ def load(
     base = load_backbone(entry.backbone)
     if base.fingerprint != entry.weights:
         raise CheckpointError(
-            f"the weights of '{entry.backbone}' here have fingerprint {base.fingerprint[:12]}, the entry "
-            f"was trained on {entry.weights[:12]}; get the same file."
+            f"the weights of '{entry.backbone}' here have fingerprint {base.fingerprint[:12]}, the "
+            f"entry was trained on {entry.weights[:12]}; get the same file."
         )
     try:
         return adapters.load(base.model, folder).eval()
@@ -163,19 +184,18 @@ def export_merged(
 ) -> Path:
     """Writes an entry as plain timm weights with a JSON beside them; returns the weights' path.
 
-    `timm.create_model(architecture, num_classes=classes)` and `load_state_dict` take them.
+    `timm.create_model(architecture, num_classes=classes)` and `load_state_dict` take them
+    (`vit_mini` is not timm's: `orchestrator.weights.architecture.vit_mini(classes)`). Raises as
+    `load` does, and `InvalidInput` if `target` cannot be written.
     """
+    from safetensors.torch import save
+
     import adapters
     from orchestrator.backbones import architecture
-    from safetensors.torch import save_file
 
     entry, folder = _checked(registry, task, adapter, suite, backbone)
     model = adapters.merge(load(registry, task, adapter, suite, backbone))
     path = target / f"{_safe(task)}--{_safe(adapter)}.safetensors"
-    files.make_folder(target)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({name: t.contiguous() for name, t in model.state_dict().items()}, draft)
-    draft.replace(path)
     recipe = json.loads((folder / CONFIG).read_text())["recipe"]
     about = {
         "architecture": architecture(entry.backbone),
@@ -184,29 +204,44 @@ def export_merged(
         "test_accuracy": entry.test_accuracy,
         "trial": entry.key,
     }
-    _dump(path.with_suffix(".json"), about)
+    content = save({name: t.contiguous() for name, t in model.state_dict().items()})
+    try:
+        files.make_folder(target)
+        files.write_whole(path, content)
+        _dump(path.with_suffix(".json"), about)
+    except OSError as error:
+        raise InvalidInput(
+            f"'{path}' cannot be written ({error.strerror}); name another folder."
+        ) from error
     return path
 
 
 def _checked(
     registry: Path, task: str, adapter: str, suite: str | None, backbone: str | None
 ) -> tuple[Entry, Path]:
-    """An entry and its folder, whose weights have the fingerprint that the index states."""
+    """An entry and its folder, whose files have the fingerprints that the index states."""
     entry = read_index(registry).find(task, adapter, suite, backbone)
-    folder = (registry / entry.path).resolve()
-    if not folder.is_relative_to(registry.resolve()):
-        raise CheckpointError(f"entry '{task}/{adapter}' points outside its registry: {entry.path}.")
-    weights = folder / WEIGHTS[1]
-    try:
-        found = files.fingerprint(weights)
-    except OSError as error:
-        raise CheckpointError(f"'{weights}' cannot be read: {error.strerror}.") from error
-    if found != entry.sha256:
+    if "\0" in entry.path or not (registry / entry.path).resolve().is_relative_to(
+        registry.resolve()
+    ):
         raise CheckpointError(
-            f"'{weights}' is not what was exported (its SHA-256 differs). Write it again: "
-            "`orchestrate export DIR`."
+            f"entry '{task}/{adapter}' points outside its registry: {entry.path!r}. Write it "
+            "again: `orchestrate export DIR`."
         )
+    folder = (registry / entry.path).resolve()
+    for name in CHECKED:
+        _check(folder / name, entry.sha256.get(name, ""))
     return entry, folder
+
+
+def _check(path: Path, sha256: str) -> None:
+    again = "Write it again: `orchestrate export DIR`."
+    try:
+        found = files.fingerprint(path)
+    except OSError as error:
+        raise CheckpointError(f"'{path}' cannot be read: {error.strerror}. {again}") from error
+    if found != sha256:
+        raise CheckpointError(f"'{path}' is not what was exported (its SHA-256 differs). {again}")
 
 
 def _write(
@@ -253,7 +288,7 @@ def _write(
         parameters=winner.parameters,
         weights=final.trial.weights,
         data=final.trial.data,
-        sha256=files.fingerprint(folder / WEIGHTS[1]),
+        sha256={name: files.fingerprint(folder / name) for name in CHECKED},
     )
 
 
@@ -283,9 +318,19 @@ def _copy_weights(source: Path, folder: Path) -> None:
             shutil.copyfile(source / name, folder / name)
         except OSError as error:
             raise CheckpointError(
-                f"'{source / name}' of a finished final trial cannot be copied ({error.strerror}). Move "
-                f"its row ledger/fragments/{source.name}.parquet away and run the same command again."
+                f"'{source / name}' of a finished final trial cannot be copied ({error.strerror}). "
+                f"Move its row ledger/fragments/{source.name}.parquet away and run the same "
+                "command again."
             ) from error
+
+
+@contextmanager
+def _lock(registry: Path) -> Iterator[None]:
+    """Exclusive between processes: `orchestrate report` beside a running sweep exports too."""
+    files.make_folder(registry.parent)
+    with open(registry.with_name(f".{registry.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _swap(draft: Path, registry: Path) -> None:

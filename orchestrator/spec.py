@@ -1,4 +1,4 @@
-"""The words of the project as frozen records: Task, Suite, Recipe, Study, Sweep, Trial, TrialResult.
+"""The project's words as frozen records: Task, Suite, Recipe, Study, Sweep, Trial, TrialResult.
 
 Everything here is data. No torch, Ray, Optuna or MLflow is imported, so that results can be
 read anywhere in milliseconds.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
@@ -86,10 +87,10 @@ class Recipe:
             ("precision", PRECISIONS),
         ):
             if getattr(self, name) not in allowed:
-                raise unknown(f"{name}", getattr(self, name), allowed)
+                raise unknown(name, getattr(self, name), allowed)
 
     def with_values(self, values: Mapping[str, Any]) -> Recipe:
-        """A copy with the named fields replaced; an unknown field or bad value raises `InvalidInput`."""
+        """A copy with the named fields replaced; `InvalidInput` for unknown ones and bad values."""
         for name in values:
             if name not in RECIPE_FIELDS:
                 raise unknown("recipe field", name, RECIPE_FIELDS)
@@ -130,7 +131,7 @@ class Suite:
 
 @dataclass(frozen=True)
 class DataIdentity:
-    """SHA-256 fingerprints of one prepared task: what search may see (train, val) and the test split."""
+    """SHA-256 fingerprints of one prepared task: what search may see (train, val), and test."""
 
     search: str
     test: str
@@ -238,7 +239,7 @@ class Trial:
 @dataclass(frozen=True)
 class Point:
     """One epoch of a trial's curve. `loss` is the mean training loss; evaluation is on the trial's
-    own evaluation split (val, or test at the very end of a final trial) and None where not measured.
+    own evaluation split (val, or test at the very end of a final trial), None where not measured.
     """
 
     epoch: int
@@ -254,7 +255,7 @@ class TrialResult:
 
     `value` is the accuracy in [0, 1] at the last epoch on the evaluation split (None if diverged);
     `correct` has one byte per evaluation image (1 where right), in file order, for paired tests;
-    `stopping` names the rule that ended a `stopped` row, so that only plans with that rule accept it.
+    `stopping` names the rule that ended a `stopped` row: only plans with that rule accept it.
     """
 
     trial: Trial
@@ -308,7 +309,8 @@ def _typed(name: str, kind: str, value: Any) -> Any:
     if kind == "int" and isinstance(value, int) and not isinstance(value, bool):
         return value
     if kind == "float" and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        with suppress(OverflowError):  # an int of 400 digits is no float
+            return float(value)
     raise InvalidInput(f"recipe field '{name}' must be of type {kind}, not {value!r}.")
 
 

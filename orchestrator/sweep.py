@@ -18,8 +18,8 @@ from orchestrator.data.sources import prepare_task
 from orchestrator.data.store import default_root
 from orchestrator.errors import InvalidInput
 from orchestrator.extension import extend
-from orchestrator.ledger import Ledger
 from orchestrator.lease import SweepLease
+from orchestrator.ledger import Ledger
 from orchestrator.places import Places
 from orchestrator.planning import plan_studies, plan_sweep
 from orchestrator.registry import export
@@ -67,7 +67,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Watch:
-    """Who looks on: `say` gets sentences, `progress` the studies' state whenever it may have changed."""
+    """Who looks on: `say` gets sentences, `progress` the studies' state as it changes."""
 
     say: Callable[[str], None] = lambda _: None
     progress: Callable[[list[StudyProgress]], None] = lambda _: None
@@ -193,9 +193,7 @@ def _observer(search: Search, budget: float | None, watch: Watch) -> Callable[[]
         if deadline is not None and not closed and time.monotonic() > deadline:
             closed = True
             search.close_search()
-            watch.say(
-                "time budget spent: no new configurations; replicating and finishing with those found"
-            )
+            watch.say("time budget spent: no new configurations, finishing with those found")
         watch.progress(search.progress())
 
     return observe
@@ -207,8 +205,8 @@ def _check_identities(before: SweepFile, data: Mapping[str, DataIdentity], weigh
     ]
     if changed:
         raise InvalidInput(
-            f"the data of {', '.join(changed)} changed since this folder's sweep began (other fingerprints); "
-            "its results would not be comparable. Use another --out."
+            f"the data of {', '.join(changed)} changed since this folder's sweep began (other "
+            "fingerprints); its results would not be comparable. Use another --out."
         )
     if before.weights != weights:
         raise InvalidInput(

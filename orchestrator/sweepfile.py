@@ -6,12 +6,13 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.errors import InvalidInput
 from orchestrator.files import write_whole
 from orchestrator.places import Places
-from orchestrator.spec import DataIdentity, Recipe, Sweep, digest
+from orchestrator.spec import DataIdentity, Sweep, digest
 
 
 @dataclass(frozen=True)
@@ -43,20 +44,13 @@ class SweepFile:
         if not places.sweep.exists():
             return None
         try:
-            return cls._from(json.loads(places.sweep.read_text()))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            # Strict: a word where a number belongs is damage, not something to convert.
+            return TypeAdapter(cls).validate_json(places.sweep.read_bytes(), strict=True)
+        except (OSError, ValidationError, InvalidInput) as error:
             raise InvalidInput(
-                f"'{places.sweep}' is damaged ({error!r}); restore it, or move it away: the same command "
-                "writes it again, and the ledger's results stay."
+                f"'{places.sweep}' is damaged ({_why(error)}); restore it, or move it away: the "
+                "same command writes it again, and the ledger's results stay."
             ) from error
-
-    @classmethod
-    def _from(cls, content: Mapping[str, Any]) -> SweepFile:
-        fields = dict(content["sweep"])
-        fields["recipe"] = Recipe(**fields["recipe"])
-        fields["tasks"], fields["adapters"] = tuple(fields["tasks"]), tuple(fields["adapters"])
-        data = {task: DataIdentity(**identity) for task, identity in content["data"].items()}
-        return cls(**{**content, "sweep": Sweep(**fields), "data": data})
 
 
 def read_sweep(places: Places) -> SweepFile:
@@ -64,6 +58,16 @@ def read_sweep(places: Places) -> SweepFile:
     found = SweepFile.read(places)
     if found is None:
         raise InvalidInput(
-            f"'{places.out}' holds no sweep ({places.sweep.name} is missing); give the --out folder of one."
+            f"'{places.out}' holds no sweep ({places.sweep.name} is missing); give the --out "
+            "folder of one."
         )
     return found
+
+
+def _why(error: OSError | ValidationError | InvalidInput) -> str:
+    """The first problem in one line."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    problem = error.errors()[0]
+    where = ".".join(map(str, problem["loc"])) or "its text"
+    return f"{where}: {problem['msg']}"

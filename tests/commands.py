@@ -36,7 +36,16 @@ def small_sweep(out: Path, backend: str, *more: str) -> list[str]:
     space = out.parent / "space.yaml"
     space.write_text(SPACE)
     return [
-        *("sweep", "mini", "--tasks", "orientation,textures", "--adapter", "lora", "--adapter", "linear"),
+        *(
+            "sweep",
+            "mini",
+            "--tasks",
+            "orientation,textures",
+            "--adapter",
+            "lora",
+            "--adapter",
+            "linear",
+        ),
         *("--space", str(space), "--sampler", "grid", "--stopping", "none", "--epochs", "2"),
         *("--seeds", "2", "--out", str(out), "--backend", backend, "--device", "cpu", *more),
     ]

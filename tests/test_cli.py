@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from orchestrator import cli
 from orchestrator.places import Places
 from tests.commands import events, results, run, small_sweep, start
 
@@ -56,12 +58,24 @@ def refused(arguments: list[str], data: Path, *fragments: str) -> None:
         (["ui", "nowhere"], ["nowhere"]),
     ],
 )
-@pytest.mark.timeout(90)
 def test_wrong_input_is_refused_in_words(
-    arguments: list[str], fragments: list[str], tmp_path: Path, mini_data: Path
+    arguments: list[str],
+    fragments: list[str],
+    tmp_path: Path,
+    mini_data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    out = ["--out", str(tmp_path / "out")] if arguments[:2] == ["sweep", "mini"] else []
-    refused([*arguments, *out], mini_data, *fragments)
+    monkeypatch.setenv("ORCHESTRATE_DATA", str(mini_data))
+    monkeypatch.chdir(tmp_path)
+    out = ["--out", "out"] if arguments[:2] == ["sweep", "mini"] else []
+    monkeypatch.setattr(sys, "argv", ["orchestrate", *arguments, *out])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    text = " ".join(capfd.readouterr().err.split())
+    assert ended.value.code == 2, text
+    for fragment in fragments:
+        assert fragment in text, text
 
 
 def test_files_that_a_person_wrote_are_checked(tmp_path: Path, mini_data: Path) -> None:

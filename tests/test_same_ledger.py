@@ -48,7 +48,9 @@ def test_an_asynchronous_search_keeps_the_invariants(
     rows = results(out)
     for task in ("orientation", "textures"):
         searched = [
-            r for r in rows.values() if r.trial.study == f"{task}/lora" and r.trial.stage == "search"
+            r
+            for r in rows.values()
+            if r.trial.study == f"{task}/lora" and r.trial.stage == "search"
         ]
         assert len(searched) == 6, "the budget is met"
         assert len({row.trial.config for row in searched}) == 6, "no configuration twice"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -24,6 +24,7 @@ ALPHA = 0.05
 """Level of the paired test; not corrected for the number of configurations compared."""
 
 Rows = Sequence[TrialResult]
+RowsOfStudies = defaultdict[tuple[str, str], list[TrialResult]]
 
 
 def summarise(results: Iterable[TrialResult], sweep: Sweep, suite: Suite) -> Summary:
@@ -35,8 +36,9 @@ def summarise(results: Iterable[TrialResult], sweep: Sweep, suite: Suite) -> Sum
     """
     tasks = tuple(suite.task(name) for name in sweep.tasks)
     rows = own_rows(results, sweep)
+    grouped = by_study(rows)
     studies = tuple(
-        _study(task, adapter, study_rows(rows, task.name, adapter), sweep)
+        _study(task, adapter, grouped[task.name, adapter], sweep)
         for task in tasks
         for adapter in sweep.adapters
     )
@@ -65,9 +67,12 @@ def own_rows(results: Iterable[TrialResult], sweep: Sweep) -> list[TrialResult]:
     return sorted(own, key=lambda row: (row.finished, row.key))
 
 
-def study_rows(rows: Iterable[TrialResult], task: str, adapter: str) -> list[TrialResult]:
-    """The rows of one study, in the order given."""
-    return [row for row in rows if (row.trial.task, row.trial.adapter) == (task, adapter)]
+def by_study(rows: Iterable[TrialResult]) -> RowsOfStudies:
+    """Rows by (task, adapter), in the order given; studies without rows have an empty list."""
+    grouped: RowsOfStudies = defaultdict(list)
+    for row in rows:
+        grouped[row.trial.task, row.trial.adapter].append(row)
+    return grouped
 
 
 def searched_values(trial: Trial, sweep: Sweep) -> dict[str, Any]:
@@ -211,7 +216,7 @@ def _facts(rows: Rows) -> RunFacts:
         hosts=_distinct(rows, lambda row: row.host),
         devices=_distinct(rows, lambda row: row.device),
         code=_distinct(rows, lambda row: row.code),
-        versions={name: _distinct(rows, lambda row: row.versions.get(name, "")) for name in names},
+        versions={name: _distinct(rows, _version_of(name)) for name in names},
         weights=_distinct(rows, lambda row: row.trial.weights),
         data={task: _fingerprints(rows, task) for task in tasks},
         test_reads=sum(row.test_reads for row in rows),
@@ -224,6 +229,10 @@ def _fingerprints(rows: Rows, task: str) -> tuple[str, ...]:
     own = [row for row in rows if row.trial.task == task]
     own.sort(key=lambda row: STAGES.index(row.trial.stage))
     return tuple(dict.fromkeys(row.trial.data for row in own))
+
+
+def _version_of(name: str) -> Callable[[TrialResult], str]:
+    return lambda row: row.versions.get(name, "")
 
 
 def _distinct(rows: Rows, read: Callable[[TrialResult], str]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ Accuracies are drawn in per cent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 
 from matplotlib.axes import Axes
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from orchestrator.analysis.aggregate import own_rows, study_rows
+from orchestrator.analysis.aggregate import RowsOfStudies
 from orchestrator.analysis.plotting import (
     FAINT,
     INK,
@@ -99,7 +99,7 @@ def cost(summary: Summary) -> str | None:
                 xytext=(8, 5),
                 textcoords="offset points",
                 color=look.colour,
-                fontweight="semibold",
+                fontweight="bold",
             )
         axes.set_xscale("symlog", linthresh=smallest / 2, linscale=0.4)
         axes.set_xlim(-smallest / 8, max(count for _, _, count in shown) * 3 + 1)
@@ -139,10 +139,11 @@ def scale_sensitivity(item: Sensitivity, summary: Summary) -> str | None:
     return draw(name, label, (WIDTH, 0.3 + 2.1 * rows), paint)
 
 
-def learning_curves(summary: Summary, results: Iterable[TrialResult]) -> str | None:
+def learning_curves(summary: Summary, rows: RowsOfStudies) -> str | None:
     """Val accuracy of every winner by epoch, the mean over its replicate (or search) trials."""
-    rows = own_rows(results, summary.sweep)
-    curves = {study.name: _curve(study, rows) for study in summary.studies}
+    curves = {
+        study.name: _curve(study, rows[study.task, study.adapter]) for study in summary.studies
+    }
     tasks = [
         task.name
         for task in summary.tasks
@@ -219,9 +220,7 @@ def _curve(study: StudySummary, rows: Sequence[TrialResult]) -> list[tuple[int, 
     if study.winner is None:
         return []
     own = [
-        row
-        for row in study_rows(rows, study.task, study.adapter)
-        if row.trial.config == study.winner.config and row.status == "finished"
+        row for row in rows if row.status == "finished" and row.trial.config == study.winner.config
     ]
     replicates = [row for row in own if row.trial.stage == "replicate"]
     chosen = replicates or [row for row in own if row.trial.stage == "search"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -11,7 +12,10 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+
+from orchestrator.spec import digest
 
 INK, SOFT, FAINT, GRID = "#1f2430", "#6a7080", "#b9bec9", "#e9ebf0"
 BASELINE_COLOUR = "#7b8190"
@@ -28,12 +32,13 @@ COLOURS = (
 """Okabe and Ito's colour-blind safe colours (yellow and black left out), then violet and brown."""
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {  # Any: matplotlib's stubs type the keys as one long Literal.
     "svg.fonttype": "none",
+    "text.parse_math": False,
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 9.5,
-    "axes.titleweight": "semibold",
+    "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.titlecolor": INK,
     "axes.labelsize": 8.5,
@@ -83,20 +88,39 @@ def looks(adapters: Sequence[str]) -> dict[str, Look]:
 def draw(name: str, label: str, size: tuple[float, float], paint: Callable[[Figure], None]) -> str:
     """Inline SVG of what `paint` puts on an empty figure of `size` (inches).
 
-    `name` prefixes every id, so that many figures share one page; `label` is read out by screen
+    `name` tells this figure's ids from other figures' on the page; `label` is read out by screen
     readers. Equal input gives equal text: no date, fixed salt. Fonts are the page's.
     """
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=size, layout="constrained")
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
+        # Text stays text: matplotlib's font only measures it, and need not have the character.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure = Figure(figsize=size, dpi=72, layout="constrained")
         paint(figure)
+        _lay_out(figure)
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(buffer, format="svg", metadata=nothing)
+        # Not `savefig`, which draws everything once more to see how large it is.
+        canvas: Any = FigureCanvasSVG(figure)  # Any: its methods have no types.
+        canvas.print_svg(buffer, metadata=nothing)
     text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", text)
+    text = _own_ids(text[text.index("<svg") :], f"f{digest(name)[:8]}-")
     return text.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
+
+
+def _lay_out(figure: Figure) -> None:
+    """Places everything, once: an engine that stays would do so at every drawing."""
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
+    figure.set_layout_engine("none")
+
+
+def _own_ids(svg: str, prefix: str) -> str:
+    """`svg` with `prefix` before every id and reference to one, in tags only, never in texts."""
+
+    def rename(tag: re.Match[str]) -> str:
+        return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", tag[0])
+
+    return re.sub(r"<[^>]+>", rename, svg)
 
 
 def panels(figure: Figure, count: int, columns: int) -> list[Axes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from orchestrator.analysis import figures
-from orchestrator.analysis.aggregate import own_rows, searched_values
+from orchestrator.analysis.aggregate import RowsOfStudies, by_study, own_rows, searched_values
 from orchestrator.analysis.plotting import looks
 from orchestrator.analysis.search_figure import search_picture
 from orchestrator.analysis.sensitivity import sensitivities
@@ -24,6 +25,8 @@ from orchestrator.spec import TrialResult
 
 MAX_LISTED = 40
 """Diverged trials beyond this many are counted, not listed."""
+CONTROLS = {code: None for code in range(32) if chr(code) not in "\t\n"}
+"""Characters that HTML does not allow, such as the escapes that colour a terminal."""
 
 
 def write_report(
@@ -49,7 +52,8 @@ def write_report(
     page = render(summary, results, command=command, registry=registry, failures=failures or {})
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(out, page.encode())
+        # A command line may hold bytes that are no text (lone surrogates).
+        write_whole(out, page.encode(errors="replace"))
     except OSError as error:
         raise InvalidInput(
             f"the report cannot be written to '{out}': {error.strerror}. "
@@ -71,11 +75,13 @@ def render(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        percent=percent, duration=duration, moment=moment, count=count, value=plain
+        percent=percent, duration=duration, moment=moment, count=count, value=plain, literal=literal
     )
     source = files("orchestrator.analysis").joinpath("report.html.j2").read_text("utf-8")
-    diverged = _diverged(summary, results)
-    return environment.from_string(source).render(
+    rows = own_rows(results, summary.sweep)
+    grouped = by_study(rows)
+    diverged = _diverged(summary, rows)
+    page = environment.from_string(source).render(
         summary=summary,
         sweep=summary.sweep,
         run=summary.run,
@@ -85,9 +91,9 @@ def render(
         versus={(item.adapter, item.task): item for item in summary.comparisons},
         leader=_leader(summary),
         incomplete=[study for study in summary.studies if study.missing],
-        pictures=_pictures(summary, results),
+        pictures=_pictures(summary, rows, grouped),
         searches={
-            task.name: _markup(search_picture(summary, results, task.name))
+            task.name: _markup(search_picture(summary, grouped, task.name))
             for task in summary.tasks
         },
         diverged=diverged[:MAX_LISTED],
@@ -97,6 +103,7 @@ def render(
         registry=registry,
         example=_example(summary),
     )
+    return page.translate(CONTROLS)
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -133,12 +140,19 @@ def plain(value: Any) -> str:
     return str(value)
 
 
-def _pictures(summary: Summary, results: Sequence[TrialResult]) -> dict[str, Any]:
-    fields = sensitivities(results, summary.sweep)
+def literal(text: str) -> str:
+    """A string as it stands in Python source, in double quotes."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _pictures(
+    summary: Summary, rows: Sequence[TrialResult], grouped: RowsOfStudies
+) -> dict[str, Any]:
+    fields = sensitivities(rows, summary.sweep)
     return {
         "accuracy": _markup(figures.accuracy(summary)),
         "cost": _markup(figures.cost(summary)),
-        "curves": _markup(figures.learning_curves(summary, results)),
+        "curves": _markup(figures.learning_curves(summary, grouped)),
         "sensitivity": [
             (item, _markup(figures.scale_sensitivity(item, summary))) for item in fields
         ],
@@ -146,7 +160,7 @@ def _pictures(summary: Summary, results: Sequence[TrialResult]) -> dict[str, Any
 
 
 def _markup(svg: str | None) -> Markup | None:
-    return None if svg is None else Markup(svg)  # noqa: S704  Our own SVG; its text is escaped.
+    return None if svg is None else Markup(svg)  # Our own SVG; its text is escaped.
 
 
 def _leader(summary: Summary) -> Any:
@@ -155,14 +169,14 @@ def _leader(summary: Summary) -> Any:
     return max(complete, key=lambda item: item.mean_tasks.mean or 0.0, default=None)
 
 
-def _example(summary: Summary) -> tuple[str, str]:
-    """Task and adapter of the loading example: the best of the first task that has one."""
-    if summary.best:
-        return summary.best[0].task, summary.best[0].adapter
-    return summary.sweep.tasks[0], summary.sweep.adapters[0]
+def _example(summary: Summary) -> tuple[str, str] | None:
+    """Task and adapter of the loading example: a task's best, or any, that was exported."""
+    exported = [(study.task, study.adapter) for study in summary.studies if not study.missing]
+    best = [(item.task, item.adapter) for item in summary.best]
+    return next((pair for pair in best + exported if pair in exported), None)
 
 
-def _diverged(summary: Summary, results: Sequence[TrialResult]) -> list[dict[str, Any]]:
+def _diverged(summary: Summary, rows: Sequence[TrialResult]) -> list[dict[str, Any]]:
     return [
         {
             "study": row.trial.study,
@@ -172,6 +186,6 @@ def _diverged(summary: Summary, results: Sequence[TrialResult]) -> list[dict[str
             "searched": searched_values(row.trial, summary.sweep),
             "message": row.message,
         }
-        for row in own_rows(results, summary.sweep)
+        for row in rows
         if row.status == "diverged"
     ]

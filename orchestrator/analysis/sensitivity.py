@@ -1,27 +1,30 @@
 """How val accuracy depends on one searched field: per task, and normalised over tasks.
 
-The analysis of EFFT's figures 7 and 8. At each level of the field a task's accuracy is the best over
-all other searched fields: what one can reach with that level after tuning the rest.
+The analysis of EFFT's figures 7 and 8. At each level of the field a task's accuracy is the best
+over all other searched fields: what one can reach with that level after tuning the rest.
 """
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
-from orchestrator.analysis.aggregate import own_rows, searched_values
+from orchestrator.analysis.aggregate import searched_values
 from orchestrator.analysis.statistics import min_max
 from orchestrator.spec import Sweep, TrialResult
 
 MAX_LEVELS = 12
-"""A field with more distinct values than this was searched continuously, and is binned."""
+"""A field searched over a range and tried at more distinct values than this is binned."""
 BINS = 6
 LOG_RATIO = 30.0
-"""Positive values spanning at least this ratio are read on a logarithmic axis."""
+"""Positive choices spanning at least this ratio are read on a logarithmic axis."""
 
+Tried = tuple[Mapping[str, Any], TrialResult]
+"""The searched values of a trial, and its row."""
 Measured = Sequence[tuple[float, TrialResult]]
 
 
@@ -51,8 +54,9 @@ class MeanLevel:
 class Sensitivity:
     """One field of one adapter. `levels` are ascending; binned ones are the centres of their bins.
 
-    `normalised` leaves out tasks whose accuracy does not vary with the field. `recommended` is the
-    level with the highest score among those measured on every remaining task; None if there is none.
+    `normalised` leaves out tasks whose accuracy does not vary with the field, which leaves
+    `informative` ones. `recommended` is the level with the highest score (the lowest such level)
+    among those measured on every informative task; None if there is none.
     """
 
     adapter: str
@@ -61,42 +65,38 @@ class Sensitivity:
     binned: bool
     tasks: Mapping[str, tuple[Level, ...]]
     normalised: tuple[MeanLevel, ...]
+    informative: int
     recommended: float | None
 
 
-def sensitivities(results: Iterable[TrialResult], sweep: Sweep) -> tuple[Sensitivity, ...]:
+def sensitivities(rows: Iterable[TrialResult], sweep: Sweep) -> tuple[Sensitivity, ...]:
     """One record for every searched numeric field with two levels or more, `scale` first.
 
-    Reads search-stage rows; at a level where every trial was stopped early the best of those counts,
-    marked. Diverged trials have no accuracy and leave their level empty.
+    Reads the search stage of `rows` (the sweep's own). At a level where every trial was stopped
+    early the best of those counts, marked. Diverged trials have no accuracy and leave their level
+    empty.
     """
-    rows = [
-        row
-        for row in own_rows(results, sweep)
-        if row.trial.stage == "search" and row.value is not None
-    ]
+    searched: defaultdict[str, list[Tried]] = defaultdict(list)
+    for row in rows:
+        if row.trial.stage == "search" and row.value is not None:
+            searched[row.trial.adapter].append((searched_values(row.trial, sweep), row))
     found = (
-        _field(adapter, name, rows, sweep)
+        _field(adapter, name, searched[adapter], sweep)
         for adapter in sweep.adapters
         for name in sorted(sweep.spaces.get(adapter, {}), key=lambda name: (name != "scale", name))
     )
     return tuple(item for item in found if item)
 
 
-def _field(
-    adapter: str, name: str, rows: Iterable[TrialResult], sweep: Sweep
-) -> Sensitivity | None:
-    values = (
-        (searched_values(row.trial, sweep).get(name), row)
-        for row in rows
-        if row.trial.adapter == adapter
-    )
+def _field(adapter: str, name: str, tried: Sequence[Tried], sweep: Sweep) -> Sensitivity | None:
+    values = ((fields.get(name), row) for fields, row in tried)
     measured = [(float(value), row) for value, row in values if _is_number(value)]
     distinct = sorted({value for value, _ in measured})
     if len(distinct) < 2:
         return None
-    logarithmic = distinct[0] > 0 and distinct[-1] / distinct[0] >= LOG_RATIO
-    binned = len(distinct) > MAX_LEVELS
+    form = sweep.spaces[adapter][name]
+    logarithmic = _logarithmic(form, distinct)
+    binned = isinstance(form, Mapping) and len(distinct) > MAX_LEVELS
     if binned:
         centres = _centres(distinct[0], distinct[-1], logarithmic)
         measured = [(_nearest(value, centres, logarithmic), row) for value, row in measured]
@@ -104,8 +104,15 @@ def _field(
         task: _levels([item for item in measured if item[1].trial.task == task])
         for task in sweep.tasks
     }
-    normalised, recommended = _normalise(list(tasks.values()))
-    return Sensitivity(adapter, name, logarithmic, binned, tasks, normalised, recommended)
+    means, informative, recommended = _normalise(list(tasks.values()))
+    return Sensitivity(adapter, name, logarithmic, binned, tasks, means, informative, recommended)
+
+
+def _logarithmic(form: Any, distinct: Sequence[float]) -> bool:
+    """As a range says; choices are logarithmic where they span orders of magnitude."""
+    if isinstance(form, Mapping):
+        return bool(form.get("log"))
+    return distinct[0] > 0 and distinct[-1] / distinct[0] >= LOG_RATIO
 
 
 def _levels(measured: Measured) -> tuple[Level, ...]:
@@ -123,8 +130,8 @@ def _level(level: float, rows: Sequence[TrialResult]) -> Level:
 
 def _normalise(
     tasks: Sequence[Sequence[Level]],
-) -> tuple[tuple[MeanLevel, ...], float | None]:
-    """Mean normalised accuracy per level, and the best level among those every task measured."""
+) -> tuple[tuple[MeanLevel, ...], int, float | None]:
+    """Mean normalised accuracy per level, over how many tasks, and the best level of them all."""
     scores: dict[float, list[float]] = {}
     informative = 0
     for levels in tasks:
@@ -137,7 +144,7 @@ def _normalise(
     )
     common = [item for item in means if item.tasks == informative]
     best = max(common, key=lambda item: item.score, default=None)
-    return means, best.level if best else None
+    return means, informative, best.level if best else None
 
 
 def _is_number(value: object) -> TypeGuard[float]:

@@ -1,4 +1,4 @@
-"""What a sweep found, as plain records: the output of `summarise`, the input of report and registry.
+"""What a sweep found, as plain records: made by `summarise`, read by report and registry.
 
 Accuracies are in [0, 1]; `dataclasses.asdict` of any record here is JSON.
 """
@@ -85,18 +85,13 @@ class StudySummary:
         """`task/adapter`."""
         return f"{self.task}/{self.adapter}"
 
-    @property
-    def trials(self) -> int:
-        """Recorded trials of every stage and status."""
-        return sum(sum(statuses.values()) for statuses in self.counts.values())
-
 
 @dataclass(frozen=True)
 class AdapterSummary:
     """One adapter over the sweep's tasks.
 
     Every `Estimate` is over seeds: for each seed the mean over tasks (of the group, of all, or of
-    the group means). One that would need an incomplete task is empty, and `missing` names the tasks.
+    the group means). One that needs an incomplete task is empty, and `missing` names the tasks.
     `parameters` is the mean over tasks of the winners' trainable scalars without the head.
     """
 
@@ -143,7 +138,8 @@ class RunFacts:
 
     `started` and `finished` are Unix times (seconds) of the first and last trial, 0 without rows;
     `data` maps each task to the fingerprints its rows carry, search-side first.
-    `leaks` counts rows that break the protocol: test read outside the final stage, or more than once.
+    `leaks` counts rows that break the protocol: test read outside the final stage, or more than
+    once.
     """
 
     trials: int

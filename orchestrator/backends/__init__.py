@@ -1,1 +1,1 @@
-"""Where trials run: in this process (`local`) or on a Ray cluster (`ray`). Both drive one Search."""
+"""Where trials run: in this process (`local`) or on a Ray cluster (`ray`); one Search for both."""

@@ -17,8 +17,8 @@ from orchestrator.data.splits import FinalData, SearchData, open_final, open_sea
 from orchestrator.engine.checkpoint import path_of
 from orchestrator.engine.pool import AtRung, Ended, Keeping, Pool
 from orchestrator.errors import BackendError, CheckpointError, DataError
-from orchestrator.ledger import Ledger
 from orchestrator.lease import hold_orphan_lock
+from orchestrator.ledger import Ledger
 from orchestrator.places import Places
 from orchestrator.spec import Trial, TrialResult
 
@@ -26,9 +26,9 @@ from orchestrator.spec import Trial, TrialResult
 class PoolHost:
     """A pool with its data and its records: a result is in the ledger before anyone hears of it."""
 
-    def __init__(self, plan: HostPlan, device: str) -> None:
-        if device == "cpu":
-            torch.set_num_threads(len(os.sched_getaffinity(0)))  # an actor without CPUs gets one
+    def __init__(self, plan: HostPlan, device: str, threads: int | None = None) -> None:
+        if threads:
+            torch.set_num_threads(threads)
         self._plan, self._places = plan, Places(plan.out)
         self._lock = hold_orphan_lock(plan.out, plan.lease)
         self._ledger = Ledger(self._places.ledger)
@@ -36,7 +36,8 @@ class PoolHost:
         if backbone.fingerprint != plan.weights:
             raise CheckpointError(
                 f"the weights of '{plan.backbone}' on this machine have fingerprint "
-                f"{backbone.fingerprint[:12]}, the sweep's {plan.weights[:12]}; copy the same file to every node."
+                f"{backbone.fingerprint[:12]}, the sweep's {plan.weights[:12]}; copy the same file "
+                "to every node."
             )
         self._backbone, self._device = backbone, _device(device)
         self._search_data: dict[str, SearchData] = {}
@@ -55,7 +56,8 @@ class PoolHost:
 
     def recorded(self, key: str) -> bool:
         """Whether the ledger has the trial's result."""
-        return key in self._ledger.keys()
+        recorded = self._ledger.keys()
+        return key in recorded
 
     def at_rung(self, key: str) -> AtRung | None:
         """The rung at which a trial waits, if it does."""
@@ -139,6 +141,7 @@ def _device(name: str) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise BackendError(
-            f"device '{name}' cannot be used here ({str(error).splitlines()[0]}); use --device cpu, cuda or cuda:N."
+            f"device '{name}' cannot be used here ({str(error).splitlines()[0]}); use "
+            "--device cpu, cuda or cuda:N."
         ) from error
     return device

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from orchestrator.backends.host import PoolHost
 
 Report = dict[str, Any]
-"""`status`: rung, finished, diverged, stopped; refused (a person must act) or broken (try again)."""
+"""`status`: rung, finished, diverged, stopped, refused (a person must act), broken (try again)."""
 
 
 class PoolService:
     """Owns a `PoolHost` in a thread of its own; every call blocks until its report is there."""
 
-    def __init__(self, plan: HostPlan, device: str) -> None:
-        self._plan, self._device = plan, device
+    def __init__(self, plan: HostPlan, device: str, threads: int) -> None:
+        self._plan, self._device, self._threads = plan, device, threads
         self._inbox: queue.Queue[tuple[str, Callable[[PoolHost], Report | None]]] = queue.Queue()
         self._reports: dict[str, Future[Report]] = {}
         self._guard = threading.Lock()
@@ -79,7 +79,7 @@ class PoolService:
         try:
             from orchestrator.backends.host import PoolHost
 
-            host = PoolHost(self._plan, self._device)
+            host = PoolHost(self._plan, self._device, self._threads)
         except Exception as error:  # reported to every caller, there is nobody else to tell
             while True:
                 self._send(self._inbox.get()[0], _failure(error))

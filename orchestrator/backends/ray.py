@@ -4,14 +4,16 @@ Driver    `_Asks` (a Searcher) hands Tune what `Search.ask` gives; `_Rungs` (a s
           rung results with what `Search.rung` says. Tune hears nothing else.
 Trainable a light process without torch that holds a fraction of a device and forwards its trial to
           the pool of that device; reused between trials.
-Pool      one actor per node and device, started by the directory on first demand.
+Pool      one actor per GPU (or group of cores), started by the directory on first demand.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,8 @@ from orchestrator.search.search import Done, Search
 from orchestrator.spec import Trial
 
 NAMESPACE = "orchestrate"
+CPU_POOLS = 4
+"""Pools on a node without GPUs, at most; its cores are shared out among them."""
 _POOL_RETRIES = 5
 
 
@@ -68,6 +72,8 @@ def run(
 
 
 def _connect(cluster: Cluster) -> None:
+    if cluster.address:
+        _check_reachable(cluster.address)
     quiet: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": "ERROR",
@@ -85,10 +91,25 @@ def _connect(cluster: Cluster) -> None:
             )
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = f"Ray cluster '{cluster.address}'" if cluster.address else "a local Ray cluster"
-        raise BackendError(
-            f"{where} cannot be used: {str(error).splitlines()[0]} Start one (`ray up cluster.yaml`, "
-            "`ray start --head`), leave --address out for a local one, or use --backend local."
-        ) from error
+        raise _unusable(where, str(error).splitlines()[0]) from error
+
+
+def _check_reachable(address: str) -> None:
+    """Knocks at HOST:PORT first: Ray itself tries for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return  # `auto` and the like
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise _unusable(f"Ray cluster '{address}'", f"{error}.") from error
+
+
+def _unusable(where: str, why: str) -> BackendError:
+    return BackendError(
+        f"{where} cannot be used: {why} Start one (`ray up cluster.yaml`, `ray start --head`), "
+        "leave --address out for a local one, or use --backend local."
+    )
 
 
 def _drive(
@@ -99,10 +120,9 @@ def _drive(
     # Tune's own bound is one pending trial for a custom Searcher; ours is `Width`.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "100000"
     name = f"directory-{uuid4().hex[:8]}"
-    directory = (
-        ray.remote(PoolDirectory).options(name=name, num_cpus=0).remote(plan, width.per_device)
-    )
-    ray.get(directory.__ray_ready__.remote())
+    remote: Any = ray.remote(PoolDirectory)
+    directory = remote.options(name=name, num_cpus=0).remote(plan, width.per_device)
+    ray.get(directory.peaks.remote())  # it is there
     asks = _Asks(search, plan, width, directory, observe)
     share = {"GPU": 1 / width.per_device} if kind == "GPU" else {"CPU": width.cpu_share()}
     trainable = tune.with_resources(PoolTrainable, PlacementGroupFactory([share]))
@@ -149,7 +169,7 @@ class Width:
         return self._planned
 
     def cpu_share(self) -> float:
-        """The fraction of a core that each of a CPU node's trials asks for, so that `per_device` fit."""
+        """The fraction of a core that each trial of a CPU node asks for: `per_device` fit."""
         cores = min(node["Resources"].get("CPU", 1.0) for node in ray.nodes() if node["Alive"])
         return max(int(cores / self.per_device * 1e4) / 1e4, 1e-4)
 
@@ -161,72 +181,84 @@ class Width:
 
 
 class PoolDirectory:
-    """Starts the pool of a (node, device) when its first trial arrives, and again if it died.
+    """Starts a pool when its first trainable arrives, and again if it died.
 
-    It owns the pools: they live exactly as long as the command.
+    One pool per GPU; on a node without, one per group of cores. It owns the pools: they live
+    exactly as long as the command.
     """
 
     def __init__(self, plan: HostPlan, width: int) -> None:
         self._plan, self._width = plan, width
-        self._pools: dict[tuple[str, str], Any] = {}
+        self._pools: dict[str, Any] = {}
+        self._joined: Counter[str] = Counter()
+        self._threads: dict[str, int] = {}
 
-    def pool(self, node: str, device: str, dead: str = "") -> Any:
+    def join(self, node: str, device: str, cores: int) -> tuple[str, Any]:
+        """Name and handle of the pool that a new trainable on `node` is to use: the emptiest."""
+        groups = min(cores, CPU_POOLS) if device == "cpu" else 1
+        name = min((f"{node} {device} {n}" for n in range(groups)), key=self._joined.__getitem__)
+        self._joined[name] += 1
+        self._threads[name] = cores // groups
+        return name, self.pool(name)
+
+    def pool(self, name: str, dead: str = "") -> Any:
         """The pool's handle; `dead` is the actor id of one that the caller found dead."""
-        place = (node, device)
-        known = self._pools.get(place)
+        known = self._pools.get(name)
         if known is None or known._actor_id.hex() == dead:
-            self._pools[place] = (
-                ray.remote(PoolService)
-                .options(
-                    num_cpus=0,
-                    max_concurrency=4 * self._width + 8,
-                    scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
-                )
-                .remote(self._plan, device)
-            )
-        return self._pools[place]
+            node, device, _ = name.split(" ")
+            affinity = NodeAffinitySchedulingStrategy(node, soft=False)
+            options = {"num_cpus": 0, "max_concurrency": 4 * self._width + 8}
+            remote: Any = ray.remote(PoolService)
+            actor = remote.options(**options, scheduling_strategy=affinity)
+            self._pools[name] = actor.remote(self._plan, device, self._threads[name])
+        return self._pools[name]
 
     def peaks(self) -> list[int]:
         """The most trials that each pool ever held at once."""
-        return ray.get([pool.peak.remote() for pool in self._pools.values()])
+        peaks: list[int] = ray.get([pool.peak.remote() for pool in self._pools.values()])
+        return peaks
 
 
 class PoolTrainable(tune.Trainable):
     """One Tune trial: forwards its trial to the pool of the device it was given, and waits."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Begins with the first trial."""
-        self._pool: Any = None
-        self._begin(config)
+        """Joins a pool and begins with the first trial."""
+        self._place: str
+        self._pool: Any
+        self._at_rung: bool
+        self._directory = ray.get_actor(config["directory"], namespace=NAMESPACE)
+        node = ray.get_runtime_context().get_node_id()
+        cores = len(os.sched_getaffinity(0))
+        joined: Any = self._directory.join.remote(node, _own_device(config["device"]), cores)
+        self._place, self._pool = ray.get(joined)
+        self._at_rung = False
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Takes the next trial over in the same process."""
-        self._begin(new_config)
+        self._at_rung = False
         return True
 
     def step(self) -> dict[str, Any]:
         """Waits for the trial's next rung or its end."""
         report = self._report()
         self._at_rung = report["status"] == "rung"
-        place = {"node": ray.get_runtime_context().get_node_id(), "device_name": self._device()}
-        return {**report, **place, "done": not self._at_rung}
-
-    def _begin(self, config: dict[str, Any]) -> None:
-        self._trial, self._rungs = config["trial"], config["rungs"]
-        self._directory, self._wanted = config["directory"], config["device"]
-        self._at_rung = False
+        return {**report, "pool": self._place, "done": not self._at_rung}
 
     def _report(self) -> Report:
         for _ in range(_POOL_RETRIES):
-            pool = self._find()
             try:
                 if self._at_rung:
-                    return ray.get(pool.proceed.remote(self.config["key"]))
-                return ray.get(pool.train.remote(self._trial, self._rungs))
+                    answer = self._pool.proceed.remote(self.config["key"])
+                else:
+                    answer = self._pool.train.remote(self.config["trial"], self.config["rungs"])
+                report: Report = ray.get(answer)
+                return report
             except RayActorError:
                 # The pool died: its successor takes the trial up at its checkpoint.
                 self._at_rung = False
-                self._find(dead=pool._actor_id.hex())
+                dead = self._pool._actor_id.hex()
+                self._pool = ray.get(self._directory.pool.remote(self._place, dead=dead))
         return {
             "status": "broken",
             "epoch": 0,
@@ -234,21 +266,16 @@ class PoolTrainable(tune.Trainable):
             "message": "its pool died repeatedly",
         }
 
-    def _find(self, dead: str = "") -> Any:
-        if self._pool is None or dead:
-            directory = ray.get_actor(self._directory, namespace=NAMESPACE)
-            node = ray.get_runtime_context().get_node_id()
-            self._pool = ray.get(directory.pool.remote(node, self._device(), dead))
-        return self._pool
 
-    def _device(self) -> str:
-        if self._wanted not in ("auto", "cuda"):
-            return str(self._wanted)
-        gpus = ray.get_gpu_ids()
-        return f"cuda:{gpus[0]}" if gpus else "cpu"
+def _own_device(wanted: str) -> str:
+    """The device that this process was given, as torch names it."""
+    if wanted not in ("auto", "cuda"):
+        return wanted
+    gpus = ray.get_gpu_ids()
+    return f"cuda:{gpus[0]}" if gpus else "cpu"
 
 
-class _Asks(Searcher):  # type: ignore[misc]
+class _Asks(Searcher):
     """`Search` as Tune wants it. It never raises: what goes wrong is kept and raised by `close`."""
 
     def __init__(
@@ -267,7 +294,7 @@ class _Asks(Searcher):  # type: ignore[misc]
         self._error: Exception | None = None
         self.widest = 0
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         """The next trial, None to wait, FINISHED at the end."""
         if self._error:
             return str(Searcher.FINISHED)
@@ -317,7 +344,7 @@ class _Asks(Searcher):  # type: ignore[misc]
         try:
             if self.search.rung(result["key"], result["epoch"], result["value"]) == "continue":
                 return False
-            pool = ray.get(self._directory.pool.remote(result["node"], result["device_name"]))
+            pool = ray.get(self._directory.pool.remote(result["pool"]))
             ray.get(pool.stop.remote(result["key"]))
         except Exception as error:  # as in suggest
             self.refuse(error)
@@ -343,11 +370,11 @@ class _Asks(Searcher):  # type: ignore[misc]
         """Nothing, see `save`."""
 
 
-class _Rungs(FIFOScheduler):  # type: ignore[misc]
+class _Rungs(FIFOScheduler):
     """Each study's own stopping rule as Tune's scheduler."""
 
     def __init__(self, asks: _Asks) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._asks = asks
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -41,6 +42,10 @@ class TrackCounts:
     total: int
     written: int
 
+    def __str__(self) -> str:
+        trials = "1 trial" if self.total == 1 else f"{self.total} trials"
+        return f"{trials}, {self.written or 'none'} of them written now"
+
 
 def track(
     out: Path,
@@ -49,6 +54,9 @@ def track(
     patience: float = PATIENCE,
 ) -> TrackCounts:
     """Write whatever MLflow lacks of the sweep in `out`; a second call changes nothing.
+
+    The ledger does not say whether a sweep was interrupted: the sweep's run ends FINISHED, except
+    that one which is KILLED stays so while there is nothing new.
 
     Args:
         out: the sweep's folder.
@@ -67,7 +75,7 @@ def track(
         tracker = open_tracker(out, uri)
         written = tracker.update(rows, lambda done: on_progress(done, len(rows)))
         tracker.upload(out)
-        tracker.close("FINISHED")
+        tracker.close("KILLED" if tracker.found == "KILLED" and not written else "FINISHED")
     return TrackCounts(len(rows), written)
 
 
@@ -88,7 +96,7 @@ class MlflowStore:
         with self._explained():
             _create_sqlite(places.sqlite_file(uri), sweep.id)
             self._client = MlflowClient(tracking_uri=uri)
-            root = places.artifact_root(out) if places.is_database(uri) else None
+            root = places.artifact_root(out, uri) if places.is_database(uri) else None
             self._shelf = _experiment(self._client, sweep.experiment, root)
 
     def runs(self) -> list[Run]:
@@ -179,17 +187,19 @@ class MlflowStore:
 
 
 def _create_sqlite(file: Path | None, mark: str) -> None:
-    """Make a new database under another name and rename it: its dozens of migrations are not
-    transactional, and one that was cut off would never open again.
+    """Make a new database under another name and then give it its own: its dozens of migrations
+    are not transactional, and one that was cut off would never open again.
     """
     if file is None or file.exists():
         return
     draft = file.with_name(f"{file.name}.new-{mark[:8]}")
     for left in (draft, draft.with_name(f"{draft.name}-journal")):
         left.unlink(missing_ok=True)
+    draft.parent.mkdir(parents=True, exist_ok=True)
     MlflowClient(tracking_uri=f"sqlite:///{draft}").search_experiments(max_results=1)
-    if not file.exists():
-        draft.rename(file)
+    with suppress(FileExistsError):  # another sweep that shares the database was faster
+        os.link(draft, file)
+    draft.unlink()
 
 
 def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
@@ -208,7 +218,8 @@ def _run(item: entities.Run) -> Run:
         parent=tags.get(PARENT),
         version=tags.get(VERSION, ""),
         complete=COMPLETE in tags,
-        running=item.info.status == "RUNNING",
+        status=item.info.status,
+        tags=dict(tags),
         latest=dict(item.data.metrics),
         artifacts=tags.get(ARTIFACTS, ""),
     )

@@ -19,9 +19,12 @@ def default_uri(out: Path) -> str:
     return f"sqlite:///{out.resolve() / 'mlflow.db'}"
 
 
-def artifact_root(out: Path) -> str:
-    """`file://` address of the folder for artifacts when there is no server to keep them."""
-    return (out.resolve() / "mlartifacts").as_uri()
+def artifact_root(out: Path, uri: str) -> str:
+    """`file://` address of the folder for artifacts when there is no server to keep them: beside a
+    SQLite database, which several sweeps may share; in the sweep's folder otherwise.
+    """
+    file = sqlite_file(uri)
+    return ((file.parent if file else out).resolve() / "mlartifacts").as_uri()
 
 
 def log_file(out: Path) -> Path:
@@ -36,16 +39,17 @@ def is_database(uri: str) -> bool:
 
 def sqlite_file(uri: str) -> Path | None:
     """The database file of a SQLite address; None for every other address."""
-    scheme, _, path = uri.partition(":///")
+    scheme, _, path = uri.partition("?")[0].partition(":///")
     return Path(path) if scheme == "sqlite" and path not in ("", ":memory:") else None
 
 
 def unreachable(out: Path, uri: str, reason: object) -> TrackingError:
     """The error of every failed exchange with MLflow: where, why and what to do; no secrets."""
-    lines = redact(str(reason)).strip().splitlines() or ["no reason given"]
+    lines = redact(str(reason)).strip().splitlines() or ["no reason given."]
+    where = "" if uri == default_uri(out) else f" --tracking-uri {redact(uri)}"
     return TrackingError(
         f"tracking at {redact(uri)} does not work: {lines[0][:300]} Nothing is lost: the ledger "
-        f"has every result, and `orchestrate track {out}` writes what is missing."
+        f"has every result, and `orchestrate track {out}{where}` writes what is missing."
     )
 
 

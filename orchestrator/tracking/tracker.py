@@ -28,7 +28,7 @@ from orchestrator.tracking.records import (
     trial_record,
 )
 
-SWEEP = "sweep"
+SWEEP, RUNNING = "sweep", "RUNNING"
 ARTIFACTS = ("report.html", "registry")
 
 
@@ -41,9 +41,15 @@ class Run:
     parent: str | None
     version: str
     complete: bool
-    running: bool
+    status: str
+    tags: Mapping[str, str]
     latest: Mapping[str, float]
     artifacts: str = ""
+
+    @property
+    def running(self) -> bool:
+        """Whether the store shows it as not ended."""
+        return self.status == RUNNING
 
 
 class Store(Protocol):
@@ -81,7 +87,13 @@ class Tracker:
         self._store = store
         self._sweep = sweep
         self._runs = _single(store)
+        self._found = self._runs[SWEEP].status if SWEEP in self._runs else ""
         self._rows: dict[str, TrialResult] = {}
+
+    @property
+    def found(self) -> str:
+        """The status of the sweep's run when this tracker was opened; empty if there was none."""
+        return self._found
 
     @property
     def seen(self) -> Collection[str]:
@@ -117,23 +129,25 @@ class Tracker:
             self._runs[SWEEP] = replace(run, artifacts=digest)
 
     def close(self, status: str) -> None:
-        """End the runs of the sweep and its studies with `status` (FINISHED or KILLED)."""
-        for key, run in sorted(self._runs.items(), reverse=True):
-            if run.running and not run.version:
+        """Give the runs of the studies, then of the sweep, `status` (FINISHED or KILLED): all of
+        them, for a study that was KILLED with the sweep may have nothing more to write.
+        """
+        for key, run in sorted(self._runs.items()):
+            if run.status != status and not run.version:
                 rows = self._rows.values() if key == SWEEP else self._of_study(_study_name(key))
                 self._store.end(run.id, status, _last(rows) or milliseconds(time.time()))
-                self._runs[key] = replace(run, running=False)
+                self._runs[key] = replace(run, status=status)
 
     def _open_sweep(self, rows: Sequence[TrialResult]) -> None:
         start = min((row.started for row in rows), default=time.time())
         self._open(sweep_record(self._sweep, start), None)
 
     def _open(self, record: RunRecord, parent: str | None) -> None:
-        """Have the run of a sweep or study, running."""
+        """Have the run of a sweep or study, running, with the tags of the present command."""
         run = self._existing(record, parent) or self._create(record, parent)
-        if not run.running:
+        if not run.running or not record.tags.items() <= run.tags.items():
             self._store.resume(run.id, record.tags)
-            self._runs[record.key] = replace(run, running=True)
+            self._runs[record.key] = replace(run, status=RUNNING, tags={**run.tags, **record.tags})
 
     def _existing(self, record: RunRecord, parent: str | None) -> Run | None:
         """The run of this very record; one of another version or parent is deleted.
@@ -145,11 +159,12 @@ class Tracker:
         if run is None or (run.version, run.parent) == (record.version, parent):
             return run
         self._store.delete(run.id)
+        del self._runs[record.key]
         return None
 
     def _create(self, record: RunRecord, parent: str | None) -> Run:
         number = self._store.create(record, parent)
-        run = Run(number, record.key, parent, record.version, False, running=True, latest={})
+        run = Run(number, record.key, parent, record.version, False, RUNNING, record.tags, {})
         self._runs[record.key] = run
         return run
 
@@ -163,7 +178,7 @@ class Tracker:
         parent = self._runs[above.key].id
         run = self._existing(record, parent) or self._create(record, parent)
         self._store.complete(run.id, record)
-        self._runs[record.key] = replace(run, complete=True, running=False)
+        self._runs[record.key] = replace(run, complete=True, status=record.status)
         return True
 
     def _summarise(

@@ -31,6 +31,8 @@ from orchestrator.tracking.tracker import Tracker
 PERIOD = 1.0
 LONGEST_PAUSE = 60.0
 """Seconds between looks at the ledger, and at most between attempts at a tracker that fails."""
+GONE = ""
+"""What is read where the input has ended."""
 LAST_ATTEMPTS, LAST_PATIENCE = 3, 10.0
 LIFE_AFTER_PARENT = 3.0
 """Seconds to note in MLflow that the sweep was killed; the next command waits for this."""
@@ -44,8 +46,10 @@ class Orders:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._heard = threading.Event()
+        self._parent = os.getppid()
         self.order: str | None = None
-        threading.Thread(target=self._listen, daemon=True).start()
+        for work in (self._listen, self._watch):
+            threading.Thread(target=work, daemon=True).start()
 
     def wait(self, seconds: float) -> str | None:
         """The order, as soon as there is one; None after `seconds` without."""
@@ -53,13 +57,20 @@ class Orders:
         return self.order
 
     def _listen(self) -> None:
-        parent = os.getppid()
-        self.order = self._stream.readline().strip()
-        self._heard.set()
-        while self.order and os.getppid() == parent:
+        self._give(self._stream.readline().strip())
+
+    def _watch(self) -> None:
+        """The end of the input is not enough: a process that the sweep forked may hold the pipe."""
+        while self.order != GONE and os.getppid() == self._parent:
             time.sleep(PERIOD)
+        self._give(GONE)
         time.sleep(LIFE_AFTER_PARENT)
         os._exit(1)
+
+    def _give(self, order: str) -> None:
+        if self.order is None:
+            self.order = order
+        self._heard.set()
 
 
 class Writer:
@@ -82,9 +93,9 @@ class Writer:
             self._attempt(lambda: self._last_words("KILLED"))
         return {"complete": False, "message": "the sweep ended without saying so"}
 
-    def copy(self, patience: float = 0.0) -> None:
+    def copy(self) -> None:
         """Write the rows that are new in the ledger."""
-        tracker = self._opened(patience)
+        tracker = self._opened(0.0)
         rows = self._ledger.new_results(tracker.seen)
         if rows or not tracker.seen:
             tracker.update(rows)
@@ -99,8 +110,7 @@ class Writer:
         return self._tracker
 
     def _last_words(self, status: str) -> None:
-        self.copy(LAST_PATIENCE)
-        tracker = self._opened(0.0)
+        tracker = self._opened(LAST_PATIENCE)
         tracker.update(self._ledger.results())
         tracker.upload(self._out)
         tracker.close(status)

@@ -56,7 +56,8 @@ def radial_contour(rng: np.random.Generator, grid: int = 160) -> Points:
     boundary = np.maximum(1 + waves @ amplitudes, 0.15)
     inner = rng.uniform(0.45, 0.75) if rng.random() < 0.3 else 0.0
     inside = (radius <= boundary) & (radius >= inner * boundary)
-    return np.stack([x * rng.uniform(1.0, 3.0), y], -1)[inside]
+    filled: Points = np.stack([x * rng.uniform(1.0, 3.0), y], -1)[inside]
+    return filled
 
 
 def canonical(points: Points) -> Points:

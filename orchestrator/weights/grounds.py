@@ -34,7 +34,7 @@ def pattern(rng: np.random.Generator, kind: Ints, frequency: Floats, angle: Floa
     wave = np.sin(rate * along + phase[0])
     shift = rng.uniform(-0.4, 0.4, (2, n, 1, 1)).astype(np.float32)
     rings = np.sin(rate * np.hypot(x - shift[0], y - shift[1]) + phase[0])
-    noise = spectral_noise(rng, 2.2 - frequency / 6, angle)
+    noise = spectral_noise(rng, np.asarray(2.2 - frequency / 6, np.float32), angle)
     choices = [
         np.zeros_like(wave),
         wave,

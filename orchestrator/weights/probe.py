@@ -1,12 +1,13 @@
 """How much a frozen backbone's features tell: the linear probe behind `vit_mini`'s figures.
 
-    python -m orchestrator.weights.probe        # prints the table of vit_mini.json
+python -m orchestrator.weights.probe        # prints the table of vit_mini.json
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from orchestrator.data.mini import NUM_CLASSES, make
+from orchestrator.data.mini.pixels import Splits
 from orchestrator.weights.architecture import vit_mini
 
 WEIGHTS = Path(__file__).with_name("vit_mini.safetensors")
@@ -43,7 +45,7 @@ def probe(model: nn.Module, task: str) -> float:
 
     Trained on train (800 images) with the penalty that does best on val.
     """
-    splits = make(task)
+    splits = _splits(task)
     features = {name: _features(model, images) for name, (images, _) in splits.items()}
     labels = {name: torch.from_numpy(labels) for name, (_, labels) in splits.items()}
     mean, std = features["train"].mean(0), features["train"].std(0) + 1e-6
@@ -63,6 +65,11 @@ def table(model: nn.Module) -> dict[str, dict[str, float]]:
             "random": round(float(np.mean(chance)), 4),
         }
     return rows
+
+
+@cache
+def _splits(task: str) -> Splits:
+    return make(task)
 
 
 @torch.no_grad()
@@ -85,7 +92,7 @@ def _fit(features: Tensor, labels: Tensor, classes: int, decay: float) -> Tensor
         torch.autograd.backward(loss)
         return loss
 
-    optimiser.step(closure)  # type: ignore[arg-type]  # torch's stub wants a float, takes a tensor
+    optimiser.step(closure)  # type: ignore[no-untyped-call]  # torch leaves LBFGS unannotated
     return weights.detach()
 
 

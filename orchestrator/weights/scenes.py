@@ -23,7 +23,17 @@ GROUND = 7  # r g b of the mean image, frequency, cos 2a, sin 2a, contrast
 CENTRES = np.array([5.5, 16.0, 26.5], np.float32)
 Ints = npt.NDArray[np.int64]
 
-__all__ = ["CLASSES", "GROUND", "KINDS", "OBJECTS", "PATCHES", "POSE", "Scenes", "render"]
+__all__ = [
+    "CLASSES",
+    "GROUND",
+    "KINDS",
+    "OBJECTS",
+    "PATCHES",
+    "POSE",
+    "Scenes",
+    "render",
+    "render_many",
+]
 
 
 @dataclass(frozen=True)
@@ -74,8 +84,8 @@ def draw_objects(rng: np.random.Generator, count: Ints, base: Floats) -> Objects
     """
     n = len(count)
     cells = rng.random((n, 9)).argsort(1)[:, :OBJECTS]
-    centre = np.stack([CENTRES[cells % 3], CENTRES[cells // 3]], -1)
-    centre = centre + rng.uniform(-4, 4, centre.shape)
+    middle = np.stack([CENTRES[cells % 3], CENTRES[cells // 3]], -1)
+    centre = middle + rng.uniform(-4, 4, middle.shape)
     largest = np.where(count <= 2, 13.0, 8.0)[:, None]
     radius = rng.uniform(4.0, largest, (n, OBJECTS))
     candidates = rng.random((n, OBJECTS, 3, 3))
@@ -132,7 +142,8 @@ def pose_of(objects: Objects) -> Floats:
 def patch_means(alpha: Floats) -> Floats:
     """Mean of `alpha` (n, 32, 32) over each 8x8 patch: (n, PATCHES)."""
     cut = alpha.reshape(-1, SIDE // PATCH, PATCH, SIDE // PATCH, PATCH)
-    return cut.mean((2, 4)).reshape(-1, PATCHES)
+    means: Floats = cut.mean((2, 4)).reshape(-1, PATCHES)
+    return means
 
 
 def owners(cover: Floats, objects: Objects, count: Ints) -> tuple[Ints, Floats]:

@@ -14,11 +14,20 @@ from timm.models.vision_transformer import ParallelScalingBlock, VisionTransform
 from torch import Tensor, nn
 
 from adapters import (
-    EFFT2, HTA, Adapter, AdapterError, LinearProbe, LoRA, UnsupportedBackbone, attach, attached,
-    detach, merge,
+    EFFT2,
+    HTA,
+    Adapter,
+    AdapterError,
+    LinearProbe,
+    LoRA,
+    UnsupportedBackbone,
+    attach,
+    attached,
+    detach,
+    merge,
 )  # fmt: skip
 from adapters.base import Context, Tensors, Update
-from adapters.sites import Sites, find_sites
+from adapters.sites import Sites
 from tests.adapters.models import ADAPTERS, close, images, randomise, train, vit
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from orchestrator.selection import rank_configurations, winner
 from orchestrator.spec import (
     Point,
     Recipe,
@@ -88,9 +89,7 @@ def trial(
     if params is None:
         params = {} if adapter == "linear" else {"rank": 4, "scale": 1.0}
     data = f"{task}-{'test' if stage == 'final' else 'search'}".encode().hex().ljust(64, "0")
-    return Trial(
-        "mini", task, BACKBONE, adapter, dict(params), recipe, seed, stage, data, WEIGHTS
-    )
+    return Trial("mini", task, BACKBONE, adapter, dict(params), recipe, seed, stage, data, WEIGHTS)
 
 
 def result(
@@ -99,6 +98,7 @@ def result(
     """A row for `of`; `correct` agrees with `value` over 200 val or 1,000 test images."""
     images = 1000 if of.stage == "final" else 200
     right = round(images * (value or 0.0))
+    exact = None if value is None else right / images
     order = np.random.default_rng(derived_seed(of.task)).permutation(images)
     noise = np.random.default_rng(derived_seed(of.key)).normal(0, 0.06 * images, images)
     correct = np.zeros(images, dtype=np.uint8)
@@ -108,10 +108,10 @@ def result(
     row = TrialResult(
         trial=of,
         status=status,
-        value=None if value is None else right / images,
+        value=exact,
         eval_loss=None if value is None else 1.5 * (1 - value),
         epochs_run=epochs,
-        curve=_curve(of, value, epochs),
+        curve=_curve(of, exact, epochs),
         correct=b"" if value is None else correct.tobytes(),
         parameters=PARAMETERS[of.adapter],
         stopping="asha" if status == "stopped" else "",
@@ -139,11 +139,12 @@ def sweep_results() -> list[TrialResult]:
 
 def _study_rows(task: str, adapter: str) -> list[TrialResult]:
     rows = [_search_row(task, adapter, params) for params in _grid(task, adapter)]
-    finished = [row for row in rows if row.status == "finished"]
-    top = sorted(finished, key=lambda row: -(row.value or 0))[: SWEEP.replicate]
-    for row in top if len(rows) > 1 else ():
-        rows += [_again(row, "replicate", seed) for seed in (1, 2, 3)]
-    rows += [_again(top[0], "final", seed) for seed in (1, 2, 3)]
+    by_config = {row.trial.config: row for row in rows}
+    top = rank_configurations(rows)[: SWEEP.replicate] if len(rows) > 1 else []
+    for config in top:
+        rows += [_again(by_config[config], "replicate", seed) for seed in (1, 2, 3)]
+    chosen = by_config[winner(rows) or ""]
+    rows += [_again(chosen, "final", seed) for seed in (1, 2, 3)]
     return rows
 
 

@@ -39,7 +39,7 @@ def results(number: int, seed: int = 0, epochs: int = EPOCHS) -> Iterator[TrialR
     rng = random.Random(seed)
     for index in range(number):
         task, adapter = ("digits", "count")[index % 2], ("linear", "lora")[index // 2 % 2]
-        stage: Stage = ("search", "search", "search", "replicate", "final")[index % 5]  # type: ignore[assignment]
+        stage: Stage = ("search", "search", "search", "replicate", "final")[index % 5]
         status: Status = "finished"
         if stage == "search" and index % 7 == 6:
             status = "stopped"

@@ -1,8 +1,9 @@
-"""`digits`: scikit-learn's 1,797 real scans of hand-written digits (UCI, Alpaydin & Kaynak 1998)."""
+"""`digits`: scikit-learn's 1,797 scans of hand-written digits (UCI; Alpaydin & Kaynak 1998)."""
 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from orchestrator.data.mini.pixels import SIDE, SIZES, Images, Splits
 
@@ -22,7 +23,7 @@ def make() -> Splits:
     return {name: (images[part], labels[part]) for name, part in zip(SIZES, parts, strict=True)}
 
 
-def enlarge(scans: np.ndarray) -> Images:
+def enlarge(scans: npt.NDArray[np.floating]) -> Images:
     """Scans (N, 8, 8) with grey values 0…16 → (N, 32, 32, 3), each pixel four by four."""
     grey = np.rint(scans * (255 / 16)).astype(np.uint8)
     factor = SIDE // scans.shape[1]

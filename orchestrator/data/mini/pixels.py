@@ -34,7 +34,7 @@ def balanced(rng: np.random.Generator, count: int, classes: int) -> Labels:
 
 def to_bytes(images: npt.NDArray[np.floating]) -> Images:
     """Values in [0, 1], clipped and rounded to uint8."""
-    return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
+    return np.asarray(np.rint(np.clip(images, 0, 1) * 255), np.uint8)
 
 
 def grid() -> tuple[Floats, Floats]:

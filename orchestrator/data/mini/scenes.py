@@ -1,4 +1,4 @@
-"""`count`, `location`, `orientation`: rendered objects, after CLEVR and dSprites (structured group).
+"""`count`, `location`, `orientation`: rendered objects after CLEVR and dSprites (structured).
 
 Objects are ellipses, rectangles and triangles, antialiased, of random colour and size on a
 gradient with noise. What is not asked for varies freely.
@@ -7,6 +7,7 @@ gradient with noise. What is not asked for varies freely.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from orchestrator.data.mini.pixels import SIDE, Floats, Labels, Splits, grid, rendered, two_colours
 
@@ -37,7 +38,9 @@ def draw_count(rng: np.random.Generator, labels: Labels) -> Floats:
     for row, label in enumerate(labels):
         cells = rng.permutation(9)[: label + 1]
         for cell in cells:
-            centre = (np.array([cell % 3, cell // 3]) + 0.5) * (SIDE / 3) + rng.uniform(-1.5, 1.5, 2)
+            centre = (np.array([cell % 3, cell // 3]) + 0.5) * (SIDE / 3) + rng.uniform(
+                -1.5, 1.5, 2
+            )
             radius, angle = rng.uniform(2.4, 4.4), rng.uniform(0, 2 * np.pi)
             mask = shape_mask(int(rng.integers(3)), centre, radius, angle)
             _paint(image[row], mask, _contrasting(rng, ground[row]))
@@ -45,11 +48,13 @@ def draw_count(rng: np.random.Generator, labels: Labels) -> Floats:
 
 
 def draw_location(rng: np.random.Generator, labels: Labels) -> Floats:
-    """One object of radius 4…5.5 in the cell named by the label; three of radius 1.5…2.2 anywhere."""
+    """One object of radius 4…5.5 in the label's cell; three of radius 1.5…2.2 anywhere."""
     image, ground = _grounds(rng, len(labels))
     for row, label in enumerate(labels):
         for _ in range(3):
-            small = shape_mask(int(rng.integers(3)), rng.uniform(2, SIDE - 2, 2), rng.uniform(1.5, 2.2), 0.0)
+            small = shape_mask(
+                int(rng.integers(3)), rng.uniform(2, SIDE - 2, 2), rng.uniform(1.5, 2.2), 0.0
+            )
             _paint(image[row], small, _contrasting(rng, ground[row]))
         cell = np.array([label % _CELLS, label // _CELLS])
         centre = (cell + rng.uniform(0.1, 0.9, 2)) * (SIDE / _CELLS)
@@ -70,8 +75,8 @@ def draw_orientation(rng: np.random.Generator, labels: Labels) -> Floats:
     return _noisy(rng, image)
 
 
-def shape_mask(kind: int, centre: np.ndarray, radius: float, angle: float) -> Floats:
-    """Opacity (32, 32) of an ellipse (0), a rectangle (1) or a triangle pointing along `angle` (2)."""
+def shape_mask(kind: int, centre: npt.NDArray[np.floating], radius: float, angle: float) -> Floats:
+    """Opacity (32, 32) of an ellipse (0), rectangle (1) or triangle pointing along `angle` (2)."""
     x, y = grid()
     x, y = x - centre[0], y - centre[1]
     u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
@@ -89,7 +94,9 @@ def _grounds(rng: np.random.Generator, count: int) -> tuple[Floats, Floats]:
     """Gradients (N, 32, 32, 3) between two similar colours, and their mean colours (N, 3)."""
     x, y = grid()
     angle = rng.uniform(0, 2 * np.pi, count)
-    along = np.cos(angle)[:, None, None] * (x - SIDE / 2) + np.sin(angle)[:, None, None] * (y - SIDE / 2)
+    along = np.cos(angle)[:, None, None] * (x - SIDE / 2) + np.sin(angle)[:, None, None] * (
+        y - SIDE / 2
+    )
     base, other = two_colours(rng, count, apart=0.0)
     reach = 0.15 * (other - base)
     image = base[:, None, None] + (along / SIDE)[..., None] * reach[:, None, None]

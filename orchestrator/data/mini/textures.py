@@ -1,8 +1,9 @@
-"""`textures`: eight procedural textures of random colours, frequency and phase (specialised group)."""
+"""`textures`: eight procedural textures, random in colour, frequency and phase (specialised)."""
 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from orchestrator.data.mini.pixels import SIDE, Floats, Labels, Splits, grid, rendered, two_colours
 
@@ -12,7 +13,7 @@ _NOISE = 0.06
 
 
 def make() -> Splits:
-    """The splits; classes are, in order: stripes, checks, rings, spots, waves, cells, grain, weave."""
+    """The splits; classes in order: stripes, checks, rings, spots, waves, cells, grain, weave."""
     return rendered(_SEED, CLASSES, draw)
 
 
@@ -33,7 +34,7 @@ def _turned(rng: np.random.Generator) -> tuple[Floats, Floats]:
     return x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
 
 
-def _wave(values: Floats) -> Floats:
+def _wave(values: npt.NDArray[np.floating]) -> Floats:
     return np.asarray(0.5 + 0.5 * np.sin(values), np.float32)
 
 

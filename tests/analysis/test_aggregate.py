@@ -1,0 +1,298 @@
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from orchestrator.analysis.aggregate import own_rows, summarise
+from orchestrator.analysis.statistics import bootstrap_iqm, interquartile_mean
+from orchestrator.analysis.summary import StudySummary, Summary
+from orchestrator.errors import InvalidInput
+from orchestrator.spec import Stage, Sweep, Trial, TrialResult
+from tests.analysis.synthetic import SUITE, SWEEP, interrupted, result, sweep_results, trial
+
+ONE = replace(SWEEP, tasks=("digits",), adapters=("lora",))
+A, B, C = ({"rank": rank, "scale": 1.0} for rank in (2, 4, 8))
+
+
+def row(
+    params: dict[str, float],
+    value: float | None,
+    stage: Stage = "search",
+    seed: int = 0,
+    task: str = "digits",
+    adapter: str = "lora",
+    **changes: Any,
+) -> TrialResult:
+    of = trial(task, adapter, params, stage=stage, seed=seed)
+    return result(of, value, **{"eval_loss": 0.5, **changes})
+
+
+def seeds(
+    params: dict[str, float],
+    stage: Stage,
+    values: Sequence[float | None],
+    task: str = "digits",
+    adapter: str = "lora",
+) -> list[TrialResult]:
+    return [
+        row(
+            params, value, stage, seed, task, adapter,
+            status="diverged" if value is None else "finished",
+        )
+        for seed, value in enumerate(values, 1)
+    ]  # fmt: skip
+
+
+def study(rows: Sequence[TrialResult], sweep: Sweep = ONE) -> StudySummary:
+    return summarise(rows, sweep, SUITE).studies[0]
+
+
+def config(params: dict[str, float]) -> str:
+    return trial("digits", "lora", params).config
+
+
+def finals(table: Mapping[tuple[str, str], Sequence[float]]) -> list[TrialResult]:
+    """A search row and final rows for every (task, adapter)."""
+    rows = []
+    for (task, adapter), values in table.items():
+        params = {} if adapter == "linear" else A
+        rows.append(row(params, 0.5, task=task, adapter=adapter))
+        rows += seeds(params, "final", values, task, adapter)
+    return rows
+
+
+@pytest.fixture(scope="module")
+def full() -> Summary:
+    return summarise(sweep_results(), SWEEP, SUITE)
+
+
+def test_the_replicates_choose_and_the_finals_are_reported() -> None:
+    rows = [row(A, 0.9), row(B, 0.8), row(C, 0.7)]
+    rows += seeds(A, "replicate", [0.6, 0.6, 0.6]) + seeds(B, "replicate", [0.7, 0.8, 0.9])
+    rows += seeds(B, "final", [0.75, 0.80, 0.85])
+    found = study(rows)
+    assert found.winner is not None
+    assert (found.winner.config, found.winner.search_value) == (config(B), 0.8)
+    assert found.winner.searched == B
+    assert found.val.values == (0.7, 0.8, 0.9)
+    assert found.test.values == (0.75, 0.80, 0.85)
+    assert found.test.std == pytest.approx(0.05)
+    assert found.test.half == pytest.approx(stats.t.ppf(0.975, 2) * 0.05 / 3**0.5)
+    assert found.counts == {
+        "search": {"finished": 3},
+        "replicate": {"finished": 6},
+        "final": {"finished": 3},
+    }
+    assert (found.configurations, found.missing) == (3, "")
+
+
+def test_test_accuracy_chooses_nothing() -> None:
+    """The other configuration's finals are better, and are counted but not reported."""
+    rows = [row(A, 0.8), row(B, 0.7)]
+    rows += seeds(A, "final", [0.6, 0.6, 0.6]) + seeds(B, "final", [0.9, 0.9, 0.9])
+    found = study(rows)
+    assert found.winner is not None and found.winner.config == config(A)
+    assert found.test.mean == pytest.approx(0.6)
+    assert found.other_finals == 1
+
+
+def test_the_order_of_rows_changes_nothing(full: Summary) -> None:
+    rows = sweep_results()
+    random.Random(1).shuffle(rows)
+    assert summarise(rows, SWEEP, SUITE) == full
+
+
+def test_seeds_beyond_the_sweeps_are_left_out() -> None:
+    rows = [row(A, 0.8), *seeds(A, "final", [0.5, 0.6, 0.7, 0.9, 0.9])]
+    assert study(rows).test.values == (0.5, 0.6, 0.7)
+
+
+def test_a_trial_recorded_twice_counts_once() -> None:
+    rows = [row(A, 0.8), *seeds(A, "final", [0.5, 0.6, 0.7])]
+    again = replace(rows[1], value=0.55, finished=rows[1].finished + 1e6)
+    assert study([*rows, again]).test.values == (0.55, 0.6, 0.7)
+
+
+def test_what_is_missing_is_said() -> None:
+    assert study([]).missing == "not started"
+    stopped = row(A, 0.3, status="stopped")
+    assert study([stopped]).missing == "no search trial has finished"
+    assert study([row(A, 0.8)]).missing == "final seeds 1, 2, 3 not run"
+    found = study([row(A, 0.8), *seeds(A, "final", [0.5, None])])
+    assert found.missing == "final seed 3 not run; final seed 2 diverged"
+    assert found.test.values == (0.5,)
+    assert [item.value for item in found.finals] == [0.5, None]
+
+
+def test_the_paired_test_is_mcnemars_on_the_search_rows() -> None:
+    """Against a winner right on all 20 images: five and six wrong ones are p = 1/16 and 1/32."""
+    right = b"\1" * 20
+    rows = [
+        row(A, 0.8, correct=right),
+        row(B, 0.7, correct=b"\0" * 5 + right[5:]),
+        row(C, 0.6, correct=b"\0" * 6 + right[6:]),
+    ]
+    found = study(rows)
+    assert found.compared == 2
+    (alike,) = found.indistinguishable
+    assert (alike.config, alike.only_winner, alike.only_other) == (config(B), 5, 0)
+    assert alike.p == pytest.approx(1 / 16)
+    assert alike.searched == B
+
+
+def test_only_the_same_images_and_seed_at_full_length_are_paired() -> None:
+    other_data = row(C, 0.6)
+    other_data = replace(other_data, trial=replace(other_data.trial, data="e" * 64))
+    rows = [
+        row(A, 0.8),
+        row(B, 0.79, seed=7),
+        other_data,
+        row({"rank": 2, "scale": 10.0}, 0.7, status="stopped"),
+        row({"rank": 4, "scale": 10.0}, 0.7, correct=b"\1" * 10),
+        row({"rank": 8, "scale": 10.0}, None, status="diverged"),
+        *seeds(B, "replicate", [0.1, 0.1, 0.1]),
+        *seeds(A, "replicate", [0.8, 0.8, 0.8]),
+    ]
+    assert study(rows).compared == 0
+    assert study([*rows, row({"rank": 2, "scale": 0.1}, 0.7)]).compared == 1
+
+
+def test_alternatives_come_best_first(full: Summary) -> None:
+    many = [item for item in full.studies if len(item.indistinguishable) > 1]
+    assert many
+    for item in many:
+        values = [other.value for other in item.indistinguishable]
+        assert values == sorted(values, reverse=True)
+        assert item.winner and item.winner.config not in {x.config for x in item.indistinguishable}
+
+
+def test_averages_over_tasks_are_taken_seed_by_seed() -> None:
+    """Two natural tasks and a structured one; per seed, then over seeds."""
+    table = {
+        ("digits", "lora"): (0.90, 0.80, 0.70),
+        ("patches", "lora"): (0.50, 0.60, 0.70),
+        ("location", "lora"): (0.10, 0.40, 0.10),
+    }
+    sweep = replace(SWEEP, tasks=("digits", "patches", "location"), adapters=("lora",))
+    (found,) = summarise(finals(table), sweep, SUITE).adapters
+    assert found.groups["natural"].values == pytest.approx((0.7, 0.7, 0.7))
+    assert found.groups["structured"].values == pytest.approx((0.1, 0.4, 0.1))
+    assert found.mean_tasks.values == pytest.approx((0.5, 0.6, 0.5))
+    assert found.mean_tasks.mean == pytest.approx(1.6 / 3)
+    assert found.mean_groups.values == pytest.approx((0.4, 0.55, 0.4))
+    assert found.iqm == pytest.approx(interquartile_mean(list(table.values())))
+    assert found.iqm_interval == bootstrap_iqm(list(table.values()))
+    assert (found.parameters, found.missing) == (8192, ())
+
+
+def test_averages_need_every_task() -> None:
+    table = {("digits", "lora"): (0.9, 0.8, 0.7), ("location", "lora"): (0.1, 0.2)}
+    sweep = replace(SWEEP, tasks=("digits", "location"), adapters=("lora",))
+    (found,) = summarise(finals(table), sweep, SUITE).adapters
+    assert found.groups["natural"].mean == pytest.approx(0.8)
+    assert found.groups["structured"].mean is None
+    assert (found.mean_tasks.mean, found.mean_groups.mean) == (None, None)
+    assert (found.iqm, found.iqm_interval) == (None, None)
+    assert found.missing == ("location",)
+
+
+def test_the_best_adapter_and_those_it_cannot_be_told_from() -> None:
+    table = {
+        ("digits", "linear"): (0.50, 0.51, 0.52),
+        ("digits", "lora"): (0.80, 0.81, 0.82),
+        ("digits", "efft2"): (0.79, 0.82, 0.84),
+        ("location", "linear"): (0.30, 0.31, 0.32),
+        ("location", "lora"): (0.20,),
+    }
+    sweep = replace(SWEEP, tasks=("digits", "location"))
+    first, second = summarise(finals(table), sweep, SUITE).best
+    assert (first.task, first.adapter, first.overlapping) == ("digits", "efft2", ("lora",))
+    assert (second.task, second.adapter) == ("location", "linear")
+    assert second.overlapping == ("lora",), "one seed has no interval: not told apart"
+
+
+def test_adapters_are_compared_with_linear() -> None:
+    table = {
+        ("digits", "linear"): (0.50, 0.51, 0.52),
+        ("digits", "lora"): (0.80, 0.81, 0.82),
+        ("location", "linear"): (0.30, 0.31, 0.32),
+        ("location", "lora"): (0.29, 0.31, 0.36),
+        ("digits", "efft2"): (0.7,),
+    }
+    sweep = replace(SWEEP, tasks=("digits", "location"))
+    found = {
+        (item.adapter, item.task): (round(item.difference, 9), item.disjoint)
+        for item in summarise(finals(table), sweep, SUITE).comparisons
+    }
+    assert found == {
+        ("lora", "digits"): (0.3, True),
+        ("lora", "location"): (0.01, False),
+        ("lora", None): (0.155, True),
+        ("efft2", "digits"): (0.19, None),
+    }
+
+
+def test_without_linear_there_is_nothing_to_compare_with() -> None:
+    rows = finals({("digits", "lora"): (0.8, 0.8, 0.8)})
+    assert summarise(rows, ONE, SUITE).comparisons == ()
+
+
+def test_rows_of_other_sweeps_are_left_out() -> None:
+    own = row(A, 0.8)
+    strangers = [
+        replace(own, trial=Trial.from_dict({**own.trial.to_dict(), field: "other"}))
+        for field in ("suite", "backbone", "task", "adapter")
+    ]
+    assert own_rows([*strangers, own], ONE) == [own]
+    assert summarise([*strangers, own], ONE, SUITE).run.trials == 1
+
+
+def test_where_the_numbers_come_from() -> None:
+    rows = [
+        row(A, 0.8, started=10.0, finished=30.0, seconds=4.0, host="b", versions={"torch": "2"}),
+        row(B, 0.3, status="stopped", started=5.0, finished=20.0, seconds=1.0, host="a"),
+        *seeds(A, "final", [0.5]),
+    ]
+    rows[2] = replace(rows[2], started=31.0, finished=40.0, seconds=2.0, host="a")
+    facts = summarise(rows, ONE, SUITE).run
+    assert (facts.trials, facts.trial_epochs, facts.device_seconds) == (3, 23, 7.0)
+    assert (facts.started, facts.finished, facts.hosts) == (5.0, 40.0, ("a", "b"))
+    assert facts.statuses == {"finished": 2, "stopped": 1, "diverged": 0}
+    assert facts.stages == {"search": 2, "replicate": 0, "final": 1}
+    assert facts.versions["torch"] == ("2", "2.15.0")
+    assert facts.data["digits"] == (rows[0].trial.data, rows[2].trial.data)
+    assert (facts.test_reads, facts.leaks) == (1, 0)
+
+
+def test_reads_of_test_that_break_the_protocol_are_counted() -> None:
+    rows = [row(A, 0.8, test_reads=1), *seeds(A, "final", [0.5, 0.6])]
+    rows[1] = replace(rows[1], test_reads=2)
+    assert summarise(rows, ONE, SUITE).run.leaks == 2
+
+
+def test_a_finished_sweep_is_complete_and_an_interrupted_one_is_not(full: Summary) -> None:
+    assert full.complete
+    assert full.groups == ("natural", "specialized", "structured")
+    part = summarise(interrupted(sweep_results()), SWEEP, SUITE)
+    assert not part.complete
+    assert part.study("location", "efft2").missing == "not started"
+    assert part.study("textures", "lora").missing == "final seeds 2, 3 not run"
+    with pytest.raises(KeyError, match="digits/hta"):
+        full.study("digits", "hta")
+
+
+@pytest.mark.parametrize("rows", [[], interrupted(sweep_results()), sweep_results()])
+def test_a_summary_is_json(rows: list[TrialResult]) -> None:
+    text = json.dumps(asdict(summarise(rows, SWEEP, SUITE)), allow_nan=False)
+    assert json.loads(text)["suite_tasks"] == 4
+
+
+def test_a_task_that_the_suite_lacks_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="digitz"):
+        summarise([], replace(SWEEP, tasks=("digitz",)), SUITE)

@@ -1,0 +1,370 @@
+from __future__ import annotations
+
+import html
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from orchestrator.analysis.aggregate import summarise
+from orchestrator.analysis.report import MAX_LISTED, count, duration, percent, render, write_report
+from orchestrator.errors import InvalidInput
+from orchestrator.selection import winner
+from orchestrator.spec import Stage, Suite, Sweep, Task, TrialResult
+from tests.analysis.page import Element, check
+from tests.analysis.synthetic import PARAMETERS, SUITE, SWEEP, interrupted, result, sweep_results
+
+ROOT = Path(__file__).parents[2]
+COMMAND = "orchestrate sweep mini --trials 12"
+
+
+def page(
+    rows: Sequence[TrialResult], sweep: Sweep = SWEEP, suite: Suite = SUITE, **more: Any
+) -> str:
+    given = {"command": COMMAND, "registry": "runs/mini/registry", "failures": {}} | more
+    return render(summarise(rows, sweep, suite), rows, **given)
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[TrialResult]:
+    return sweep_results()
+
+
+@pytest.fixture(scope="module")
+def full_text(rows: list[TrialResult]) -> str:
+    return page(rows)
+
+
+@pytest.fixture(scope="module")
+def full(full_text: str) -> Element:
+    return check(full_text)
+
+
+def values(rows: Iterable[TrialResult], task: str, adapter: str, stage: Stage) -> list[float]:
+    """Accuracies of the winner at a stage, by seed, found without the analysis."""
+    own = [row for row in rows if row.trial.study == f"{task}/{adapter}"]
+    chosen = sorted(
+        (row.trial.seed, row.value or 0.0)
+        for row in own
+        if row.trial.stage == stage and row.trial.config == winner(own)
+    )
+    return [value for _, value in chosen]
+
+
+def slim(rows: Iterable[TrialResult]) -> list[TrialResult]:
+    """Without all but the first search trials of each study: few figures, hence a quick page."""
+    kept: dict[str, TrialResult] = {}
+    rest = []
+    for row in rows:
+        if row.trial.stage == "search":
+            kept.setdefault(row.trial.study, row)
+        else:
+            rest.append(row)
+    return [*kept.values(), *rest]
+
+
+def shown(found: Sequence[float]) -> str:
+    """Mean ± half of the 95 % interval, as the page writes it."""
+    half = stats.t.ppf(0.975, len(found) - 1) * stats.sem(found)
+    return f"{100 * np.mean(found):.1f} ± {100 * half:.1f}"
+
+
+def line(table: Element, start: str) -> list[str]:
+    (found,) = [cells for cells in table.cells() if cells[0].startswith(start)]
+    return found[1:]
+
+
+def table_of(tree: Element, task: str) -> Element:
+    """The table of winners below a task's heading in the studies' section."""
+    everything = list(tree.walk())
+    places = [i for i, e in enumerate(everything) if e.tag == "h3" and e.text == task]
+    return next(e for e in everything[places[-1] :] if e.tag == "table")
+
+
+def test_the_headline_table_agrees_with_the_rows(full: Element, rows: list[TrialResult]) -> None:
+    table = full.find("headline")
+    by_adapter = {
+        adapter: [values(rows, task, adapter, "final") for task in SWEEP.tasks]
+        for adapter in SWEEP.adapters
+    }
+    for index, task in enumerate(SWEEP.tasks):
+        assert line(table, task) == [shown(found[index]) for found in by_adapter.values()]
+    means = [shown(np.mean(found, axis=0).tolist()) for found in by_adapter.values()]
+    assert line(table, "mean of tasks") == means
+    assert line(table, "mean of group means") == means, "each group has one task here"
+    for cell, found in zip(line(table, "interquartile"), by_adapter.values(), strict=True):
+        ranked = sorted(np.ravel(found).tolist())
+        iqm = (0.75 * ranked[2] + sum(ranked[3:6]) + 0.75 * ranked[6]) / 4.5
+        assert cell.startswith(f"{100 * iqm:.1f} [")
+    assert line(table, "parameters") == [f"{PARAMETERS[name]:,}" for name in SWEEP.adapters]
+
+
+def test_the_best_adapter_is_marked_in_every_task(full: Element, rows: list[TrialResult]) -> None:
+    best = [cell.text for cell in full.all("td") if cell.attributes.get("class") == "best"]
+    expected = [
+        max((values(rows, task, name, "final") for name in SWEEP.adapters), key=np.mean)
+        for task in SWEEP.tasks
+    ]
+    assert best == [shown(found) for found in expected]
+
+
+def test_the_comparison_with_linear_agrees_with_the_rows(
+    full: Element, rows: list[TrialResult]
+) -> None:
+    table = full.find("versus")
+    for task in SWEEP.tasks:
+        base = np.mean(values(rows, task, "linear", "final"))
+        gains = [np.mean(values(rows, task, name, "final")) - base for name in ("lora", "efft2")]
+        assert line(table, task) == [f"{100 * gain:+.1f} ●" for gain in gains]
+
+
+def test_every_study_shows_its_evidence(full: Element, rows: list[TrialResult]) -> None:
+    for task in SWEEP.tasks:
+        table = table_of(full, task)
+        for adapter in SWEEP.adapters:
+            name, chosen, search, val, test, alike, trials = (
+                adapter, *line(table, adapter)
+            )  # fmt: skip
+            assert test == " · ".join(
+                f"{100 * one:.1f}" for one in values(rows, task, adapter, "final")
+            )
+            (found,) = values(rows, task, adapter, "search")
+            assert search == f"{100 * found:.1f}"
+            if adapter == "linear":
+                assert (chosen, val, alike) == ("nothing to search", "–", "–")
+                assert trials == "1 finished", name
+                continue
+            assert val == shown(values(rows, task, adapter, "replicate"))
+            assert "scale = " in chosen and " of " in alike and "finished" in trials
+
+
+def test_the_configurations_like_the_winner_are_listed_with_their_evidence(
+    full: Element, rows: list[TrialResult]
+) -> None:
+    summary = summarise(rows, SWEEP, SUITE)
+    listed = {
+        item.all("summary")[0].text.split(":")[0]: item.all("table")[0].cells()[1:]
+        for item in full.all("details")
+        if "like the winner" in item.text
+    }
+    expected = {
+        study.name: [
+            [percent(x.value), str(x.only_winner), str(x.only_other), f"{x.p:.2f}"]
+            for x in study.indistinguishable
+        ]
+        for study in summary.studies
+        if study.indistinguishable
+    }
+    assert expected
+    assert {name: [cells[1:] for cells in table] for name, table in listed.items()} == expected
+
+
+def test_the_page_says_what_was_run(full: Element, rows: list[TrialResult]) -> None:
+    text = full.text
+    for part in (
+        COMMAND, "node-a", "0.1.0+abc1234", "torch 2.15.0", "timm 1.0.20", "tpe sampler",
+        "stopping asha", "12 configurations", "epochs 10", rows[0].trial.weights,
+        rows[0].trial.data, "27 times, in 27 final trials",
+    ):  # fmt: skip
+        assert part in text, part
+    assert f"{len(rows)} trials" in text
+    assert "not complete" not in text
+
+
+def test_the_loading_example_is_python_that_names_an_exported_winner(full: Element) -> None:
+    (code,) = [pre.text for pre in full.all("pre") if "registry.load" in pre.text]
+    assert 'registry.load("runs/mini/registry", task="digits", adapter="efft2")' in code
+    compile(code.replace(" model", "\nmodel"), "example", "exec")
+
+
+def test_all_figures_are_in_the_page(full: Element) -> None:
+    labels = [svg.attributes["aria-label"] for svg in full.all("svg")]
+    assert len(labels) == len(set(labels))
+    for part in (
+        "Test accuracy by task", "against parameters", "Learning curves", "Search trials of digits",
+        "of lora against scale", "of efft2 against rank",
+    ):  # fmt: skip
+        assert any(part in label for label in labels), part
+
+
+def test_an_interrupted_sweep_reads_well(rows: list[TrialResult]) -> None:
+    tree = check(page(interrupted(rows)))
+    table = tree.find("headline")
+    assert line(table, "location")[2] == "– 0 of 3 seeds"
+    assert line(table, "textures")[0].endswith("1 of 3 seeds")
+    assert line(table, "mean of tasks") == ["–", "–", "–"]
+    assert line(table, "missing") == ["textures", "textures", "textures, location"]
+    assert "location/efft2: not started" in tree.text
+    assert "textures/lora: final seeds 2, 3 not run" in tree.text
+    assert "No adapter has all its final seeds on every task yet" in tree.text
+
+
+def test_an_adapter_with_all_tasks_leads_even_if_another_lacks_one(
+    rows: list[TrialResult],
+) -> None:
+    part = [row for row in rows if row.trial.study != "location/efft2"]
+    part = [row for row in part if (row.trial.study, row.trial.seed) != ("digits/efft2", 3)]
+    text = check(page(slim(part))).text
+    assert 'task="textures", adapter="efft2"' in text, "digits/efft2 is best, but not exported"
+    assert "lora has the best mean test accuracy over the 3 tasks" in text
+    assert "Adapters that lack a task are not in this comparison." in text
+
+
+def test_a_search_without_any_final_reads_well(rows: list[TrialResult]) -> None:
+    tree = check(page([row for row in rows if row.trial.stage == "search"]))
+    assert not [e for e in tree.walk() if e.attributes.get("id") == "versus"]
+    assert "Nothing is exported yet" in tree.text
+    assert tree.text.count("final seeds 1, 2, 3 not run") == 9
+    assert line(table_of(tree, "digits"), "lora")[1].replace(".", "").isdigit()
+    labels = [svg.attributes["aria-label"] for svg in tree.all("svg")]
+    assert any("against scale" in label for label in labels)
+    assert not any("Test accuracy" in label for label in labels)
+
+
+def test_an_empty_ledger_reads_well() -> None:
+    tree = check(page([]))
+    assert "Nothing has been trained yet." in tree.text
+    assert "digits/lora: not started" in tree.text
+    assert not tree.all("svg")
+    assert "1970" not in tree.text
+
+
+def test_a_diverged_seed_is_counted_and_listed(rows: list[TrialResult]) -> None:
+    def broken(row: TrialResult) -> TrialResult:
+        of = row.trial
+        hit = of.study == "digits/efft2" and of.stage != "search" and of.seed == 2
+        return result(of, None, status="diverged") if hit else row
+
+    sweep = replace(SWEEP, tasks=("digits",), adapters=("efft2",))
+    tree = check(page([broken(row) for row in rows], sweep))
+    assert "digits/efft2: final seed 2 diverged" in tree.text
+    cells = line(table_of(tree, "digits"), "efft2")
+    assert cells[2].endswith("2 of 3 seeds")
+    assert " · diverged · " in cells[3]
+    assert "loss is NaN at epoch 3" in tree.text
+
+
+def test_many_diverged_trials_are_cut_off(rows: list[TrialResult]) -> None:
+    bad = [row for row in rows if row.trial.study == "digits/lora" and row.trial.stage == "search"]
+    trials = [
+        replace(row.trial, params={**row.trial.params, "rank": 100 + copy})
+        for row in bad
+        for copy in range(6)
+    ]
+    several = [result(of, None, status="diverged") for of in trials]
+    text = check(page(several)).text
+    assert text.count("loss is NaN at epoch 3") == MAX_LISTED
+    assert f"and {len(several) - MAX_LISTED} more." in text
+
+
+def test_failures_and_broken_protocols_are_shown() -> None:
+    leak = [replace(row, test_reads=1) for row in sweep_results()[:1]]
+    failures = {"0123abcd": "\x1b[31mworker died\x1b[0m: out of memory"}
+    text = page(leak, failures=failures)
+    assert "\x1b" not in text
+    assert "0123abcd [31mworker died[0m: out of memory" in check(text).text
+    assert "The protocol was broken: 1 trial read the test split" in check(text).text
+
+
+HOSTILE = '_x"><script>alert(1)</script>&$\\frac{$ id="a" {{ 7*7 }} 界'
+
+
+def test_hostile_names_stay_text(rows: list[TrialResult]) -> None:
+    """As task, group, adapter, field, value, host, message, command, path and key."""
+    field = f"scale{HOSTILE}"
+    suite = replace(SUITE, tasks=(Task(HOSTILE, HOSTILE, 10, 800, 200, 1000),))
+    sweep = replace(
+        SWEEP, tasks=(HOSTILE,), adapters=("linear", HOSTILE),
+        spaces={HOSTILE: {field: [0.1, 1.0, 10.0], "kind": [HOSTILE]}},
+    )  # fmt: skip
+
+    def hostile(row: TrialResult) -> TrialResult:
+        of = row.trial
+        adapter = "linear" if of.adapter == "linear" else HOSTILE
+        params = {} if adapter == "linear" else {field: of.params["scale"], "kind": HOSTILE}
+        of = replace(of, task=HOSTILE, adapter=adapter, params=params)
+        return replace(
+            row, trial=of, host=HOSTILE, device=HOSTILE, code=HOSTILE, message=HOSTILE,
+            versions={HOSTILE: HOSTILE},
+        )  # fmt: skip
+
+    own = [hostile(row) for row in rows if row.trial.study in ("digits/linear", "digits/lora")]
+    text = page(own, sweep, suite, command=HOSTILE, registry=HOSTILE, failures={HOSTILE: HOSTILE})
+    tree = check(text)
+    words = " ".join(HOSTILE.split())
+    assert "49" not in [element.text for element in tree.walk()]
+    for tag in ("th", "h3", "pre", "dd", "code", "text", "b", "td"):
+        assert any(words in element.text for element in tree.all(tag)), tag
+    (code,) = [pre.text for pre in tree.all("pre") if "registry.load" in pre.text]
+    written = json.dumps(HOSTILE, ensure_ascii=False)
+    assert f"registry.load({written}, task={written}, adapter={written})" in code
+    assert html.escape(HOSTILE, quote=False) in text
+
+
+def test_a_report_is_written_whole_and_takes_any_command_line(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "report.html"
+    summary = summarise([], SWEEP, SUITE)
+    assert write_report(out, summary, [], command="sweep \udcff") == out
+    assert "sweep ?" in check(out.read_text("utf-8")).text
+    assert [path.name for path in out.parent.iterdir()] == ["report.html"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidInput, match=r"file/report\.html"):
+        write_report(tmp_path / "file" / "report.html", summarise([], SWEEP, SUITE), [])
+
+
+FRESH = """
+import sys
+from pathlib import Path
+from tests.analysis.synthetic import SUITE, SWEEP, sweep_results
+from orchestrator.analysis.aggregate import summarise
+from orchestrator.analysis.report import write_report
+rows = sweep_results()[::-1]
+write_report(Path(sys.argv[1]), summarise(rows, SWEEP, SUITE), rows, command=sys.argv[2],
+             registry="runs/mini/registry")
+print(*{name.split(".")[0] for name in sys.modules})
+"""
+
+
+def test_another_process_writes_the_same_page_silently_and_loads_nothing_heavy(
+    tmp_path: Path, full_text: str
+) -> None:
+    """Another hash seed, another time zone, rows in another order."""
+    out = tmp_path / "report.html"
+    around = {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(
+        [sys.executable, "-W", "always", "-c", FRESH, str(out), COMMAND],
+        cwd=ROOT, env={**os.environ, **around}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert run.stderr == ""
+    assert out.read_text("utf-8") == full_text
+    assert not {"torch", "ray", "mlflow", "optuna", "pandas", "sklearn"} & set(run.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0 s"),
+        (59.6, "1 min 00 s"),
+        (200, "3 min 20 s"),
+        (3599.7, "1 h 00 min"),
+        (7500, "2 h 05 min"),
+    ],
+)
+def test_durations_in_words(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_numbers_in_words() -> None:
+    assert (percent(0.92345), percent(0.92345, 2), percent(None)) == ("92.3", "92.34", "–")
+    assert (count(8192), count(0), count(None)) == ("8,192", "0", "–")

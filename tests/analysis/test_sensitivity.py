@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from orchestrator.analysis.aggregate import own_rows
+from orchestrator.analysis.sensitivity import BINS, Sensitivity, sensitivities
+from orchestrator.spec import Sweep, TrialResult
+from tests.analysis.synthetic import BEST_SCALE, RECIPE, SWEEP, result, sweep_results, trial
+
+LORA = replace(SWEEP, tasks=("digits", "location"), adapters=("lora",))
+
+
+def space(**fields: Any) -> Sweep:
+    return replace(LORA, spaces={"lora": fields})
+
+
+def row(task: str, value: float | None, status: Any = "finished", **params: Any) -> TrialResult:
+    return result(trial(task, "lora", params), value, status=status)
+
+
+def table(values: Mapping[str, Sequence[float]]) -> list[TrialResult]:
+    """Task → val accuracy at scales 0.1, 1 and 10, rank 2."""
+    return [
+        row(task, value, scale=scale, rank=2)
+        for task, found in values.items()
+        for scale, value in zip((0.1, 1.0, 10.0), found, strict=True)
+    ]
+
+
+def of_scale(rows: Sequence[TrialResult], sweep: Sweep = LORA) -> Sensitivity:
+    (found,) = [item for item in sensitivities(rows, sweep) if item.field == "scale"]
+    return found
+
+
+def test_levels_and_their_normalised_mean_by_hand() -> None:
+    found = of_scale(table({"digits": (0.50, 0.90, 0.70), "location": (0.10, 0.15, 0.20)}))
+    assert [(one.level, one.accuracy) for one in found.tasks["digits"]] == [
+        (0.1, 0.50), (1.0, 0.90), (10.0, 0.70),
+    ]  # fmt: skip
+    # digits 0, 1, 0.5; location 0, 0.5, 1
+    assert [one.score for one in found.normalised] == pytest.approx([0.0, 0.75, 0.75])
+    assert [one.tasks for one in found.normalised] == [2, 2, 2]
+    assert found.recommended == 1.0, "of equal scores the lower level"
+    assert (found.informative, found.logarithmic, found.binned) == (2, True, False)
+
+
+def test_a_level_has_the_best_over_all_other_fields() -> None:
+    rows = table({"digits": (0.5, 0.9, 0.7)})
+    rows.append(row("digits", 0.8, scale=0.1, rank=8))
+    low, *_ = of_scale(rows).tasks["digits"]
+    assert (low.accuracy, low.trials) == (0.8, 2)
+
+
+def test_early_ends_count_only_where_nothing_else_does() -> None:
+    rows = [
+        row("digits", 0.6, scale=0.1, rank=2),
+        row("digits", 0.9, "stopped", scale=0.1, rank=8),
+        row("digits", 0.4, "stopped", scale=1.0, rank=2),
+        row("digits", None, "diverged", scale=10.0, rank=2),
+    ]
+    levels = of_scale(rows).tasks["digits"]
+    assert [(one.level, one.accuracy, one.ended_early) for one in levels] == [
+        (0.1, 0.6, False), (1.0, 0.4, True),
+    ]  # fmt: skip
+
+
+def test_only_the_search_stage_is_read() -> None:
+    rows = table({"digits": (0.5, 0.9, 0.7)})
+    again = replace(rows[0], trial=replace(rows[0].trial, stage="replicate", seed=1), value=1.0)
+    assert of_scale([*rows, again]) == of_scale(rows)
+
+
+def test_a_task_without_variation_says_nothing() -> None:
+    found = of_scale(table({"digits": (0.5, 0.5, 0.5), "location": (0.1, 0.2, 0.3)}))
+    assert [one.score for one in found.normalised] == pytest.approx([0.0, 0.5, 1.0])
+    assert (found.informative, found.recommended) == (1, 10.0)
+    flat = of_scale(table({"digits": (0.5, 0.5, 0.5)}))
+    assert (flat.normalised, flat.informative, flat.recommended) == ((), 0, None)
+
+
+def test_a_level_that_a_task_lacks_is_not_recommended() -> None:
+    rows = table({"digits": (0.5, 0.6, 0.9), "location": (0.1, 0.2, 0.3)})
+    rows = [one for one in rows if one.trial.task == "digits" or one.trial.params["scale"] < 10]
+    found = of_scale(rows)
+    assert [one.tasks for one in found.normalised] == [2, 2, 1]
+    assert found.normalised[-1].score == 1.0
+    assert found.recommended == 1.0
+
+
+def test_scale_comes_first_and_other_numbers_follow() -> None:
+    rows = [
+        row("digits", 0.5 + scale / 100 + rank / 100, scale=scale, rank=rank, init="vv", bias=flag)
+        for scale in (1.0, 10.0)
+        for rank in (2, 4)
+        for flag in (True, False)
+    ]
+    sweep = space(bias=[True, False], init=["vv", "uu"], rank=[2, 4], scale=[1.0, 10.0])
+    assert [item.field for item in sensitivities(rows, sweep)] == ["scale", "rank"]
+
+
+def test_a_recipe_field_can_be_searched() -> None:
+    rows = [
+        result(trial("digits", "lora", {}, recipe=replace(RECIPE, lr=lr)), value)
+        for lr, value in ((1e-3, 0.5), (5e-3, 0.7))
+    ]
+    (found,) = sensitivities(rows, space(lr=[1e-3, 5e-3]))
+    assert (found.field, found.recommended, found.logarithmic) == ("lr", 5e-3, False)
+
+
+def test_one_level_is_no_sensitivity() -> None:
+    assert sensitivities([row("digits", 0.5, scale=1.0)], space(scale=[1.0, 10.0])) == ()
+    assert sensitivities([], LORA) == ()
+
+
+@pytest.mark.parametrize("log", [True, False])
+def test_a_range_is_binned_on_its_own_axis(log: bool) -> None:
+    values = [10 ** (-2 + 4 * step / 29) for step in range(30)]
+    rows = [row("digits", 0.4 + step / 100, scale=v) for step, v in enumerate(values)]
+    form = {"low": 0.01, "high": 100.0} | ({"log": True} if log else {})
+    found = of_scale(rows, space(scale=form))
+    assert found.binned
+    assert found.logarithmic is log
+    levels = found.tasks["digits"]
+    assert sum(one.trials for one in levels) == 30
+    assert len(levels) == BINS
+    assert levels[-1].accuracy == pytest.approx(0.69, abs=0.003)
+    if log:
+        assert [one.trials for one in levels] == [5] * BINS
+        steps = [math.log10(b.level / a.level) for a, b in itertools.pairwise(levels)]
+        assert steps == pytest.approx([4 / BINS] * (BINS - 1))
+
+
+def test_choices_are_never_binned() -> None:
+    choices = [0.01, 0.05, 0.1, 0.5, 1.0, 3.0, 5.0, 10.0, 30.0, 50.0, 60.0, 80.0, 90.0, 100.0]
+    rows = [row("digits", 0.4 + step / 100, scale=v) for step, v in enumerate(choices)]
+    found = of_scale(rows, space(scale=choices))
+    assert not found.binned
+    assert [one.level for one in found.tasks["digits"]] == choices
+    assert found.recommended == 100.0
+
+
+def test_the_best_scale_of_each_task_is_found_again() -> None:
+    rows = own_rows(sweep_results(), SWEEP)
+    found = {item.adapter: item for item in sensitivities(rows, SWEEP) if item.field == "scale"}
+    assert set(found) == {"lora", "efft2"}
+    for item in found.values():
+        for task, best in BEST_SCALE.items():
+            assert max(item.tasks[task], key=lambda one: one.accuracy).level == best
+    assert found["efft2"].recommended == 10.0

@@ -1,0 +1,242 @@
+"""Rungs, the test firewall, joining and leaving, precision."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from adapters import AdapterError, LoRA, attach
+from orchestrator.engine import group as group_module
+from orchestrator.engine.group import Group
+from orchestrator.engine.pool import AtRung, Pool
+from orchestrator.errors import DataError
+from orchestrator.spec import Recipe
+from tests.engine.worlds import (
+    CPU,
+    TEST,
+    VAL,
+    WatchedPool,
+    assert_same,
+    backbone,
+    final_data,
+    run,
+    search_data,
+    trial,
+)  # fmt: skip
+
+DATA = search_data()
+LONG = {"epochs": 4, "warmup_epochs": 1}
+
+
+@pytest.mark.parametrize("answer_after", [0, 7])
+def test_a_paused_trial_continues_as_if_it_had_not_paused(answer_after: int) -> None:
+    trials = [
+        trial("efft2", {"rank": 3, "dropout": 0.2}, seed, drop_path=0.2, **LONG) for seed in (1, 2)
+    ]
+    pairs = [(one, DATA) for one in trials]
+    through = run(pairs)
+    paused = run(pairs, pauses=(1, 3), answer_after=answer_after)
+    assert sorted((r.key, r.epoch) for r in paused.rungs) == sorted(
+        (one.key, epoch) for one in trials for epoch in (1, 3)
+    )
+    for one in trials:
+        assert_same(paused, through, one.key)
+        points = {point.epoch: point.eval_accuracy for point in paused.results[one.key].curve}
+        assert all(r.value == points[r.epoch] for r in paused.rungs if r.key == one.key)
+
+
+def test_a_stopped_trials_record_is_the_rungs_and_others_go_on() -> None:
+    stopped, other = trial(seed=1, **LONG), trial(seed=2, **LONG)
+    through = run([(stopped, DATA), (other, DATA)])
+    seen = run(
+        [(stopped, DATA), (other, DATA)],
+        pauses=(2,),
+        decide=lambda rung: rung.key != stopped.key,
+        answer_after=3,
+    )
+    assert_same(seen, through, other.key)
+    result, point = seen.results[stopped.key], through.results[stopped.key].curve[1]
+    assert (result.status, result.epochs_run, len(result.curve)) == ("stopped", 2, 2)
+    assert result.value == point.eval_accuracy
+    assert result.eval_loss == pytest.approx(point.eval_loss, abs=1e-5)
+    assert sum(result.correct) / len(result.correct) == result.value
+
+
+def test_a_waiting_trial_takes_no_steps() -> None:
+    pool = Pool(backbone(), CPU)
+    one = trial(**LONG)
+    pool.add(one, DATA, (1,))
+    assert (len(pool), pool.running) == (1, 1)
+    events = [event for _ in range(5) for event in pool.advance()]
+    assert [type(event) for event in events] == [AtRung]
+    assert (len(pool), pool.running, one.key in pool) == (1, 0, True)
+    assert [pool.advance() for _ in range(20)] == [[]] * 20
+    pool.proceed(one.key)
+    assert (pool.running, pool.at_rung(one.key)) == (1, None)
+    while one.key in pool:
+        pool.advance()
+    assert len(pool) == 0
+
+
+def test_a_final_trial_reads_test_once_at_its_end() -> None:
+    data = final_data()
+    reads: list[int] = []
+    original = Group._evaluate_on
+
+    def counting(self: Group, split: object, sharing: object) -> object:
+        reads.append(len(split))  # type: ignore[arg-type]  # a DeviceSplit
+        return original(self, split, sharing)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Group, "_evaluate_on", counting)
+        one = trial("lora", {"rank": 2}, 1, stage="final", **LONG)
+        seen = run([(one, data)], pauses=(1, 2))
+    result = seen.results[one.key]
+    assert reads == [TEST]
+    assert (result.test_reads, result.status, len(result.correct)) == (1, "finished", TEST)
+    assert [point.eval_accuracy is not None for point in result.curve] == [False] * 3 + [True]
+    assert seen.rungs == []
+    kept = seen.kept[one.key]
+    assert kept.keys() == seen.tensors[one.key].keys()
+    assert kept["head.weight"].shape == (4, 32)
+    assert all(tensor.device == CPU for tensor in kept.values())
+
+
+@pytest.mark.parametrize("stage", ["search", "replicate"])
+def test_other_stages_evaluate_every_epoch_on_val(stage: str) -> None:
+    assert not hasattr(DATA, "test")
+    one = trial(stage=stage)
+    seen = run([(one, DATA)])
+    result = seen.results[one.key]
+    assert (result.test_reads, len(result.correct), seen.kept) == (0, VAL, {})
+    assert all(point.eval_accuracy is not None for point in result.curve)
+
+
+def test_a_test_split_is_not_kept_on_the_device() -> None:
+    pool = WatchedPool(backbone(), CPU)
+    data = final_data()
+    for seed in (1, 2):
+        pool.add(trial(stage="final", seed=seed, epochs=seed, warmup_epochs=0), data)
+    held = []
+    while len(pool):
+        pool.advance()
+        held.append((len(pool), len(pool._splits)))
+    assert (1, 2) in held  # the other trial still needs them
+    assert held[-1] == (0, 0)
+
+
+def test_values_agree_with_one_another() -> None:
+    one = trial("lora", lr=1e-2, epochs=6)
+    result = run([(one, DATA)]).results[one.key]
+    assert set(result.correct) <= {0, 1}
+    assert sum(result.correct) / VAL == result.value == result.curve[-1].eval_accuracy
+    assert result.eval_loss == result.curve[-1].eval_loss
+    assert result.curve[-1].loss < result.curve[0].loss
+    assert result.value > 0.5  # shades of grey are easy
+    assert result.seconds > 0
+    assert result.started <= result.finished
+    assert result.parameters == 2 * 2 * 2 * 32 * 8
+
+
+def test_the_last_incomplete_batch_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[list[int]] = []
+    original = group_module.take
+
+    def noting(splits: list[object], indices: list[Tensor]) -> tuple[Tensor, Tensor]:
+        taken.append(indices[0].tolist())
+        return original(splits, indices)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(group_module, "take", noting)
+    run([(trial(epochs=2), DATA)])
+    assert [len(batch) for batch in taken] == [8] * 10
+    first, second = ([i for batch in taken[s : s + 5] for i in batch] for s in (0, 5))
+    assert len(set(first)) == len(set(second)) == 40
+    assert first != second
+
+
+def test_a_batch_larger_than_the_split_is_refused() -> None:
+    with pytest.raises(DataError, match=r"batch 64 is larger .* task 'grey'; use --set batch=44"):
+        Pool(backbone(), CPU).add(trial(batch=64), DATA)
+    whole = trial(batch=44)
+    assert run([(whole, DATA)]).results[whole.key].status == "finished"
+
+
+@pytest.mark.parametrize("adapter", ["efft2", "hta", "linear", "lora"])
+def test_bf16_runs_and_stays_finite(adapter: str) -> None:
+    pairs = [
+        (trial(adapter, {}, seed, precision="bf16", drop_path=0.1 * seed), DATA) for seed in (0, 1)
+    ]
+    seen = run(pairs)
+    for one, _ in pairs:
+        assert seen.results[one.key].status == "finished"
+        assert all(np.isfinite(point.loss) for point in seen.results[one.key].curve)
+        assert all(t.dtype == torch.float32 for t in seen.tensors[one.key].values())
+        full = replace(one, recipe=one.recipe.with_values({"precision": "fp32"}))
+        expected = run([(full, DATA)]).results[full.key].curve[-1].loss
+        assert seen.results[one.key].curve[-1].loss == pytest.approx(expected, abs=0.1)
+
+
+def test_linear_trials_train_on_cached_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = [trial("linear", {}, seed, lr=1e-2 / seed) for seed in (1, 2)]
+    passes: list[int] = []
+    hooked = backbone()
+
+    def count(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        passes.append(len(inputs[0]))
+
+    hooked.model.get_submodule("norm").register_forward_pre_hook(count)
+    cached = run([(one, DATA) for one in trials], bone=hooked)
+    assert sorted(passes) == [VAL, len(DATA.train)]  # each image once, for both trials
+    monkeypatch.setattr(group_module, "_cacheable", lambda training: False)
+    plain = run([(one, DATA) for one in trials])
+    for one in trials:
+        assert_same(cached, plain, one.key)
+
+
+@pytest.mark.parametrize("adapter", ["lora", "linear"])
+def test_evaluation_does_not_depend_on_the_chunks(
+    adapter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = [trial(adapter, {}, seed) for seed in (1, 2)]
+    expected = run([(one, DATA) for one in trials])
+
+    def small(self: Group, split: object, trials: int) -> list[slice]:
+        return [slice(start, start + 3) for start in range(0, VAL, 3)]
+
+    monkeypatch.setattr(Group, "_chunks", small)
+    found = run([(one, DATA) for one in trials])
+    for one in trials:
+        assert_same(found, expected, one.key)
+
+
+def test_different_recipes_run_side_by_side() -> None:
+    """Batch sizes and adapter families differ, so these are groups of their own in one pool."""
+    trials = [trial("lora"), trial("hta"), trial("lora", batch=16), trial("linear")]
+    together = run([(one, DATA) for one in trials])
+    for one in trials:
+        assert_same(together, run([(one, DATA)]), one.key)
+
+
+def test_a_backbone_with_dropout_takes_no_company() -> None:
+    bone = backbone(proj_drop_rate=0.1)
+    with pytest.raises(AdapterError, match="draws from the global random generator"):
+        run([(trial(seed=1), DATA), (trial(seed=2), DATA)], bone=bone)
+
+
+def test_the_backbone_is_left_alone() -> None:
+    bone = backbone()
+    before = {name: tensor.clone() for name, tensor in bone.model.state_dict().items()}
+    run([(trial("lora"), DATA), (trial("hta"), DATA)], bone=bone)
+    assert all(torch.equal(before[n], t) for n, t in bone.model.state_dict().items())
+    attach(bone.model, LoRA())  # and free to be used
+
+
+def test_rates_in_the_curve_are_the_schedules() -> None:
+    one = trial(epochs=3, warmup_epochs=1, warmup_lr=1e-4, lr=1e-3, min_lr=0.0)
+    curve = run([(one, DATA)]).results[one.key].curve
+    assert isinstance(one.recipe, Recipe)
+    assert [point.lr for point in curve] == pytest.approx([1e-4, 1e-3, 5e-4])

@@ -1,0 +1,229 @@
+"""From options to frozen studies, and what a second command may change."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+from orchestrator.config import SweepConfig
+from orchestrator.errors import InvalidInput
+from orchestrator.extension import extend
+from orchestrator.places import Places
+from orchestrator.planning import plan_studies, plan_sweep
+from orchestrator.spec import DataIdentity, Sweep
+from orchestrator.sweepfile import SweepFile, read_sweep
+
+
+def sweep(**changes: Any) -> Sweep:
+    return plan_sweep(SweepConfig(suite="mini", **changes))[1]
+
+
+def refused(*fragments: str, **changes: Any) -> None:
+    with pytest.raises(InvalidInput) as error:
+        sweep(**changes)
+    for fragment in fragments:
+        assert fragment in str(error.value)
+
+
+def test_nothing_chosen_is_the_suites_default() -> None:
+    suite, found = plan_sweep(SweepConfig(suite="mini"))
+    assert (found.tasks, found.adapters) == (suite.default_tasks, suite.default_adapters)
+    assert (found.recipe, found.backbone) == (suite.recipe, suite.backbone)
+    assert (found.sampler, found.stopping, found.seeds) == ("grid", "asha", 3)
+    assert found.spaces["lora"] == {"rank": [2, 8]}
+
+
+def test_studies_hold_what_is_searched_and_what_is_not() -> None:
+    found = sweep(adapter=("efft2", "linear"), tasks=("digits", "textures"))
+    data = {name: DataIdentity(name, "t") for name in found.tasks}
+    studies = plan_studies(found, data, "w")
+    assert [s.name for s in studies] == [
+        "digits/efft2", "textures/efft2", "digits/linear", "textures/linear",
+    ]  # fmt: skip
+    first = studies[0]
+    assert set(first.space) == {"scale"}
+    assert first.params["rank"] == 8
+    assert first.params["init"] == "vv"
+    assert (first.data, first.weights) == (data["digits"], "w")
+
+
+def test_tasks_come_in_the_suites_order_and_once() -> None:
+    assert sweep(tasks=("textures", "digits", "textures")).tasks == ("digits", "textures")
+    assert len(sweep(tasks=("all",)).tasks) == 6
+    assert sweep(adapter=("lora", "linear", "lora")).adapters == ("lora", "linear")
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(1, 0), (2, 0), (5, 1), (10, 2), (100, 20)])
+def test_epochs_scale_the_warm_up(epochs: int, warmup: int) -> None:
+    for found in (sweep(epochs=epochs), sweep(set={"epochs": epochs})):
+        assert (found.recipe.epochs, found.recipe.warmup_epochs) == (epochs, warmup)
+    chosen = sweep(epochs=100, set={"warmup_epochs": 3}).recipe
+    assert (chosen.epochs, chosen.warmup_epochs) == (100, 3)
+
+
+def test_a_field_is_not_given_two_values() -> None:
+    assert sweep(epochs=5, set={"epochs": 5}).recipe.epochs == 5
+    refused("'epochs' is given twice", "5", "6", epochs=5, set={"epochs": 6})
+
+
+def test_a_space_is_narrowed_and_a_single_value_fixes_a_field() -> None:
+    space = {"lora": {"rank": 4, "lr": [1e-3, 1e-2], "dropout": {"low": 0.0, "high": 0.2}}}
+    found = sweep(adapter=("lora",), space=space, sampler="tpe")
+    assert found.fixed["lora"] == {"rank": 4}
+    study = plan_studies(found, {t: DataIdentity("s", "t") for t in found.tasks}, "w")[0]
+    assert study.space == {
+        "lr": CategoricalDistribution([1e-3, 1e-2]),
+        "dropout": FloatDistribution(0.0, 0.2),
+    }
+    assert study.params["rank"] == 4
+
+
+def test_what_is_set_by_hand_leaves_the_space() -> None:
+    space = {"linear": {"lr": [0.1, 0.2], "precision": ["fp32", "bf16"], "epochs": [3, 5]}}
+    found = sweep(adapter=("linear",), space=space, set={"lr": 0.3}, precision="fp32", epochs=4)
+    assert found.spaces["linear"] == {}
+    assert (found.recipe.lr, found.recipe.precision, found.recipe.epochs) == (0.3, "fp32", 4)
+
+
+def test_epochs_and_warm_up_are_tried_together() -> None:
+    both = {"linear": {"epochs": [2, 4], "warmup_epochs": [0, 1]}}
+    found = sweep(adapter=("linear",), space=both).spaces["linear"]
+    assert both["linear"].items() <= found.items()
+    both = {"linear": {"epochs": [2, 4], "warmup_epochs": [1, 3]}}
+    refused(
+        "adapter 'linear'", "warmup_epochs", "below epochs (2)", adapter=("linear",), space=both
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "fragments"),
+    [
+        ({"tasks": ("digit",)}, ["'digit'", "Did you mean 'digits'?"]),
+        ({"adapter": ("lorra",)}, ["'lorra'", "Did you mean 'lora'?"]),
+        ({"sampler": "gird"}, ["sampler 'gird'", "grid"]),
+        ({"stopping": "asa"}, ["stopping rule 'asa'", "asha"]),
+        ({"set": {"lrr": 1}}, ["recipe field 'lrr'", "Did you mean 'lr'?"]),
+        ({"set": {"lr": "fast"}}, ["'lr'", "float", "'fast'"]),
+        ({"set": {"lr": 10**400}}, ["'lr'", "float"]),
+        ({"set": {"lr": float("nan")}}, ["'lr' is nan"]),
+        ({"set": {"epochs": True}}, ["'epochs'", "int", "True"]),
+        ({"set": {"drop_path": 1}}, ["'drop_path' is 1.0", "[0, 1)"]),
+        ({"precision": "fp8"}, ["precision 'fp8'", "bf16"]),
+        ({"space": {"lorra": {}}}, ["--space 'lorra'", "lora"]),
+        ({"space": {"lora": {"rnk": [1]}}}, ["'rnk'", "rank"]),
+        ({"space": {"lora": {"rank": [0, 2]}}}, ["'lora'", "rank", "at least 1"]),
+        ({"space": {"lora": {"rank": []}}}, ["'lora'", "no choices"]),
+        ({"space": {"lora": {"lr": [-1.0]}}}, ["'lora'", "'lr' is -1.0", "above 0"]),
+        ({"space": {"lora": {"dropout": {"low": 0.0, "high": 0.5}}}}, ["grid", "finite", "'lora'"]),
+    ],
+)
+def test_every_typo_is_named_with_the_alternatives(
+    changes: dict[str, Any], fragments: list[str]
+) -> None:
+    refused(*fragments, **changes)
+
+
+def test_more_of_everything_extends_a_sweep() -> None:
+    old = sweep(tasks=("textures",), adapter=("lora",), seeds=2, sampler="tpe", trials=2)
+    new = sweep(
+        tasks=("digits",), adapter=("linear",), seeds=3, replicate=4, sampler="tpe", trials=5,
+        stopping="none",
+    )  # fmt: skip
+    both = extend(old, new)
+    assert both.tasks == ("digits", "textures")
+    assert both.adapters == ("lora", "linear")
+    assert set(both.spaces) == {"lora", "linear"}
+    assert (both.seeds, both.replicate, both.trials, both.stopping) == (3, 4, 5, "none")
+    assert extend(old, old) == old
+
+
+@pytest.mark.parametrize(
+    ("changes", "fragments"),
+    [
+        ({"seeds": 2}, ["seeds: 3 there, 2 now"]),
+        ({"replicate": 1}, ["replicate: 2 there, 1 now"]),
+        ({"trials": 3}, ["trials: 4 there, 3 now"]),
+        ({"trials": None}, ["trials: 4 there, None now"]),
+        ({"sampler": "random"}, ["sampler: tpe there, random now"]),
+        ({"backbone": "vit_tiny_patch16_224"}, ["backbone: vit_mini there"]),
+        ({"set": {"lr": 0.25}}, ["recipe: lr=0.005 there, lr=0.25 now", "another --out"]),
+        ({"space": {"lora": {"rank": [4]}}}, ["spaces[lora]", "[2, 8]", "[4]"]),
+        ({"space": {"efft2": {"rank": 16}}}, ["fixed[efft2]", "16"]),
+    ],
+)
+def test_another_sweep_is_refused_saying_what_differs(
+    changes: dict[str, Any], fragments: list[str]
+) -> None:
+    base: dict[str, Any] = {"sampler": "tpe", "trials": 4}
+    with pytest.raises(InvalidInput, match="holds another sweep") as error:
+        extend(sweep(**base), sweep(**{**base, **changes}))
+    for fragment in fragments:
+        assert fragment in str(error.value)
+    assert "batch" not in str(error.value), "only what differs is shown"
+
+
+def test_a_limit_may_be_lifted_from_a_grid_only() -> None:
+    assert extend(sweep(trials=1), sweep()).trials is None
+    with pytest.raises(InvalidInput, match="trials: None there, 1 now"):
+        extend(sweep(), sweep(trials=1))
+
+
+def saved(folder: Path) -> Places:
+    places = Places(folder)
+    made = sweep(adapter=("lora",), space={"lora": {"rank": [2, 4], "lr": 0.01}})
+    SweepFile.new(made, {"digits": DataIdentity("s", "t")}, "w", "orchestrate …").write(places)
+    return places
+
+
+def test_a_sweep_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    places = saved(tmp_path)
+    found = read_sweep(places)
+    assert found.sweep == sweep(adapter=("lora",), space={"lora": {"rank": [2, 4], "lr": 0.01}})
+    assert found.data == {"digits": DataIdentity("s", "t")}
+    assert extend(found.sweep, replace(found.sweep, seeds=9)).seeds == 9
+
+
+def test_a_folder_without_a_sweep_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"nowhere' holds no sweep"):
+        read_sweep(Places(tmp_path / "nowhere"))
+    assert SweepFile.read(Places(tmp_path)) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "fragment"),
+    [
+        (("sweep", "seeds"), "three", "sweep.seeds"),
+        (("sweep", "tasks"), "digits", "sweep.tasks"),
+        (("sweep", "recipe", "lr"), -1, "above 0"),
+        (("sweep", "recipe", "schedule"), "linear", "cosine"),
+        (("sweep",), None, "sweep"),
+        (("data",), [], "data"),
+        (("id",), 5, "id"),
+    ],
+)
+def test_a_damaged_sweep_file_is_named(
+    path: tuple[str, ...], value: Any, fragment: str, tmp_path: Path
+) -> None:
+    places = saved(tmp_path)
+    content = json.loads(places.sweep.read_text())
+    inner = content
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    places.sweep.write_text(json.dumps(content))
+    with pytest.raises(InvalidInput, match=r"sweep\.json' is damaged") as error:
+        SweepFile.read(places)
+    assert fragment in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\0\0\0"])
+def test_a_sweep_file_of_other_text_is_named(text: str, tmp_path: Path) -> None:
+    places = Places(tmp_path)
+    places.sweep.write_text(text)
+    with pytest.raises(InvalidInput, match=r"is damaged .* move it away"):
+        SweepFile.read(places)

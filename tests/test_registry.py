@@ -1,0 +1,382 @@
+"""Export, index, load: a model that comes out is the one whose accuracy the index states."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from adapters import build
+from adapters.storage import save_tensors
+from orchestrator import files
+from orchestrator.analysis.aggregate import summarise
+from orchestrator.analysis.summary import Summary
+from orchestrator.backbones import load_backbone
+from orchestrator.data.splits import open_final, open_search
+from orchestrator.engine.pool import Ended, Pool
+from orchestrator.errors import CheckpointError, InvalidInput
+from orchestrator.registry import (
+    CONFIG,
+    EVIDENCE,
+    INDEX,
+    WEIGHTS,
+    Index,
+    export,
+    export_merged,
+    load,
+    read_index,
+)  # fmt: skip
+from orchestrator.spec import Recipe, Stage, Sweep, Trial, TrialResult
+from orchestrator.tasks.mini import MINI
+from orchestrator.weights.architecture import vit_mini
+
+TASK = MINI.task("digits")
+RECIPE = Recipe(epochs=1, lr=1e-2, warmup_epochs=0, normalisation="half", drop_path=0.0)
+SWEEP = Sweep(
+    suite="mini",
+    backbone="vit_mini",
+    tasks=("digits",),
+    adapters=("lora", "linear"),
+    sampler="grid",
+    stopping="none",
+    trials=None,
+    seeds=2,
+    replicate=1,
+    recipe=RECIPE,
+    spaces={"lora": {}, "linear": {}},
+)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A finished sweep: its rows, its adapters' folder, its summary."""
+
+    results: list[TrialResult]
+    adapters: Path
+    data: Path
+
+    @property
+    def summary(self) -> Summary:
+        return summarise(self.results, SWEEP, MINI)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory, mini_data: Path) -> Ran:
+    """Search and two final seeds of two adapters, trained for one epoch by a real pool."""
+    torch.set_num_threads(1)
+    backbone, folder = load_backbone("vit_mini"), tmp_path_factory.mktemp("adapters")
+    pool, results = Pool(backbone, torch.device("cpu")), []
+    search = open_search("mini", TASK, mini_data)
+    final = open_final("mini", TASK, mini_data)
+
+    def trial(adapter: str, stage: Stage, seed: int) -> Trial:
+        params = build(adapter, {"rank": 2} if adapter == "lora" else {}).to_dict()
+        data = final.identity.final if stage == "final" else search.identity
+        return Trial(
+            "mini", "digits", "vit_mini", adapter, params, RECIPE, seed, stage, data,
+            backbone.fingerprint,
+        )  # fmt: skip
+
+    for adapter in SWEEP.adapters:
+        pool.add(trial(adapter, "search", 0), search)
+        for seed in (1, 2):
+            pool.add(trial(adapter, "final", seed), final)
+    while len(pool):
+        for event in pool.advance():
+            assert isinstance(event, Ended)
+            results.append(event.result)
+            if event.tensors is not None:
+                of = event.result.trial
+                save_tensors(build(of.adapter, of.params), event.tensors, folder / of.key)
+    return Ran(results, folder, mini_data)
+
+
+@pytest.fixture(scope="module")
+def exported(ran: Ran, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    registry = tmp_path_factory.mktemp("sweep") / "registry"
+    export(ran.summary, ran.results, ran.adapters, registry)
+    return registry
+
+
+@pytest.fixture
+def registry(exported: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(exported, tmp_path / "registry"))
+
+
+@torch.no_grad()
+def logits(model: nn.Module, data: Path) -> tuple[Tensor, Tensor]:
+    """Logits of the test images, as `config.json` says normalised (half), and their labels."""
+    test = open_final("mini", TASK, data).test
+    images = torch.from_numpy(test.images.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+    found: Tensor = model(images)
+    return found, torch.from_numpy(test.labels.copy())
+
+
+@pytest.mark.parametrize("adapter", SWEEP.adapters)
+def test_a_loaded_model_has_the_accuracy_that_the_index_states(
+    adapter: str, exported: Path, ran: Ran
+) -> None:
+    entry = read_index(exported).find("digits", adapter)
+    model = load(exported, "digits", adapter, suite="mini", backbone="vit_mini")
+    assert not model.training
+    found, labels = logits(model, ran.data)
+    assert found.shape == (TASK.test, entry.classes)
+    accuracy = (found.argmax(1) == labels).float().mean().item()
+    assert accuracy == pytest.approx(entry.test_accuracy, abs=1.5 / TASK.test)
+    assert accuracy > 0.2, "it learned something, so that the comparison says something"
+
+
+def test_the_index_states_the_first_seed_and_all_of_them(exported: Path, ran: Ran) -> None:
+    index = read_index(exported)
+    assert [(e.task, e.adapter) for e in index.entries] == [
+        ("digits", "lora"),
+        ("digits", "linear"),
+    ]
+    for entry in index.entries:
+        finals = {
+            row.trial.seed: row
+            for row in ran.results
+            if row.trial.stage == "final" and row.trial.adapter == entry.adapter
+        }
+        values = [row.value for row in finals.values()]
+        assert (entry.seed, entry.key, entry.seeds) == (1, finals[1].key, 2)
+        assert entry.test_accuracy == finals[1].value
+        assert entry.test_mean == pytest.approx(sum(v for v in values if v is not None) / 2)
+        folder = exported / entry.path
+        config = json.loads((folder / CONFIG).read_text())
+        assert config["recipe"]["normalisation"] == "half"
+        assert config["params"] == finals[1].trial.params
+        evidence = json.loads((folder / EVIDENCE).read_text())
+        assert [row["key"] for row in evidence["finals"]] == [finals[1].key, finals[2].key]
+
+
+@pytest.mark.parametrize("adapter", SWEEP.adapters)
+def test_merged_weights_are_plain_timm(
+    adapter: str, exported: Path, ran: Ran, tmp_path: Path
+) -> None:
+    path = export_merged(exported, "digits", adapter, tmp_path / "merged")
+    about = json.loads(path.with_suffix(".json").read_text())
+    assert about["architecture"] == "vit_mini"
+    assert about["normalisation"] == "half"
+    model = vit_mini(num_classes=about["classes"]).eval()
+    model.load_state_dict(load_file(path), strict=True)
+    merged, _ = logits(model, ran.data)
+    adapted, _ = logits(load(exported, "digits", adapter), ran.data)
+    torch.testing.assert_close(merged, adapted, rtol=0, atol=1e-4)
+    assert {p.name for p in path.parent.iterdir()} == {path.name, path.with_suffix(".json").name}
+
+
+def test_merged_weights_need_a_folder_that_can_be_written(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidInput, match=r"cannot be written .* name another folder"):
+        export_merged(exported, "digits", "lora", tmp_path / "file" / "merged")
+
+
+def test_exporting_again_replaces_everything(ran: Ran, registry: Path) -> None:
+    (registry / "stranger").write_text("left over")
+    fewer = [row for row in ran.results if row.trial.adapter == "lora"]
+    summary = summarise(fewer, SWEEP, MINI)
+    index = export(summary, fewer, ran.adapters, registry)
+    assert [e.adapter for e in index.entries] == ["lora"]
+    assert read_index(registry) == index
+    assert sorted(p.name for p in registry.iterdir()) == [INDEX, "mini"]
+    assert {p.name for p in registry.parent.iterdir()} == {"registry", ".registry.lock"}
+    with pytest.raises(InvalidInput, match="'digits/linear'"):
+        load(registry, "digits", "linear")
+
+
+def test_what_a_killed_export_left_is_cleared(ran: Ran, registry: Path) -> None:
+    for left in (".registry.draft", ".registry.old"):
+        (registry.parent / left / "mini").mkdir(parents=True)
+    shutil.rmtree(registry)
+    export(ran.summary, ran.results, ran.adapters, registry)
+    assert len(read_index(registry).entries) == 2
+    assert {p.name for p in registry.parent.iterdir()} == {"registry", ".registry.lock"}
+
+
+def test_an_unfinished_study_is_left_out(ran: Ran, tmp_path: Path) -> None:
+    rows = [r for r in ran.results if (r.trial.adapter, r.trial.seed) != ("lora", 2)]
+    index = export(summarise(rows, SWEEP, MINI), rows, ran.adapters, tmp_path / "registry")
+    assert [entry.adapter for entry in index.entries] == ["linear"]
+
+
+def test_lost_weights_say_what_to_do_and_keep_the_old_registry(
+    ran: Ran, registry: Path, tmp_path: Path
+) -> None:
+    before = read_index(registry)
+    with pytest.raises(CheckpointError, match=r"cannot be copied .*fragments/\w{32}\.parquet away"):
+        export(ran.summary, ran.results, tmp_path / "nowhere", registry)
+    assert read_index(registry) == before
+
+
+def test_a_registry_that_cannot_be_written_is_named(ran: Ran, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match=r"file/registry' cannot be written"):
+        export(ran.summary, ran.results, ran.adapters, tmp_path / "file" / "registry")
+
+
+@pytest.mark.parametrize(
+    ("names", "fragments"),
+    [
+        (("digit", "lora"), ["'digit/lora'", "Did you mean 'digits/lora'?"]),
+        (("digits", "hta"), ["'digits/hta'", "digits/linear, digits/lora"]),
+        (("digits", "lora", "vtab"), ["suite=vtab", "suite=mini"]),
+        (("digits", "lora", "mini", "vit_base"), ["backbone=vit_base", "backbone=vit_mini"]),
+    ],
+)
+def test_unknown_names_are_refused_with_the_alternatives(
+    names: tuple[str, ...], fragments: list[str], exported: Path
+) -> None:
+    with pytest.raises(InvalidInput, match="unknown registry entry") as error:
+        load(exported, *names)
+    for fragment in fragments:
+        assert fragment in str(error.value)
+
+
+def test_two_entries_of_one_name_must_be_told_apart(exported: Path) -> None:
+    index = read_index(exported)
+    twice = index.model_copy(
+        update={"entries": (*index.entries, index.entries[0].model_copy(update={"suite": "vtab"}))}
+    )
+    with pytest.raises(InvalidInput, match=r"several entries .*suite=vtab.*say which"):
+        twice.find("digits", "lora")
+    assert twice.find("digits", "lora", suite="vtab").suite == "vtab"
+
+
+def edit_index(registry: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    index = json.loads((registry / INDEX).read_text())
+    change(index)
+    (registry / INDEX).write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        (lambda index: index.update(format=2), "format"),
+        (lambda index: index.update(extra=1), "extra"),
+        (lambda index: index["entries"][0].pop("path"), "entries.0.path"),
+        (lambda index: index["entries"][1].update(classes="many"), "entries.1.classes"),
+        (lambda index: index.update(entries=None), "entries"),
+    ],
+)
+def test_a_damaged_index_is_named(
+    change: Callable[[dict[str, Any]], Any], where: str, registry: Path
+) -> None:
+    edit_index(registry, change)
+    with pytest.raises(CheckpointError, match=rf"index\.json' is damaged at {where}.*export DIR"):
+        read_index(registry)
+
+
+def test_an_index_that_is_no_json_or_not_there_is_named(registry: Path) -> None:
+    (registry / INDEX).write_bytes((registry / INDEX).read_bytes()[:50])
+    with pytest.raises(CheckpointError, match=r"index\.json' is damaged at its text"):
+        read_index(registry)
+    (registry / INDEX).unlink()
+    with pytest.raises(InvalidInput, match=r"is no registry .*export DIR"):
+        load(registry, "digits", "lora")
+
+
+@pytest.mark.parametrize("path", ["../../etc", "/etc", "mini/../../..", "a\0b"])
+def test_an_entry_cannot_point_outside_its_registry(path: str, registry: Path) -> None:
+    edit_index(registry, lambda index: index["entries"][0].update(path=path))
+    with pytest.raises(CheckpointError, match="points outside its registry"):
+        load(registry, "digits", "lora")
+
+
+def test_names_that_are_paths_stay_inside(ran: Ran, tmp_path: Path) -> None:
+    hostile = [
+        replace(row, trial=replace(row.trial, backbone="../../up@/etc/x.safetensors"))
+        for row in ran.results
+    ]
+    adapters = tmp_path / "adapters"
+    for old, new in zip(ran.results, hostile, strict=True):
+        if old.trial.stage == "final":
+            shutil.copytree(ran.adapters / old.key, adapters / new.key)
+    sweep = replace(SWEEP, backbone="../../up@/etc/x.safetensors")
+    registry = tmp_path / "sweep" / "registry"
+    index = export(summarise(hostile, sweep, MINI), hostile, adapters, registry)
+    assert len(index.entries) == 2
+    assert all(
+        (registry / entry.path).resolve().is_relative_to(registry) for entry in index.entries
+    )
+    assert all(len(Path(entry.path).parts) == 4 for entry in index.entries)
+
+
+@pytest.mark.parametrize("name", [CONFIG, *WEIGHTS])
+def test_a_changed_file_is_refused(name: str, registry: Path) -> None:
+    victim = registry / read_index(registry).find("digits", "lora").path / name
+    content = victim.read_bytes()
+    victim.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    for read in (load, lambda *at: export_merged(*at, registry.parent / "merged")):
+        with pytest.raises(
+            CheckpointError, match=r"is not what was exported .*export DIR"
+        ) as error:
+            read(registry, "digits", "lora")
+        assert str(victim) in str(error.value)
+    victim.unlink()
+    with pytest.raises(CheckpointError, match=r"cannot be read: No such file .*export DIR"):
+        load(registry, "digits", "lora")
+
+
+def with_content(registry: Path, name: str, content: bytes) -> None:
+    """Puts `content` in a file of the entry and its fingerprint in the index, as a forger would."""
+    path = registry / read_index(registry).find("digits", "lora").path / name
+    path.write_bytes(content)
+    sha256 = files.fingerprint(path)
+    edit_index(registry, lambda index: index["entries"][0]["sha256"].update({name: sha256}))
+
+
+def test_loading_executes_nothing(registry: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    with_content(registry, WEIGHTS[1], f"cposix\nsystem\n(S'touch {marker}'\ntR.".encode())
+    with pytest.raises(CheckpointError, match="cannot be read as safetensors"):
+        load(registry, "digits", "lora")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        b"{",
+        b"[]",
+        b'{"format": 9, "adapter": "lora", "hyper_parameters": {}}',
+        b'{"format": 1, "adapter": "os.system", "hyper_parameters": {}}',
+        b'{"format": 1, "adapter": "lora", "hyper_parameters": {"rank": -1}}',
+        b'{"format": 1, "adapter": "lora", "hyper_parameters": {"rank": 16}}',
+    ],
+)
+def test_a_forged_adapter_configuration_is_an_error(config: bytes, registry: Path) -> None:
+    with_content(registry, WEIGHTS[0], config)
+    with pytest.raises(CheckpointError):
+        load(registry, "digits", "lora")
+
+
+def test_other_backbone_weights_are_refused(registry: Path) -> None:
+    edit_index(registry, lambda index: index["entries"][0].update(weights="f" * 64))
+    with pytest.raises(CheckpointError, match=r"'vit_mini' here have fingerprint .*ffffffffffff"):
+        load(registry, "digits", "lora")
+
+
+def test_the_index_is_read_without_torch(exported: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from orchestrator.registry import read_index;"
+        f"print(len(read_index(Path({str(exported)!r})).entries), 'torch' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["2", "False"]
+
+
+def test_the_index_survives_its_own_text(exported: Path) -> None:
+    index = read_index(exported)
+    assert Index.model_validate_json(index.model_dump_json()) == index

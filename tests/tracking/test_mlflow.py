@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.errors import InvalidInput, TrackingError
+from orchestrator.ledger import Ledger
+from orchestrator.tracking.lock import only_writer
+from orchestrator.tracking.mlflow import MlflowStore, TrackCounts, open_tracker, track
+from orchestrator.tracking.places import read_sweep
+from orchestrator.tracking.tracker import Tracker
+from tests.tracking.database import check_agrees, content, count, stored
+from tests.tracking.synthetic import append, make_sweep, result, results
+
+NOBODY = "http://user:hunter2@127.0.0.1:9"
+"""The port of `discard`, which nothing serves."""
+
+
+def uri(out: Path) -> str:
+    return f"sqlite:///{out / 'mlflow.db'}"
+
+
+def test_every_row_becomes_one_run_and_a_second_call_changes_nothing(sweep: Path) -> None:
+    rows = append(sweep, results(12))
+    assert {row.status for row in rows} == {"finished", "stopped", "diverged"}
+    heard: list[tuple[int, int]] = []
+    assert track(sweep, on_progress=lambda *done: heard.append(done)) == TrackCounts(12, 12)
+    assert heard[-1] == (12, 12)
+    runs = check_agrees(sweep, rows)
+    assert runs["sweep"].status == "FINISHED"
+    before = content(sweep)
+    assert track(sweep) == TrackCounts(12, 0)
+    assert content(sweep) == before
+
+
+def test_a_trial_shows_its_tags_and_params(sweep: Path) -> None:
+    (row,) = append(sweep, [result(random.Random(0), 0, stage="final")])
+    track(sweep)
+    run = stored(sweep)[row.key]
+    expected = {
+        "key": row.key,
+        "task": "digits",
+        "adapter": "lora",
+        "seed": "0",
+        "stage": "final",
+        "status": "finished",
+        "suite": "mini",
+        "backbone": "vit_mini",
+        "config": row.trial.config,
+        "host": "node1",
+    }
+    assert expected.items() <= run.tags.items()
+    assert run.params["rank"] == "4"
+    assert json.loads(run.params["sites"]) == ["q", "v"]
+    assert run.params["epochs"] == "10"
+    assert float(run.params["lr"]) == row.trial.recipe.lr
+    assert run.params["adapter.lr"] == "0", "an adapter's field never hides the recipe's"
+
+
+def test_studies_and_sweep_show_totals(sweep: Path) -> None:
+    rows = append(sweep, results(12))
+    track(sweep)
+    runs = stored(sweep)
+    assert runs["sweep"].points["trials"] == [(12, 12.0)]
+    mine = [row for row in rows if row.trial.study == "digits/lora"]
+    best = max(row.value or 0 for row in mine if row.trial.stage != "final")
+    study = runs["study:digits/lora"]
+    assert study.points["trials"] == [(len(mine), float(len(mine)))]
+    if any(row.status == "finished" and row.value == best for row in mine):
+        assert study.points["val/best_accuracy"][-1][1] == best
+    assert study.tags["task"] == "digits"
+
+
+def test_a_sweep_that_is_extended_keeps_its_runs(sweep: Path) -> None:
+    rows = list(results(10))
+    append(sweep, rows[:6])
+    track(sweep)
+    before = stored(sweep)
+    append(sweep, rows[6:])
+    text = (sweep / "sweep.json").read_text().replace("sweep mini", "sweep mini --seeds 5")
+    (sweep / "sweep.json").write_text(text)
+    assert track(sweep) == TrackCounts(10, 4)
+    after = check_agrees(sweep, rows)
+    assert {key: run.id for key, run in before.items()}.items() <= {
+        key: run.id for key, run in after.items()
+    }.items()
+    assert after["sweep"].tags["command"] == "orchestrate sweep mini --seeds 5"
+    assert after["sweep"].points["trials"] == [(6, 6.0), (10, 10.0)]
+
+
+def test_a_sweep_whose_writer_was_killed_shows_the_present_command(sweep: Path) -> None:
+    open_tracker(sweep, uri(sweep)).update([])
+    text = (sweep / "sweep.json").read_text().replace("sweep mini", "sweep mini --seeds 5")
+    (sweep / "sweep.json").write_text(text)
+    track(sweep)
+    assert stored(sweep)["sweep"].tags["command"] == "orchestrate sweep mini --seeds 5"
+
+
+class Cut(Exception):
+    """Stands for the moment at which the writer was killed."""
+
+
+class CutStore:
+    """MLflow, until one call too many: that one is cut off before or after its effect."""
+
+    def __init__(self, store: MlflowStore, calls: int, after: bool) -> None:
+        self._store, self._left, self._after = store, calls, after
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        call: Callable[..., Any] = getattr(self._store, name)
+
+        def counted(*arguments: Any) -> Any:
+            self._left -= 1
+            if self._left < 0 and not self._after:
+                raise Cut
+            answer = call(*arguments)
+            if self._left < 0:
+                raise Cut
+            return answer
+
+        return counted
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_writer_cut_off_at_any_call_is_completed(sweep: Path, after: bool) -> None:
+    """One database throughout: what one cut leaves, the next writer meets."""
+    rows, cuts = append(sweep, results(5)), 0
+    (sweep / "report.html").write_text("<html>")
+    store = MlflowStore(sweep, uri(sweep))
+    while True:
+        try:
+            tracker = Tracker(CutStore(store, 1 + cuts % 7, after), read_sweep(sweep))
+            tracker.update(rows)
+            tracker.upload(sweep)
+            tracker.close("FINISHED")
+            break
+        except Cut:
+            cuts += 1
+            stored(sweep)
+        assert cuts < 100
+    assert cuts >= 5
+    runs = check_agrees(sweep, rows)
+    assert {run.status for run in runs.values()} <= {"FINISHED", "FAILED"}
+
+
+def test_a_row_cut_off_between_its_points_gets_each_point_once(sweep: Path) -> None:
+    rows = append(sweep, results(3))
+    store = MlflowStore(sweep, uri(sweep))
+    tracker = Tracker(store, read_sweep(sweep))
+    tracker.update([])
+    client = store._client
+    log_batch, calls = client.log_batch, 0
+
+    def cut(*arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if "metrics" in named and calls > 1:
+            named["metrics"] = named["metrics"][: len(named["metrics"]) // 2]
+            log_batch(*arguments, **named)
+            raise Cut
+        return log_batch(*arguments, **named)
+
+    client.log_batch = cut  # type: ignore[method-assign]
+    with pytest.raises(TrackingError):
+        tracker.update(rows)
+    assert 0 < sum(len(run.points["lr"]) for run in stored(sweep).values()) < 30
+    track(sweep)
+    check_agrees(sweep, rows)
+
+
+def test_two_runs_of_one_key_become_one(sweep: Path) -> None:
+    """A server may have done what it never answered."""
+    rows = append(sweep, results(6))
+    track(sweep)
+    store = MlflowStore(sweep, uri(sweep))
+    tracker = Tracker(CutStore(store, 99, False), read_sweep(sweep))
+    tracker._runs = {}
+    tracker.update(rows)
+    assert count(sweep) > 2 * 6
+    track(sweep)
+    check_agrees(sweep, rows)
+
+
+def test_a_trial_that_was_trained_again_replaces_its_run(sweep: Path) -> None:
+    rows = append(sweep, results(4))
+    track(sweep)
+    (sweep / "ledger" / "fragments" / f"{rows[1].key}.parquet").unlink()
+    rows[1] = replace(rows[1], value=0.125, finished=rows[1].finished + 60)
+    append(sweep, rows)
+    assert track(sweep) == TrackCounts(4, 1)
+    check_agrees(sweep, rows)
+
+
+@pytest.mark.parametrize("key", ["sweep", "study:digits/linear"])
+def test_a_run_that_a_person_deleted_comes_back_with_all_below_it(sweep: Path, key: str) -> None:
+    rows = append(sweep, results(8))
+    track(sweep)
+    MlflowStore(sweep, uri(sweep)).delete(stored(sweep)[key].id)
+    track(sweep)
+    check_agrees(sweep, rows)
+
+
+def test_an_interrupted_sweep_is_killed_until_it_has_gone_on(sweep: Path) -> None:
+    rows = list(results(8))
+    append(sweep, rows[:6])
+    parents = {"sweep", *(f"study:{row.trial.study}" for row in rows)}
+    tracker = open_tracker(sweep, uri(sweep))
+    tracker.update(rows[:6])
+    tracker.close("KILLED")
+    assert {stored(sweep)[key].status for key in parents} == {"KILLED"}
+    track(sweep)
+    assert {stored(sweep)[key].status for key in parents} == {"KILLED"}, "nothing new has come"
+    append(sweep, rows[6:])
+    track(sweep)
+    assert {stored(sweep)[key].status for key in parents} == {"FINISHED"}
+    check_agrees(sweep, rows)
+
+
+def test_report_and_registry_are_files_of_the_sweeps_run(sweep: Path) -> None:
+    append(sweep, results(2))
+    (sweep / "registry" / "digits").mkdir(parents=True)
+    (sweep / "registry" / "digits" / "index.json").write_text("{}")
+    track(sweep)
+    (sweep / "report.html").write_text("<html>new")
+    track(sweep)
+    # The shelf is the template's, and with it the folder for artifacts.
+    (artifacts,) = sweep.parent.parent.rglob(f"{stored(sweep)['sweep'].id}/artifacts")
+    assert (artifacts / "report.html").read_text() == "<html>new"
+    assert (artifacts / "registry" / "digits" / "index.json").read_text() == "{}"
+
+
+def test_two_sweeps_share_a_database(sweep: Path, tmp_path: Path) -> None:
+    other = make_sweep(tmp_path / "other", "0ther")
+    rows = append(sweep, results(4))
+    append(other, rows)
+    track(sweep)
+    assert track(other, uri(sweep)) == TrackCounts(4, 4)
+    check_agrees(sweep, rows)
+    check_agrees(sweep, rows, "0ther")
+    assert not (other / "mlflow.db").exists()
+
+
+def test_a_tracker_that_is_down_is_named_without_its_password(sweep: Path) -> None:
+    rows = append(sweep, results(4))
+    with pytest.raises(TrackingError) as caught:
+        track(sweep, NOBODY)
+    message = str(caught.value)
+    assert "127.0.0.1:9" in message
+    assert f"orchestrate track {sweep} --tracking-uri http://***@127.0.0.1:9" in message
+    assert "hunter2" not in message
+    assert len(Ledger(sweep / "ledger").keys()) == 4
+    track(sweep)
+    check_agrees(sweep, rows)
+
+
+@pytest.mark.parametrize("address", ["nonsense://x", "sqlite:////proc/nowhere/mlflow.db"])
+def test_an_address_that_cannot_be_used_is_named(sweep: Path, address: str) -> None:
+    with pytest.raises(TrackingError, match=address.split("/")[-1]):
+        track(sweep, address)
+
+
+def test_a_second_writer_is_locked_out(sweep: Path) -> None:
+    with only_writer(sweep, 0.0), pytest.raises(TrackingError, match="another command"):
+        track(sweep, patience=0.2)
+    track(sweep)
+
+
+def test_a_folder_without_a_sweep_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"nowhere.*holds no sweep"):
+        track(tmp_path / "nowhere")
+    (tmp_path / "sweep.json").write_text("{")
+    with pytest.raises(InvalidInput, match=r"sweep\.json cannot be read"):
+        track(tmp_path)
+    assert list(tmp_path.iterdir()) == [tmp_path / "sweep.json"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "sentence"),
+    [
+        (TrackCounts(1, 1), "1 trial, 1 of them written now"),
+        (TrackCounts(130, 0), "130 trials, none of them written now"),
+    ],
+)
+def test_what_was_done_reads_as_words(counts: TrackCounts, sentence: str) -> None:
+    assert str(counts) == sentence
