@@ -86,8 +86,18 @@ def results(out: Path) -> dict[str, TrialResult]:
     return {row.key: row for row in Ledger(Places(out).ledger).results()}
 
 
+def widest(out: Path) -> int:
+    """The most trials that were in the pools at once, from their own log."""
+    inside: set[str] = set()
+    most = 0
+    for event in events(out):
+        (inside.add if event.name == "started" else inside.discard)(event.key)
+        most = max(most, len(inside))
+    return most
+
+
 def check_once_each(out: Path) -> None:
-    """No finished trial lost, none run again: the log, counted without the ledger, agrees with it."""
+    """No finished trial lost, none run again, by the log that is kept without the ledger."""
     recorded = Counter(event.key for event in events(out) if event.name == "recorded")
     assert set(recorded) <= set(results(out)), "a trial was recorded and is lost"
     assert set(recorded.values()) <= {1}, "a trial was recorded twice"

@@ -16,7 +16,7 @@ TRIALS = 2 * (2 + 2 * 2 + 2) * 2
 
 
 def _kill_at(arguments: list[str], data: Path, out: Path, lines: int, delay: float) -> bool:
-    """Starts the command and kills it once its pools have logged `lines` events; False if it ended."""
+    """Starts the command, kills it once its pools have logged `lines` events; False if it ended."""
     process = start(arguments, data)
     deadline = time.monotonic() + 120
     while len(events(out)) < lines and process.poll() is None:

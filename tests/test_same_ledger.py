@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import check_once_each, results, run, small_sweep
+from orchestrator.backends.plan import WIDTHS
+from tests.commands import check_once_each, results, run, small_sweep, widest
 
 
 @pytest.mark.timeout(300)
@@ -18,6 +19,8 @@ def test_ray_and_local_fill_the_same_ledger(tmp_path: Path, mini_data: Path) -> 
         ended = run(small_sweep(out, backend, "--sampler", "random", "--trials", "2"), mini_data)
         assert ended.returncode == 0, ended.stdout
         check_once_each(out)
+        # A custom Searcher gets one pending trial from Tune by default, which would starve pools.
+        assert widest(out) == WIDTHS["CPU"], "the pools reach their planned width and keep to it"
         ledgers.append(results(out))
     local, ray = ledgers
     assert set(local) == set(ray)

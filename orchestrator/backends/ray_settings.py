@@ -12,7 +12,10 @@ _ALWAYS = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 # Despite its name it works on Linux too: a cluster of one machine then listens on loopback only.
-_ONE_MACHINE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+_ONE_MACHINE = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_worker_niceness": "0",  # 15 by default: pools would yield to the tracking process
+}
 
 
 def apply(address: str | None) -> None:

@@ -1,12 +1,13 @@
 """How much a frozen backbone's features tell: the linear probe behind `vit_mini`'s figures.
 
-python -m orchestrator.weights.probe        # prints the table of vit_mini.json
+    python -m orchestrator.weights.probe            # measures and prints the table
+    python -m orchestrator.weights.probe --write    # and notes it in vit_mini.json
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 
 from orchestrator.data.mini import NUM_CLASSES, make
 from orchestrator.data.mini.pixels import Splits
+from orchestrator.files import write_whole
 from orchestrator.weights.architecture import vit_mini
 
 WEIGHTS = Path(__file__).with_name("vit_mini.safetensors")
@@ -101,9 +103,18 @@ def _accuracy(weights: Tensor, features: Tensor, labels: Tensor) -> float:
     return float((predicted == labels).float().mean())
 
 
-def _show(rows: Mapping[str, Mapping[str, float]]) -> str:
-    return json.dumps(rows, indent=2)
+def main() -> None:
+    """Command line: measure, print, and with `--write` note the table beside the weights."""
+    parser = argparse.ArgumentParser(description="Linear probe of vit_mini on the suite mini.")
+    parser.add_argument("--write", action="store_true", help="note the table in vit_mini.json")
+    write = parser.parse_args().write
+    rows = table(pretrained())
+    print(json.dumps(rows, indent=2))
+    if write:
+        path = WEIGHTS.with_suffix(".json")
+        record = json.loads(path.read_text()) | {"linear_probe_test_accuracy": rows}
+        write_whole(path, f"{json.dumps(record, indent=2)}\n".encode())
 
 
 if __name__ == "__main__":
-    print(_show(table(pretrained())))
+    main()
