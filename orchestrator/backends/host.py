@@ -30,7 +30,6 @@ class PoolHost:
         if threads:
             torch.set_num_threads(threads)
         self._plan, self._places = plan, Places(plan.out)
-        self._lock = hold_orphan_lock(plan.out, plan.lease)
         self._ledger = Ledger(self._places.ledger)
         backbone = load_backbone(plan.backbone)
         if backbone.fingerprint != plan.weights:
@@ -42,6 +41,8 @@ class PoolHost:
         self._backbone, self._device = backbone, _device(device)
         self._search_data: dict[str, SearchData] = {}
         self.reset()
+        # Last: what fails above must leave no lock behind, and nothing is written before.
+        self._lock = hold_orphan_lock(plan.out, plan.lease)
 
     def reset(self) -> None:
         """Begins with an empty pool: what ran takes up its checkpoints when it is added again."""
@@ -56,8 +57,7 @@ class PoolHost:
 
     def recorded(self, key: str) -> bool:
         """Whether the ledger has the trial's result."""
-        recorded = self._ledger.keys()
-        return key in recorded
+        return key in self._ledger.keys()  # noqa: SIM118 (no mapping)
 
     def at_rung(self, key: str) -> AtRung | None:
         """The rung at which a trial waits, if it does."""

@@ -10,17 +10,32 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.backends.plan import HostPlan
-from orchestrator.errors import OrchestrateError
-from orchestrator.spec import Trial
+from orchestrator.backends.plan import Decision, HostPlan
+from orchestrator.errors import BackendError, OrchestrateError
+from orchestrator.spec import Trial, TrialResult
 
 if TYPE_CHECKING:
     from orchestrator.backends.host import PoolHost
+    from orchestrator.engine.pool import AtRung
 
 Report = dict[str, Any]
 """`status`: rung, finished, diverged, stopped, refused (a person must act), broken (try again)."""
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What a caller wants of the pool, and where it waits for the report."""
+
+    key: str
+    action: Callable[[PoolHost], Report | None]
+    report: Future[Report] = field(default_factory=Future)
+
+
+class _Closed(BackendError):
+    """The sweep ends; the message says why."""
 
 
 class PoolService:
@@ -28,10 +43,8 @@ class PoolService:
 
     def __init__(self, plan: HostPlan, device: str, threads: int) -> None:
         self._plan, self._device, self._threads = plan, device, threads
-        self._inbox: queue.Queue[tuple[str, Callable[[PoolHost], Report | None]]] = queue.Queue()
-        self._reports: dict[str, Future[Report]] = {}
-        self._guard = threading.Lock()
-        self._peak = 0
+        self._inbox: queue.Queue[_Call] = queue.Queue()
+        self._callers: dict[str, Future[Report]] = {}  # the pool's thread alone touches it
         threading.Thread(target=self._serve, name="pool", daemon=True).start()
 
     def train(self, trial: dict[str, Any], rungs: Sequence[int]) -> Report:
@@ -53,85 +66,96 @@ class PoolService:
 
     def proceed(self, key: str) -> Report:
         """Lets a trial go on from its rung and waits for its next report."""
-        return self._call(key, lambda host: _none(host.answer(key, "continue")))
+        return self._answer(key, "continue")
 
     def stop(self, key: str) -> Report:
         """Ends a trial at its rung; its record is in the ledger when this returns."""
+        return self._answer(key, "stop")
 
-        def end(host: PoolHost) -> Report:
-            result = host.answer(key, "stop")
-            return {"key": key, "status": "stopped", "epoch": result.epochs_run if result else 0}
+    def close(self, message: str) -> Report:
+        """Refuses every trial that is here and every later one: the sweep ends."""
 
-        return self._call(key, end)
+        def end(_: PoolHost) -> Report:
+            raise _Closed(message)
 
-    def peak(self) -> int:
-        """The most trials that were ever in the pool at once."""
-        return self._peak
+        return self._call("", end)
+
+    def _answer(self, key: str, decision: Decision) -> Report:
+        def act(host: PoolHost) -> Report | None:
+            if host.at_rung(key) is None:
+                raise RuntimeError("its pool began afresh while it waited at a rung")
+            result = host.answer(key, decision)
+            return None if result is None else _report(result)
+
+        return self._call(key, act)
 
     def _call(self, key: str, action: Callable[[PoolHost], Report | None]) -> Report:
-        future: Future[Report] = Future()
-        with self._guard:
-            self._reports[key] = future
-        self._inbox.put((key, action))
-        return future.result()
+        call = _Call(key, action)
+        self._inbox.put(call)
+        return call.report.result()
 
     def _serve(self) -> None:
         try:
             from orchestrator.backends.host import PoolHost
 
             host = PoolHost(self._plan, self._device, self._threads)
-        except Exception as error:  # reported to every caller, there is nobody else to tell
             while True:
-                self._send(self._inbox.get()[0], _failure(error))
-        while True:
-            try:
-                self._work(host)
-            except (
-                Exception
-            ) as error:  # the pool's state is unknown: start it afresh, tell everyone
-                host.reset()
-                for key in list(self._reports):
-                    self._send(key, _failure(error))
+                self._work_or_reset(host)
+        except Exception as error:  # told to every caller, there is nobody else to tell
+            self._fail_all(error)
+            while True:
+                self._inbox.get().report.set_result(_failure(error))
+
+    def _work_or_reset(self, host: PoolHost) -> None:
+        try:
+            self._work(host)
+        except _Closed:
+            raise
+        except Exception as error:  # the pool's state is unknown: start it afresh
+            host.reset()
+            self._fail_all(error)
 
     def _work(self, host: PoolHost) -> None:
+        """Takes every call that is there (waits for one if nothing runs), then one step."""
         while host.running == 0 or not self._inbox.empty():
-            key, action = self._inbox.get()
-            try:
-                report = action(host)
-            except Exception as error:  # one trial's trouble is not its neighbours'
-                report = _failure(error)
-            if report is not None:
-                self._send(key, report)
-            self._peak = max(self._peak, len(host))
+            self._take(host, self._inbox.get())
         for event in host.advance():
-            report = _report(event)
-            self._send(report["key"], report)
+            self._send(event.key, _report(event))
+
+    def _take(self, host: PoolHost, call: _Call) -> None:
+        self._send(call.key, _failure(RuntimeError("another caller took the trial over")))
+        self._callers[call.key] = call.report
+        try:
+            report = call.action(host)
+        except Exception as error:
+            if isinstance(error, _Closed) or call.key in host:  # all end, or it is half in the pool
+                raise
+            report = _failure(error)  # one trial's trouble is not its neighbours'
+        if report is not None:
+            self._send(call.key, report)
 
     def _send(self, key: str, report: Report) -> None:
-        with self._guard:
-            future = self._reports.pop(key, None)
-        if future is not None:
-            future.set_result({"key": key, **report})
+        caller = self._callers.pop(key, None)
+        if caller is not None:
+            caller.set_result({"key": key, **report})
+
+    def _fail_all(self, error: Exception) -> None:
+        for key in list(self._callers):
+            self._send(key, _failure(error))
 
 
-def _report(event: Any) -> Report:
-    from orchestrator.engine.pool import AtRung
-
-    if isinstance(event, AtRung):
-        return {"key": event.key, "status": "rung", "epoch": event.epoch, "value": event.value}
-    value = -1.0 if event.value is None else event.value
-    return {"key": event.key, "status": event.status, "epoch": event.epochs_run, "value": value}
+def _report(event: AtRung | TrialResult) -> Report:
+    if isinstance(event, TrialResult):
+        value = -1.0 if event.value is None else event.value
+        return {"key": event.key, "status": event.status, "epoch": event.epochs_run, "value": value}
+    return {"key": event.key, "status": "rung", "epoch": event.epoch, "value": event.value}
 
 
 def _failure(error: Exception) -> Report:
-    status = "refused" if isinstance(error, OrchestrateError | ValueError) else "broken"
+    refused = isinstance(error, OrchestrateError | ValueError)
     return {
-        "status": status,
+        "status": "refused" if refused else "broken",
         "epoch": 0,
         "value": -1.0,
-        "message": f"{error}" or type(error).__name__,
+        "message": str(error) if refused else f"{type(error).__name__}: {error}",
     }
-
-
-def _none(_: object) -> None:
-    return None

@@ -22,7 +22,7 @@ from uuid import uuid4
 
 import ray
 from ray import tune
-from ray.exceptions import RayActorError
+from ray.exceptions import ActorUnschedulableError, RayActorError, RayError
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -62,9 +62,9 @@ def run(
     `ray_settings.apply` must have been called before this module is imported. Raises
     `BackendError` if the cluster cannot be reached or a pool refuses its work.
     """
-    _connect(cluster)
     storage = plan.out / "tune"
     try:
+        _connect(cluster)
         _drive(search, plan, cluster, storage, observe)
     finally:
         ray.shutdown()
@@ -89,9 +89,10 @@ def _connect(cluster: Cluster) -> None:
                 object_store_memory=100 * 2**20,
                 **quiet,
             )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError, RayError) as error:
         where = f"Ray cluster '{cluster.address}'" if cluster.address else "a local Ray cluster"
-        raise _unusable(where, str(error).splitlines()[0]) from error
+        why, *_ = str(error).strip().splitlines() or [type(error).__name__]
+        raise _unusable(where, why) from error
 
 
 def _check_reachable(address: str) -> None:
@@ -101,13 +102,13 @@ def _check_reachable(address: str) -> None:
         return  # `auto` and the like
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
-    except (OSError, OverflowError) as error:
-        raise _unusable(f"Ray cluster '{address}'", f"{error}.") from error
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise _unusable(f"Ray cluster '{address}'", str(error)) from error
 
 
 def _unusable(where: str, why: str) -> BackendError:
     return BackendError(
-        f"{where} cannot be used: {why} Start one (`ray up cluster.yaml`, `ray start --head`), "
+        f"{where} cannot be used: {why.rstrip('.')}. Start one (`ray up cluster.yaml`, `ray start --head`), "
         "leave --address out for a local one, or use --backend local."
     )
 
@@ -121,8 +122,10 @@ def _drive(
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "100000"
     name = f"directory-{uuid4().hex[:8]}"
     remote: Any = ray.remote(PoolDirectory)
-    directory = remote.options(name=name, num_cpus=0).remote(plan, width.per_device)
-    ray.get(directory.peaks.remote())  # it is there
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = remote.options(name=name, num_cpus=0, scheduling_strategy=here)
+    directory = actor.remote(plan, width.per_device)
+    ray.get(directory.__ray_ready__.remote())
     asks = _Asks(search, plan, width, directory, observe)
     share = {"GPU": 1 / width.per_device} if kind == "GPU" else {"CPU": width.cpu_share()}
     trainable = tune.with_resources(PoolTrainable, PlacementGroupFactory([share]))
@@ -170,7 +173,8 @@ class Width:
 
     def cpu_share(self) -> float:
         """The fraction of a core that each trial of a CPU node asks for: `per_device` fit."""
-        cores = min(node["Resources"].get("CPU", 1.0) for node in ray.nodes() if node["Alive"])
+        found = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+        cores = min((count for count in found if count > 0), default=1.0)
         return max(int(cores / self.per_device * 1e4) / 1e4, 1e-4)
 
     def _devices(self) -> int:
@@ -184,7 +188,7 @@ class PoolDirectory:
     """Starts a pool when its first trainable arrives, and again if it died.
 
     One pool per GPU; on a node without, one per group of cores. It owns the pools: they live
-    exactly as long as the command.
+    exactly as long as the command, and it lives where the command does: machines come and go.
     """
 
     def __init__(self, plan: HostPlan, width: int) -> None:
@@ -192,6 +196,7 @@ class PoolDirectory:
         self._pools: dict[str, Any] = {}
         self._joined: Counter[str] = Counter()
         self._threads: dict[str, int] = {}
+        self._closed = ""
 
     def join(self, node: str, device: str, cores: int) -> tuple[str, Any]:
         """Name and handle of the pool that a new trainable on `node` is to use: the emptiest."""
@@ -205,18 +210,23 @@ class PoolDirectory:
         """The pool's handle; `dead` is the actor id of one that the caller found dead."""
         known = self._pools.get(name)
         if known is None or known._actor_id.hex() == dead:
+            if known is not None:
+                ray.kill(known)  # it may be out of reach and alive: never two pools on a device
             node, device, _ = name.split(" ")
             affinity = NodeAffinitySchedulingStrategy(node, soft=False)
             options = {"num_cpus": 0, "max_concurrency": 4 * self._width + 8}
             remote: Any = ray.remote(PoolService)
             actor = remote.options(**options, scheduling_strategy=affinity)
             self._pools[name] = actor.remote(self._plan, device, self._threads[name])
+            if self._closed:
+                self._pools[name].close.remote(self._closed)
         return self._pools[name]
 
-    def peaks(self) -> list[int]:
-        """The most trials that each pool ever held at once."""
-        peaks: list[int] = ray.get([pool.peak.remote() for pool in self._pools.values()])
-        return peaks
+    def close(self, message: str) -> None:
+        """Lets every pool refuse what it has and what still comes, with this message."""
+        self._closed = message
+        for pool in self._pools.values():
+            pool.close.remote(message)
 
 
 class PoolTrainable(tune.Trainable):
@@ -292,7 +302,6 @@ class _Asks(Searcher):
         self._width, self._directory, self._observe = width, directory, observe
         self._live: dict[str, str] = {}
         self._error: Exception | None = None
-        self.widest = 0
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial, None to wait, FINISHED at the end."""
@@ -308,7 +317,6 @@ class _Asks(Searcher):
             return str(Searcher.FINISHED)
         if isinstance(asked, Trial):
             self._live[trial_id] = asked.key
-            self.widest = max(self.widest, len(self._live))
             rungs = list(self.search.rungs(asked))
             return {"trial": asked.to_dict(), "key": asked.key, "rungs": rungs}
         return str(Searcher.FINISHED) if isinstance(asked, Done) else None
@@ -327,8 +335,7 @@ class _Asks(Searcher):
             self.refuse(BackendError(message))
         try:
             self.sync()
-            if key not in self._seen:
-                self.search.failed(key, message)
+            self.search.failed(key, message)  # no effect on a trial whose row was told
             self._observe()
         except Exception as problem:  # as in suggest
             self.refuse(problem)
@@ -339,20 +346,32 @@ class _Asks(Searcher):
             self._seen.add(row.key)
             self.search.tell(row)
 
-    def stops(self, trial: Any, result: dict[str, Any]) -> bool:
-        """Whether the trial ends at its rung; if so its record is in the ledger already."""
+    def stops(self, result: dict[str, Any]) -> bool:
+        """Whether the trial ends at its rung; if so its record is in the ledger already.
+
+        When its pool is gone it goes on: its trainable finds out, and it reports the rung again.
+        """
+        if self._error:
+            return True
         try:
             if self.search.rung(result["key"], result["epoch"], result["value"]) == "continue":
                 return False
             pool = ray.get(self._directory.pool.remote(result["pool"]))
-            ray.get(pool.stop.remote(result["key"]))
+            report: Report = ray.get(pool.stop.remote(result["key"]))
+        except (RayActorError, ActorUnschedulableError):
+            return False
         except Exception as error:  # as in suggest
             self.refuse(error)
-        return True
+            return True
+        if report["status"] == "refused":
+            self.refuse(BackendError(report["message"]))
+        return bool(report["status"] != "broken")
 
     def refuse(self, error: Exception) -> None:
-        """Ends the sweep in good order, with this error."""
-        self._error = self._error or error
+        """Ends the sweep in good order, with this error; the pools let go of their trials."""
+        if self._error is None:
+            self._error = error
+            self._directory.close.remote(f"the sweep ends: {error}")
 
     def close(self) -> None:
         """Raises what went wrong, if anything did."""
@@ -379,6 +398,6 @@ class _Rungs(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Continues a trial that is not at a rung, or that its rule lets go on."""
-        if result.get("status") == "rung" and self._asks.stops(trial, result):
+        if result.get("status") == "rung" and self._asks.stops(result):
             return str(TrialScheduler.STOP)
         return str(TrialScheduler.CONTINUE)

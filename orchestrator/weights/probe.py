@@ -2,6 +2,8 @@
 
     python -m orchestrator.weights.probe            # measures and prints the table
     python -m orchestrator.weights.probe --write    # and notes it in vit_mini.json
+
+The same probe serves pre-trained and random weights; its penalty is chosen on val.
 """
 
 from __future__ import annotations

@@ -1,0 +1,394 @@
+"""What ray.py decides by itself, without a cluster."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+from ray.exceptions import ActorDiedError
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+
+from orchestrator.backends import ray as backend
+from orchestrator.backends import ray_settings
+from orchestrator.backends.plan import HostPlan
+from orchestrator.errors import BackendError, DataError
+from orchestrator.ledger import Ledger
+from orchestrator.places import Places
+from orchestrator.search.search import Done, Wait
+from orchestrator.spec import Trial, TrialResult
+from orchestrator.tasks import suite
+from tests.results import TRIAL, result
+
+RUNG = {"key": TRIAL.key, "status": "rung", "epoch": 3, "value": 0.5, "pool": "n cpu 0"}
+
+
+class FakeSearch:
+    """Answers from a list; an exception in it is raised."""
+
+    def __init__(self, answers: Iterable[Any] = (), rung: Any = "stop") -> None:
+        self.answers, self.verdict = list(answers), rung
+        self.told: list[str] = []
+        self.lost: list[tuple[str, str]] = []
+
+    def ask(self) -> Any:
+        return _give(self.answers.pop(0))
+
+    def rungs(self, trial: Trial) -> tuple[int, ...]:
+        return (3,)
+
+    def rung(self, key: str, epoch: int, value: float) -> Any:
+        return _give(self.verdict)
+
+    def tell(self, row: TrialResult) -> None:
+        self.told.append(row.key)
+
+    def failed(self, key: str, message: str) -> None:
+        self.lost.append((key, message))
+
+
+class FakeActor:
+    """Every remote method answers what it was given (`ray.get` is made to hand it through)."""
+
+    def __init__(self, actor_id: str = "a", **answers: Any) -> None:
+        self._actor_id = SimpleNamespace(hex=lambda: actor_id)
+        self._answers, self.calls = answers, list[tuple[Any, ...]]()
+
+    def __getattr__(self, name: str) -> Any:
+        def remote(*arguments: Any, **options: Any) -> Any:
+            self.calls.append((name, *arguments, *options.values()))
+            return self._answers.get(name)
+
+        return SimpleNamespace(remote=remote)
+
+
+def _give(answer: Any) -> Any:
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def make_asks(
+    out: Path,
+    search: FakeSearch,
+    width: int = 2,
+    pool: FakeActor | None = None,
+    observe: Callable[[], None] = lambda: None,
+) -> tuple[Any, FakeActor]:
+    """The searcher and the directory that it talks to."""
+    plan = HostPlan(out, out, suite("mini"), "vit_mini", "w", "asha", "token")
+    directory = FakeActor(pool=pool)
+    planned: Any = SimpleNamespace(planned=lambda: width)
+    return backend._Asks(search, plan, planned, directory, observe), directory  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "get", _give)
+
+
+def test_a_trial_is_handed_over_whole(tmp_path: Path) -> None:
+    asks, _ = make_asks(tmp_path, FakeSearch([TRIAL]))
+    config = asks.suggest("t1")
+    assert Trial.from_dict(config["trial"]) == TRIAL
+    assert (config["key"], config["rungs"]) == (TRIAL.key, [3])
+
+
+def test_never_more_in_flight_than_planned(tmp_path: Path) -> None:
+    asks, _ = make_asks(tmp_path, FakeSearch([result(seed).trial for seed in range(5)]), width=2)
+    assert isinstance(asks.suggest("t1"), dict)
+    assert isinstance(asks.suggest("t2"), dict)
+    assert asks.suggest("t3") is None
+    asks.on_trial_complete("t1", {"status": "finished"})
+    assert isinstance(asks.suggest("t4"), dict)
+    assert asks.suggest("t5") is None
+
+
+def test_wait_and_done(tmp_path: Path) -> None:
+    asks, _ = make_asks(tmp_path, FakeSearch([Wait(), Done()]))
+    assert asks.suggest("t1") is None
+    assert asks.suggest("t1") == Searcher.FINISHED
+    asks.close()
+
+
+@pytest.mark.parametrize("where", ["ask", "observe", "rung", "tell"])
+def test_it_never_raises_but_ends_the_sweep_with_the_error(where: str, tmp_path: Path) -> None:
+    trouble = DataError("the share is gone")
+
+    def observe() -> None:
+        if where == "observe":
+            raise trouble
+
+    search = FakeSearch([trouble if where == "ask" else TRIAL, Done()], rung=trouble)
+    asks, directory = make_asks(tmp_path, search, observe=observe)
+    asks.suggest("t1")
+    if where == "rung":
+        assert asks.stops(RUNG)
+    elif where == "tell":
+        (tmp_path / "ledger" / "fragments").mkdir(parents=True)
+        (tmp_path / "ledger" / "fragments" / f"{TRIAL.key}.parquet").write_bytes(b"damaged")
+        asks.on_trial_complete("t1", {"status": "finished"})
+    assert asks.suggest("t2") == Searcher.FINISHED
+    with pytest.raises(Exception, match=TRIAL.key if where == "tell" else "the share is gone"):
+        asks.close()
+    assert [call[0] for call in directory.calls] == ["close"], "the pools let go, told once"
+
+
+def test_rows_are_told_once_and_a_trial_without_one_is_lost(tmp_path: Path) -> None:
+    search = FakeSearch([TRIAL, result(1).trial])
+    asks, directory = make_asks(tmp_path, search)
+    for name in ("t1", "t2"):
+        asks.suggest(name)
+    Ledger(Places(tmp_path).ledger).append(result())
+    asks.on_trial_complete("t1", {"status": "finished"})
+    asks.on_trial_complete("t2", error=True)
+    assert search.told == [TRIAL.key]
+    assert search.lost[-1] == (result(1).key, "its process died")
+    asks.close()
+    assert not directory.calls
+
+
+def test_a_broken_trial_is_asked_again_and_a_refused_one_ends_the_sweep(tmp_path: Path) -> None:
+    search = FakeSearch([TRIAL, TRIAL])
+    asks, directory = make_asks(tmp_path, search)
+    asks.suggest("t1")
+    asks.on_trial_complete("t1", {"status": "broken", "message": "RuntimeError: memory"})
+    assert search.lost == [(TRIAL.key, "RuntimeError: memory")]
+    asks.suggest("t2")
+    asks.on_trial_complete("t2", {"status": "refused", "message": "checkpoint x is damaged"})
+    assert asks.suggest("t3") == Searcher.FINISHED
+    assert directory.calls == [("close", "the sweep ends: checkpoint x is damaged")]
+    with pytest.raises(BackendError, match=r"^checkpoint x is damaged$"):
+        asks.close()
+
+
+@pytest.mark.parametrize(
+    ("verdict", "answer", "decision"),
+    [
+        ("continue", None, TrialScheduler.CONTINUE),
+        ("stop", {"status": "stopped"}, TrialScheduler.STOP),
+        # Its pool died or began afresh: it goes on, which brings it back to its rung.
+        ("stop", ActorDiedError(), TrialScheduler.CONTINUE),
+        ("stop", {"status": "broken", "message": "afresh"}, TrialScheduler.CONTINUE),
+    ],
+)
+def test_rungs(verdict: str, answer: Any, decision: str, tmp_path: Path) -> None:
+    pool = FakeActor(stop=answer)
+    asks, directory = make_asks(tmp_path, FakeSearch(rung=verdict), pool=pool)
+    scheduler = backend._Rungs(asks)
+    assert scheduler.on_trial_result(None, None, {**RUNG, "status": "finished"}) == "CONTINUE"
+    assert not directory.calls
+    assert scheduler.on_trial_result(None, None, RUNG) == decision
+    assert pool.calls == ([] if verdict == "continue" else [("stop", TRIAL.key)])
+    asks.close()
+
+
+def test_a_record_that_cannot_be_written_at_a_rung_ends_the_sweep(tmp_path: Path) -> None:
+    pool = FakeActor(stop={"status": "refused", "message": "no space left"})
+    asks, directory = make_asks(tmp_path, FakeSearch(), pool=pool)
+    assert asks.stops(RUNG)
+    assert ("close", "the sweep ends: no space left") in directory.calls
+    assert asks.stops(RUNG), "after that, what waits at a rung just ends"
+    assert len(pool.calls) == 1
+    with pytest.raises(BackendError, match="no space left"):
+        asks.close()
+
+
+def _nodes(*resources: dict[str, float]) -> Callable[[], list[dict[str, Any]]]:
+    dead = {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}
+    return lambda: [dead, *({"Alive": True, "Resources": found} for found in resources)]
+
+
+def test_width_follows_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(ray, "nodes", _nodes({"CPU": 8.0}, {"CPU": 8.0, "GPU": 4.0}))
+    cases = [("CPU", False), ("GPU", False), ("GPU", True)]
+    widths = [backend.Width(kind, 16, growing) for kind, growing in cases]
+    assert [width.planned() for width in widths] == [32, 64, 80]
+    monkeypatch.setattr(ray, "nodes", _nodes({"CPU": 8.0, "GPU": 1.0}))
+    assert [width.planned() for width in widths] == [32, 64, 80], "not asked at every step"
+    now += 6
+    assert [width.planned() for width in widths] == [16, 16, 32]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "share"),
+    [([{"CPU": 2.0}], 0.5), ([{}, {"CPU": 16.0}], 4.0), ([{"CPU": 2.0}, {"CPU": 16.0}], 0.5)],
+)
+def test_the_smallest_node_with_cores_sets_a_trials_share(
+    nodes: list[dict[str, float]], share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "nodes", _nodes(*nodes))
+    assert backend.Width("CPU", 4, growing=False).cpu_share() == share
+
+
+class Started:
+    """Stands for `ray.remote`: notes the pools that were started, and where."""
+
+    def __init__(self) -> None:
+        self.pools: list[FakeActor] = []
+        self.arguments: list[tuple[Any, ...]] = []
+        self.nodes: list[str] = []
+
+    def __call__(self, _: type) -> Any:
+        return self
+
+    def options(self, *, scheduling_strategy: Any, **_: Any) -> Any:
+        self.nodes.append(scheduling_strategy.node_id)
+        assert not scheduling_strategy.soft
+        return self
+
+    def remote(self, *arguments: Any) -> FakeActor:
+        self.arguments.append(arguments[1:])
+        self.pools.append(FakeActor(str(len(self.pools))))
+        return self.pools[-1]
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Started:
+    stand_in = Started()
+    monkeypatch.setattr(ray, "remote", stand_in)
+    return stand_in
+
+
+NODES = ("1" * 56, "2" * 56)
+
+
+def _directory(tmp_path: Path) -> Any:
+    plan = HostPlan(tmp_path, tmp_path, suite("mini"), "vit_mini", "w", "asha", "token")
+    return backend.PoolDirectory(plan, 4)
+
+
+def test_trainables_spread_over_groups_of_cores(started: Started, tmp_path: Path) -> None:
+    directory = _directory(tmp_path)
+    joined = [directory.join(NODES[0], "cpu", 10)[0] for _ in range(8)]
+    assert joined == [f"{NODES[0]} cpu {n}" for n in (0, 1, 2, 3)] * 2
+    assert started.arguments == [("cpu", 2)] * backend.CPU_POOLS
+    assert directory.join(NODES[1], "cpu", 1)[0] == f"{NODES[1]} cpu 0"
+    assert started.arguments[-1] == ("cpu", 1)
+    assert started.nodes == [NODES[0]] * 4 + [NODES[1]]
+
+
+def test_a_gpu_has_one_pool(started: Started, tmp_path: Path) -> None:
+    directory = _directory(tmp_path)
+    names = {directory.join(NODES[0], f"cuda:{n % 2}", 8)[0] for n in range(6)}
+    assert names == {f"{NODES[0]} cuda:0 0", f"{NODES[0]} cuda:1 0"}
+    assert started.arguments == [("cuda:0", 8), ("cuda:1", 8)]
+
+
+def test_a_dead_pool_is_replaced_once(
+    started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[Any] = []
+    monkeypatch.setattr(ray, "kill", killed.append)
+    directory = _directory(tmp_path)
+    name, first = directory.join(NODES[0], "cuda:0", 8)
+    second = directory.pool(name, dead="0")
+    assert second is not first
+    assert killed == [first], "out of reach is not dead: two pools must not share a device"
+    assert directory.pool(name, dead="0") is second, "the others who found it dead get the same"
+    assert directory.pool(name) is second
+    assert len(started.pools) == 2
+
+
+def test_a_closed_directory_closes_its_pools_and_those_to_come(
+    started: Started, tmp_path: Path
+) -> None:
+    directory = _directory(tmp_path)
+    directory.join(NODES[0], "cuda:0", 8)
+    directory.close("the end")
+    directory.join(NODES[0], "cuda:1", 8)
+    assert [pool.calls for pool in started.pools] == [[("close", "the end")]] * 2
+
+
+def _trainable(pools: list[FakeActor]) -> Any:
+    """One that joined the first of `pools`; the directory hands out the others."""
+    one = object.__new__(backend.PoolTrainable)
+    one.config = {"key": TRIAL.key, "trial": TRIAL.to_dict(), "rungs": [3]}
+    one._place, one._pool, one._at_rung = "n cpu 0", pools.pop(0), False
+    one._directory = FakeActor()
+    one._directory._answers["pool"] = pools[0] if pools else FakeActor(train=ActorDiedError())
+    return one
+
+
+def test_a_trainable_goes_on_from_its_rung() -> None:
+    pool = FakeActor(
+        train=RUNG, proceed={"key": TRIAL.key, "status": "finished", "epoch": 10, "value": 0.6}
+    )
+    one = _trainable([pool])
+    first, last = one.step(), one.step()
+    assert (first["status"], first["done"], first["pool"]) == ("rung", False, "n cpu 0")
+    assert (last["status"], last["done"]) == ("finished", True)
+    assert [call[0] for call in pool.calls] == ["train", "proceed"]
+
+
+def test_a_trainable_whose_pool_died_at_its_rung_starts_with_its_successor() -> None:
+    dying = FakeActor("old", train=RUNG, proceed=ActorDiedError())
+    one = _trainable([dying, FakeActor("new", train=RUNG)])
+    assert one.step() == one.step()
+    assert one._directory.calls == [("pool", "n cpu 0", "old")]
+
+
+def test_pools_that_keep_dying_break_the_trial() -> None:
+    one = _trainable([FakeActor(train=ActorDiedError())])
+    report = one.step()
+    assert (report["status"], report["done"]) == ("broken", True)
+
+
+def test_an_address_where_nobody_listens_is_named_at_once() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    began = time.monotonic()
+    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "127.0.0.1:99999"):
+        with pytest.raises(BackendError, match=rf"'{address}'.*--backend local"):
+            backend._check_reachable(address)
+    with pytest.raises(BackendError, match="cannot be used"):
+        backend._check_reachable(f"{'a' * 70}.example:6379")
+    assert time.monotonic() - began < 2
+
+
+def test_an_address_where_somebody_listens_is_left_to_ray() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        backend._check_reachable(f"127.0.0.1:{server.getsockname()[1]}")
+    backend._check_reachable("auto")
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no token\ndetails"), ray.exceptions.RayError()])
+def test_what_ray_says_about_a_cluster_is_one_sentence(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(BackendError, match=r"cannot be used: (no token|RayError)\. Start one"):
+        backend._connect(backend.Cluster("auto"))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "gpus", "expected"),
+    [("auto", [], "cpu"), ("auto", ["3"], "cuda:3"), ("cuda", [1], "cuda:1"), ("cpu", [1], "cpu")],
+)
+def test_a_trainable_uses_the_device_it_was_given(
+    wanted: str, gpus: list[Any], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "get_gpu_ids", lambda: gpus)
+    assert backend._own_device(wanted) == expected
+
+
+def test_only_a_cluster_of_one_machine_is_kept_on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment: dict[str, str] = {}
+    monkeypatch.setattr("os.environ", environment)
+    ray_settings.apply("10.0.0.1:6379")
+    assert "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" not in environment
+    assert environment["RAY_USAGE_STATS_ENABLED"] == "0"
+    ray_settings.apply(None)
+    assert environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"

@@ -1,0 +1,54 @@
+"""Plans and trials on the suite `mini` that train in a fraction of a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from orchestrator import tasks
+from orchestrator.backbones import fingerprint
+from orchestrator.backends.plan import HostPlan
+from orchestrator.data.sources import prepare_task
+from orchestrator.ledger import Ledger
+from orchestrator.places import Places
+from orchestrator.spec import Stage, Trial
+from tests.commands import events
+
+SUITE = tasks.suite("mini")
+TASK = "orientation"
+RECIPE = SUITE.recipe.with_values({"epochs": 2, "warmup_epochs": 0, "drop_path": 0.0})
+"""Without drop-path `linear` trains on features that are computed once."""
+
+
+def host_plan(out: Path, data: Path, lease: str, **changes: Any) -> HostPlan:
+    values = {"stopping": "asha", "weights": fingerprint("vit_mini"), **changes}
+    return HostPlan(
+        out=out, data_root=data, suite=SUITE, backbone="vit_mini", lease=lease, **values
+    )
+
+
+def trial(data: Path, seed: int = 0, stage: Stage = "search", **recipe: Any) -> Trial:
+    """A linear probe; `recipe` are recipe fields."""
+    identity = prepare_task(SUITE.name, SUITE.task(TASK), data)
+    return Trial(
+        suite=SUITE.name,
+        task=TASK,
+        backbone="vit_mini",
+        adapter="linear",
+        params={},
+        recipe=RECIPE.with_values(recipe),
+        seed=seed,
+        stage=stage,
+        data=identity.final if stage == "final" else identity.search,
+        weights=fingerprint("vit_mini"),
+    )
+
+
+def keys(out: Path) -> frozenset[str]:
+    """What is in the ledger."""
+    return Ledger(Places(out).ledger).keys()
+
+
+def logged(out: Path, key: str) -> list[str]:
+    """The events of one trial in logs/trials.log."""
+    return [event.name for event in events(out) if event.key == key]
