@@ -12,10 +12,10 @@ from orchestrator.spec import RECIPE_FIELDS, Recipe, Sweep
 def extend(old: Sweep, new: Sweep) -> Sweep:
     """The sweep of a folder after another command: more of everything, or `InvalidInput`.
 
-    More seeds, trials, tasks, adapters, replicated configurations and another stopping rule extend
-    it; anything else would make its results incomparable, and the message says what differs.
+    More seeds, trials, tasks, adapters and replicated configurations extend it; anything else
+    would make its results incomparable, and the message says what differs.
     """
-    same = ("suite", "backbone", "sampler", "recipe", "seed")
+    same = ("suite", "backbone", "sampler", "stopping", "recipe", "seed")
     differing = [n for n in same if getattr(old, n) != getattr(new, n)]
     shared = set(old.adapters) & set(new.adapters)
     differing += [

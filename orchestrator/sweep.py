@@ -149,6 +149,10 @@ def _train(planned: Planned, search: Search, lease: str, watch: Watch) -> bool:
         stopping=planned.sweep.stopping,
         lease=lease,
     )
+    done = sum(study.done + study.stopped + study.diverged for study in search.progress())
+    total = sum(study.total for study in search.progress())
+    where = "in this process" if config.backend == "local" else "on Ray"
+    watch.say(f"{done} of about {total} trials are recorded; running the rest {where}")
     try:
         if config.backend == "local":
             _run_local(search, host, config, observe)

@@ -108,8 +108,8 @@ def _check_reachable(address: str) -> None:
 
 def _unusable(where: str, why: str) -> BackendError:
     return BackendError(
-        f"{where} cannot be used: {why.rstrip('.')}. Start one (`ray up cluster.yaml`, `ray start --head`), "
-        "leave --address out for a local one, or use --backend local."
+        f"{where} cannot be used: {why.rstrip('.')}. Start one (`ray up cluster.yaml`, "
+        "`ray start --head`), leave --address out for a local one, or use --backend local."
     )
 
 
@@ -194,24 +194,38 @@ class PoolDirectory:
     def __init__(self, plan: HostPlan, width: int) -> None:
         self._plan, self._width = plan, width
         self._pools: dict[str, Any] = {}
-        self._joined: Counter[str] = Counter()
         self._threads: dict[str, int] = {}
+        self._homes: dict[str, str] = {}
         self._closed = ""
 
-    def join(self, node: str, device: str, cores: int) -> tuple[str, Any]:
-        """Name and handle of the pool that a new trainable on `node` is to use: the emptiest."""
-        groups = min(cores, CPU_POOLS) if device == "cpu" else 1
-        name = min((f"{node} {device} {n}" for n in range(groups)), key=self._joined.__getitem__)
-        self._joined[name] += 1
-        self._threads[name] = cores // groups
-        return name, self.pool(name)
+    def enter(self, key: str, node: str, device: str, cores: int) -> tuple[str, Any]:
+        """Name and handle of a trial's pool: the one that has it already, else the emptiest here.
 
-    def pool(self, name: str, dead: str = "") -> Any:
-        """The pool's handle; `dead` is the actor id of one that the caller found dead."""
+        A trial whose trainable died may still be running in its pool; there it must come back.
+        """
+        if key not in self._homes:
+            groups = min(cores, CPU_POOLS) if device == "cpu" else 1
+            crowd = Counter(self._homes.values())
+            names = [f"{node} {device} {n}" for n in range(groups)]
+            self._homes[key] = min(names, key=crowd.__getitem__)
+            self._threads[self._homes[key]] = cores // groups
+        return self._homes[key], self.pool(self._homes[key])
+
+    def leave(self, key: str) -> None:
+        """The trial is over, here at least."""
+        self._homes.pop(key, None)
+
+    def lost(self, name: str, dead: str) -> None:
+        """Forgets the pool with actor id `dead`: its trials enter another one."""
         known = self._pools.get(name)
-        if known is None or known._actor_id.hex() == dead:
-            if known is not None:
-                ray.kill(known)  # it may be out of reach and alive: never two pools on a device
+        if known is not None and known._actor_id.hex() == dead:
+            ray.kill(known)  # it may be out of reach and alive: never two pools on a device
+            del self._pools[name]
+            self._homes = {key: home for key, home in self._homes.items() if home != name}
+
+    def pool(self, name: str) -> Any:
+        """The pool's handle, started if need be."""
+        if name not in self._pools:
             node, device, _ = name.split(" ")
             affinity = NodeAffinitySchedulingStrategy(node, soft=False)
             options = {"num_cpus": 0, "max_concurrency": 4 * self._width + 8}
@@ -233,30 +247,28 @@ class PoolTrainable(tune.Trainable):
     """One Tune trial: forwards its trial to the pool of the device it was given, and waits."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Joins a pool and begins with the first trial."""
-        self._place: str
-        self._pool: Any
-        self._at_rung: bool
+        """Begins with the first trial."""
+        self._pool: Any = None
         self._directory = ray.get_actor(config["directory"], namespace=NAMESPACE)
-        node = ray.get_runtime_context().get_node_id()
-        cores = len(os.sched_getaffinity(0))
-        joined: Any = self._directory.join.remote(node, _own_device(config["device"]), cores)
-        self._place, self._pool = ray.get(joined)
-        self._at_rung = False
+        self._place, self._at_rung = "", False
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Takes the next trial over in the same process."""
-        self._at_rung = False
+        self._place, self._pool, self._at_rung = "", None, False
         return True
 
     def step(self) -> dict[str, Any]:
         """Waits for the trial's next rung or its end."""
         report = self._report()
         self._at_rung = report["status"] == "rung"
+        if not self._at_rung:
+            self._directory.leave.remote(self.config["key"])
         return {**report, "pool": self._place, "done": not self._at_rung}
 
     def _report(self) -> Report:
         for _ in range(_POOL_RETRIES):
+            if self._pool is None:
+                self._enter()
             try:
                 if self._at_rung:
                     answer = self._pool.proceed.remote(self.config["key"])
@@ -264,17 +276,22 @@ class PoolTrainable(tune.Trainable):
                     answer = self._pool.train.remote(self.config["trial"], self.config["rungs"])
                 report: Report = ray.get(answer)
                 return report
-            except RayActorError:
-                # The pool died: its successor takes the trial up at its checkpoint.
-                self._at_rung = False
-                dead = self._pool._actor_id.hex()
-                self._pool = ray.get(self._directory.pool.remote(self._place, dead=dead))
+            except (RayActorError, ActorUnschedulableError):
+                # The pool died: the next one takes the trial up at its checkpoint.
+                ray.get(self._directory.lost.remote(self._place, self._pool._actor_id.hex()))
+                self._pool, self._at_rung = None, False
         return {
             "status": "broken",
             "epoch": 0,
             "value": -1.0,
             "message": "its pool died repeatedly",
         }
+
+    def _enter(self) -> None:
+        node = ray.get_runtime_context().get_node_id()
+        device, cores = _own_device(self.config["device"]), len(os.sched_getaffinity(0))
+        entered: Any = self._directory.enter.remote(self.config["key"], node, device, cores)
+        self._place, self._pool = ray.get(entered)
 
 
 def _own_device(wanted: str) -> str:
@@ -363,6 +380,7 @@ class _Asks(Searcher):
         except Exception as error:  # as in suggest
             self.refuse(error)
             return True
+        self._directory.leave.remote(result["key"])
         if report["status"] == "refused":
             self.refuse(BackendError(report["message"]))
         return bool(report["status"] != "broken")

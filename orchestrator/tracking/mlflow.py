@@ -206,7 +206,9 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
     """The id of the experiment of that name, made if it is new."""
     found = client.get_experiment_by_name(name)
     if found is None:
-        return str(client.create_experiment(name, artifact_location=artifacts))
+        # The kind makes MLflow's interface open on training runs, not on traces of chat models.
+        kind = {"mlflow.experimentKind": "custom_model_development"}
+        return str(client.create_experiment(name, artifact_location=artifacts, tags=kind))
     return str(found.experiment_id)
 
 

@@ -266,19 +266,29 @@ def _directory(tmp_path: Path) -> Any:
     return backend.PoolDirectory(plan, 4)
 
 
-def test_trainables_spread_over_groups_of_cores(started: Started, tmp_path: Path) -> None:
+def test_trials_spread_over_groups_of_cores(started: Started, tmp_path: Path) -> None:
     directory = _directory(tmp_path)
-    joined = [directory.join(NODES[0], "cpu", 10)[0] for _ in range(8)]
-    assert joined == [f"{NODES[0]} cpu {n}" for n in (0, 1, 2, 3)] * 2
+    entered = [directory.enter(f"trial {n}", NODES[0], "cpu", 10)[0] for n in range(8)]
+    assert entered == [f"{NODES[0]} cpu {n}" for n in (0, 1, 2, 3)] * 2
     assert started.arguments == [("cpu", 2)] * backend.CPU_POOLS
-    assert directory.join(NODES[1], "cpu", 1)[0] == f"{NODES[1]} cpu 0"
+    assert directory.enter("far", NODES[1], "cpu", 1)[0] == f"{NODES[1]} cpu 0"
     assert started.arguments[-1] == ("cpu", 1)
     assert started.nodes == [NODES[0]] * 4 + [NODES[1]]
+    directory.leave("trial 6")
+    assert directory.enter("next", NODES[0], "cpu", 10)[0] == f"{NODES[0]} cpu 2", "the emptiest"
+
+
+def test_a_trial_comes_back_to_the_pool_that_has_it(started: Started, tmp_path: Path) -> None:
+    directory = _directory(tmp_path)
+    name, pool = directory.enter("trial", NODES[0], "cpu", 2)
+    assert directory.enter("trial", NODES[1], "cpu", 2) == (name, pool), "its trainable died"
+    directory.leave("trial")
+    assert directory.enter("trial", NODES[1], "cpu", 2)[0] == f"{NODES[1]} cpu 0"
 
 
 def test_a_gpu_has_one_pool(started: Started, tmp_path: Path) -> None:
     directory = _directory(tmp_path)
-    names = {directory.join(NODES[0], f"cuda:{n % 2}", 8)[0] for n in range(6)}
+    names = {directory.enter(f"t{n}", NODES[0], f"cuda:{n % 2}", 8)[0] for n in range(6)}
     assert names == {f"{NODES[0]} cuda:0 0", f"{NODES[0]} cuda:1 0"}
     assert started.arguments == [("cuda:0", 8), ("cuda:1", 8)]
 
@@ -289,32 +299,41 @@ def test_a_dead_pool_is_replaced_once(
     killed: list[Any] = []
     monkeypatch.setattr(ray, "kill", killed.append)
     directory = _directory(tmp_path)
-    name, first = directory.join(NODES[0], "cuda:0", 8)
-    second = directory.pool(name, dead="0")
-    assert second is not first
+    name, first = directory.enter("trial", NODES[0], "cuda:0", 8)
+    dead = first._actor_id.hex()
+    directory.lost(name, dead)
     assert killed == [first], "out of reach is not dead: two pools must not share a device"
-    assert directory.pool(name, dead="0") is second, "the others who found it dead get the same"
-    assert directory.pool(name) is second
-    assert len(started.pools) == 2
+    second = directory.enter("trial", NODES[1], "cuda:0", 8)
+    assert second[0] == f"{NODES[1]} cuda:0 0", "its node may be gone as well"
+    third = directory.enter("other", NODES[0], "cuda:0", 8)[1]
+    assert third is not first
+    directory.lost(name, dead)
+    assert killed == [first], "the others who found it dead change nothing"
+    assert directory.pool(name) is third
 
 
 def test_a_closed_directory_closes_its_pools_and_those_to_come(
     started: Started, tmp_path: Path
 ) -> None:
     directory = _directory(tmp_path)
-    directory.join(NODES[0], "cuda:0", 8)
+    directory.enter("one", NODES[0], "cuda:0", 8)
     directory.close("the end")
-    directory.join(NODES[0], "cuda:1", 8)
+    directory.enter("two", NODES[0], "cuda:1", 8)
     assert [pool.calls for pool in started.pools] == [[("close", "the end")]] * 2
 
 
 def _trainable(pools: list[FakeActor]) -> Any:
-    """One that joined the first of `pools`; the directory hands out the others."""
+    """One that entered the first of `pools` and enters the second when it has to."""
     one = object.__new__(backend.PoolTrainable)
     one.config = {"key": TRIAL.key, "trial": TRIAL.to_dict(), "rungs": [3]}
     one._place, one._pool, one._at_rung = "n cpu 0", pools.pop(0), False
     one._directory = FakeActor()
-    one._directory._answers["pool"] = pools[0] if pools else FakeActor(train=ActorDiedError())
+    successor = pools[0] if pools else FakeActor(train=ActorDiedError())
+
+    def enter() -> None:
+        one._place, one._pool = "n cpu 1", successor
+
+    one._enter = enter
     return one
 
 
@@ -332,8 +351,10 @@ def test_a_trainable_goes_on_from_its_rung() -> None:
 def test_a_trainable_whose_pool_died_at_its_rung_starts_with_its_successor() -> None:
     dying = FakeActor("old", train=RUNG, proceed=ActorDiedError())
     one = _trainable([dying, FakeActor("new", train=RUNG)])
-    assert one.step() == one.step()
-    assert one._directory.calls == [("pool", "n cpu 0", "old")]
+    first, second = one.step(), one.step()
+    assert (first["pool"], second["pool"]) == ("n cpu 0", "n cpu 1")
+    assert first["status"] == second["status"] == "rung", "the rung is reported again"
+    assert one._directory.calls == [("lost", "n cpu 0", "old")]
 
 
 def test_pools_that_keep_dying_break_the_trial() -> None:
