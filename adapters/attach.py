@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
-from timm.layers import DropPath, PatchDropout
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
@@ -204,6 +203,8 @@ def _unshareable(model: nn.Module, replaced: bool) -> str:
 
     Such modules draw from the global random generator, or keep statistics of the whole batch.
     """
+    from timm.layers import DropPath, PatchDropout
+
     named: dict[str, nn.Module] = dict(model.named_modules())
     for name, module in named.items():
         random = isinstance(module, _DropoutNd) and module.p > 0

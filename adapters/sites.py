@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from timm.layers import Attention, Mlp
-from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
 from adapters.errors import AdapterError, UnsupportedBackbone
@@ -29,8 +27,6 @@ _MODULES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("mlp.fc1", ("fc1",)),
     ("mlp.fc2", ("fc2",)),
 )
-
-_ROOMS: dict[str, type[nn.Module]] = {"attn": Attention, "mlp": Mlp}
 
 
 @dataclass(frozen=True)
@@ -85,6 +81,10 @@ class Sites:
 
 def find_sites(model: nn.Module) -> Sites:
     """The sites of a timm ViT or DeiT; `UnsupportedBackbone` for anything else."""
+    # timm takes seconds to import, and who has a model has paid them: names and hyper-parameters
+    # of adapters can be had without.
+    from timm.models.vision_transformer import VisionTransformer
+
     if type(model) is not VisionTransformer:  # subclasses have other tokens, heads or passes
         raise UnsupportedBackbone(
             f"{type(model).__name__} is not supported; looked for timm's VisionTransformer (ViT, "
@@ -109,8 +109,11 @@ def find_sites(model: nn.Module) -> Sites:
 
 def _linear(index: int, block: nn.Module, suffix: str) -> nn.Linear:
     """The linear layer at `suffix` of a block, after checking that the block is a known one."""
+    from timm.layers import Attention, Mlp
+    from timm.models.vision_transformer import Block
+
     room, _, _ = suffix.partition(".")
-    for place, wanted in (("", Block), (room, _ROOMS[room])):
+    for place, wanted in (("", Block), (room, {"attn": Attention, "mlp": Mlp}[room])):
         found = block.get_submodule(place)
         if type(found) is not wanted:
             raise UnsupportedBackbone(

@@ -24,7 +24,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Sweeps of parameter-efficient fine-tuning methods over Vision Transformers.",
 )
-out_console, err_console = Console(), Console(stderr=True)
+out_console = Console(soft_wrap=True)
+err_console = Console(stderr=True, soft_wrap=True)
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The sweep's folder (its --out).")]
 
 
@@ -223,7 +224,7 @@ def _sweep(config: Any, dry_run: bool) -> None:
 
 
 def _say(sentence: str) -> None:
-    out_console.print(sentence, highlight=False)
+    out_console.print(sentence, highlight=False, markup=False)
 
 
 def _fail(message: str, code: int) -> None:

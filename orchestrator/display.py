@@ -42,7 +42,7 @@ class Display:
 
     def say(self, sentence: str) -> None:
         """One sentence, above the table."""
-        self._console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(sentence, highlight=False, markup=False)
 
     def progress(self, studies: Sequence[StudyProgress]) -> None:
         """The state of every study; a table at most four times a second, or a line every ten."""

@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-import search_spaces
 from orchestrator.analysis.summary import StudySummary, Summary
 from orchestrator.display import duration, percent
 from orchestrator.ledger import Ledger
@@ -26,38 +24,30 @@ def print_plan(planned: Planned, console: Console) -> None:
     from orchestrator.estimate import seconds_per_epoch
 
     sweep = planned.sweep
-    table = _table(
-        "study", "searched", "configurations", "replicates", "finals", "trial-epochs at most"
-    )
+    for name in sweep.adapters:
+        searched = ", ".join(f"{n} {v}" for n, v in sweep.spaces[name].items()) or "nothing"
+        console.print(f"{name} searches {searched}", highlight=False, markup=False)
+    table = _table("study", "configurations", "replicates", "finals", "trial-epochs")
     trials = epochs = 0
+    seconds = 0.0
+    rates = seconds_per_epoch(planned)
     for study in planned.studies:
-        searched = planned_configurations(sweep.sampler, study.space, sweep.trials)
-        replicas = min(sweep.replicate, searched) * sweep.seeds if searched > 1 else 0
-        count = searched + replicas + sweep.seeds
-        fields = (
-            ", ".join(f"{n} {v}" for n, v in search_spaces.to_yaml(study.space).items())
-            or "nothing"
-        )
-        table.add_row(
-            study.name,
-            escape(fields),
-            str(searched),
-            str(replicas),
-            str(sweep.seeds),
-            str(count * study.recipe.epochs),
-        )
-        trials, epochs = trials + count, epochs + count * study.recipe.epochs
+        wanted = planned_configurations(sweep.sampler, study.space, sweep.trials)
+        replicas = min(sweep.replicate, wanted) * sweep.seeds if wanted > 1 else 0
+        count = wanted + replicas + sweep.seeds
+        work = count * study.recipe.epochs
+        table.add_row(study.name, *map(str, (wanted, replicas, sweep.seeds, work)))
+        trials, epochs = trials + count, epochs + work
+        seconds += work * rates[study.adapter]
     console.print(table)
     console.print(f"recipe: {_recipe(planned)}", highlight=False)
     console.print(
         f"sampler {sweep.sampler}, stopping {sweep.stopping}, seeds {sweep.seeds}", highlight=False
     )
     recorded = len(Ledger(planned.places.ledger).keys()) if planned.places.ledger.exists() else 0
-    rate = seconds_per_epoch(planned)
     console.print(
         f"{len(planned.studies)} studies, {trials} trials, {epochs} trial-epochs at most; "
-        f"{recorded} trials recorded already; about {duration(rate * epochs)} on this device "
-        f"at {rate:.2f} s per trial-epoch",
+        f"{recorded} trials recorded already; about {duration(seconds)} in all on this device",
         highlight=False,
     )
 
@@ -73,17 +63,14 @@ def print_status(folder: Path, console: Console) -> None:
     summary = summarise(results, found.sweep, tasks.suite(found.sweep.suite))
     console.print(found.command, highlight=False, markup=False)
     table = _table(
-        "study", "search", "replicate", "final", "stopped", "diverged", "val %", "test %", "missing"
+        "study", "search", "replicate", "final", "stopped", "diverged", "val %", "test %"
     )
     for study in summary.studies:
-        table.add_row(
-            study.name,
-            *_counts(study),
-            percent(study.val.mean),
-            _interval(study),
-            study.missing or "–",
-        )
+        table.add_row(study.name, *_counts(study), percent(study.val.mean), _interval(study))
     console.print(table)
+    for study in summary.studies:
+        if study.missing:
+            console.print(f"{study.name}: {study.missing}", highlight=False, markup=False)
 
 
 def print_outcome(outcome: Outcome, places: Places, console: Console) -> None:
@@ -147,7 +134,7 @@ def _recipe(planned: Planned) -> str:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for index, name in enumerate(columns):
-        table.add_column(name, justify="left" if index == 0 else "right")
+        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
     return table

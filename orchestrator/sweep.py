@@ -83,6 +83,8 @@ def plan(config: SweepConfig, watch: Watch) -> Planned:
     root = config.data_root or default_root()
     data = {}
     for name in sweep.tasks:
+        if not (root / suite.name / name).exists():
+            watch.say(f"preparing the data of '{suite.name}/{name}' in {root}")
         data[name] = prepare_task(suite.name, suite.task(name), root)
     if before is not None:
         _check_identities(before, data, weights)

@@ -41,10 +41,10 @@ def test_an_asynchronous_search_keeps_the_invariants(
 ) -> None:
     out = tmp_path / "out"
     space = tmp_path / "wide.yaml"
-    arguments = small_sweep(out, backend, "--sampler", "tpe", "--stopping", "asha", "--trials", "6")
+    arguments = small_sweep(out, backend, "--sampler", "tpe", "--stopping", "asha", "--trials", "5")
     space.write_text("lora: {rank: [2, 4, 8, 16], lr: {low: 1.0e-5, high: 0.02, log: true}}\n")
     arguments[arguments.index("--space") + 1] = str(space)
-    arguments[arguments.index("--epochs") + 1] = "6"
+    arguments[arguments.index("--epochs") + 1] = "4"
     ended = run(arguments, mini_data)
     assert ended.returncode == 0, ended.stdout
     check_once_each(out)
@@ -55,8 +55,8 @@ def test_an_asynchronous_search_keeps_the_invariants(
             for r in rows.values()
             if r.trial.study == f"{task}/lora" and r.trial.stage == "search"
         ]
-        assert len(searched) == 6, "the budget is met"
-        assert len({row.trial.config for row in searched}) == 6, "no configuration twice"
+        assert len(searched) == 5, "the budget is met"
+        assert len({row.trial.config for row in searched}) == 5, "no configuration twice"
         assert {row.status for row in searched} <= {"finished", "stopped"}
         assert all(row.stopping == "asha" for row in searched if row.status == "stopped")
         finals = [

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+import search_spaces
 from orchestrator.data.sources import SOURCES
 from orchestrator.errors import InvalidInput
 from orchestrator.spec import Suite
@@ -24,7 +25,7 @@ def test_every_suite_is_consistent(row: Suite) -> None:
     names = [task.name for task in row.tasks]
     assert len(set(names)) == len(names)
     assert set(row.default_tasks) <= set(names)
-    assert set(row.spaces) <= set(row.default_adapters)
+    assert set(row.default_adapters) | set(row.spaces) <= set(search_spaces.names())
     assert row.name in SOURCES
     assert all(task.classes >= 2 and min(task.train, task.val, task.test) > 0 for task in row.tasks)
 

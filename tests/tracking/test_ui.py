@@ -16,6 +16,7 @@ from orchestrator.errors import InvalidInput, TrackingError
 from orchestrator.tracking.mlflow import track
 from orchestrator.tracking.places import default_uri
 from orchestrator.tracking.ui import ui_command
+from tests.commands import heed_interrupts
 from tests.tracking.synthetic import append, make_sweep, results
 
 SERVE = """
@@ -72,6 +73,7 @@ def test_the_interface_is_served_on_loopback_and_leaves_no_process(sweep: Path) 
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=heed_interrupts,
     )
     try:
         page = answer(f"http://127.0.0.1:{port}/", process)
