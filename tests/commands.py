@@ -52,12 +52,12 @@ def small_sweep(out: Path, backend: str, *more: str) -> list[str]:
     ]
 
 
-def start(arguments: list[str], data: Path) -> subprocess.Popen[str]:
+def start(arguments: list[str], data: Path, output: int = subprocess.PIPE) -> subprocess.Popen[str]:
     """Starts `orchestrate` with these arguments."""
     return subprocess.Popen(
         [sys.executable, "-c", "from orchestrator.cli import main; main()", *arguments],
         env=environment(data),
-        stdout=subprocess.PIPE,
+        stdout=output,
         stderr=subprocess.STDOUT,
         text=True,
         preexec_fn=heed_interrupts,

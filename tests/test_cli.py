@@ -6,21 +6,47 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from orchestrator import cli
 from orchestrator.places import Places
-from tests.commands import events, results, run, small_sweep, start
+from tests.commands import check_once_each, events, results, run, small_sweep, start
+
+Here = Callable[..., str]
 
 
-def refused(arguments: list[str], data: Path, *fragments: str) -> None:
-    """The command ends with code 2 and a message with all of `fragments`, without a traceback."""
-    ended = run(arguments, data, timeout=60)
-    text = " ".join(ended.stdout.split())
-    assert ended.returncode == 2, text
-    assert "Traceback" not in text
+@pytest.fixture
+def here(
+    mini_data: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Here]:
+    """Runs `orchestrate` in this process: checks the exit code, returns all it printed.
+
+    Spares the start of an interpreter; a traceback would fail the test by itself.
+    """
+    monkeypatch.setenv("ORCHESTRATE_DATA", str(mini_data))
+    monkeypatch.setenv("COLUMNS", "200")
+    torch.set_num_threads(1)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def call(arguments: list[str], code: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["orchestrate", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        text = " ".join("".join(capfd.readouterr()).split())
+        assert ended.value.code == code, text
+        return text
+
+    yield call
+    signal.signal(signal.SIGTERM, before)
+
+
+def refused(here: Here, arguments: list[str], *fragments: str) -> None:
+    """The command ends with code 2 and a message with all of `fragments`."""
+    text = here(arguments, code=2)
     for fragment in fragments:
         assert fragment in text, text
 
@@ -59,86 +85,78 @@ def refused(arguments: list[str], data: Path, *fragments: str) -> None:
     ],
 )
 def test_wrong_input_is_refused_in_words(
-    arguments: list[str],
-    fragments: list[str],
-    tmp_path: Path,
-    mini_data: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    arguments: list[str], fragments: list[str], here: Here, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("ORCHESTRATE_DATA", str(mini_data))
-    monkeypatch.chdir(tmp_path)
-    out = ["--out", "out"] if arguments[:2] == ["sweep", "mini"] else []
-    monkeypatch.setattr(sys, "argv", ["orchestrate", *arguments, *out])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    text = " ".join(capfd.readouterr().err.split())
-    assert ended.value.code == 2, text
-    for fragment in fragments:
-        assert fragment in text, text
+    out = ["--out", str(tmp_path / "out")] if arguments[:2] == ["sweep", "mini"] else []
+    refused(here, [*arguments, *out], *fragments)
 
 
-def test_files_that_a_person_wrote_are_checked(tmp_path: Path, mini_data: Path) -> None:
+def test_a_refusal_has_no_traceback(tmp_path: Path, mini_data: Path) -> None:
+    ended = run(["sweep", "mini", "--adapter", "lorra", "--out", str(tmp_path)], mini_data)
+    assert ended.returncode == 2
+    assert "unknown adapter 'lorra'" in ended.stdout
+    assert "Traceback" not in ended.stdout
+
+
+def test_files_that_a_person_wrote_are_checked(tmp_path: Path, here: Here) -> None:
     config, space = tmp_path / "config.yaml", tmp_path / "space.yaml"
     out = ["--out", str(tmp_path / "out")]
     config.write_text("adaptor: lora\n")
-    refused(["sweep", "mini", "--config", str(config), *out], mini_data, "'adaptor'", "adapter")
+    refused(here, ["sweep", "mini", "--config", str(config), *out], "'adaptor'", "adapter")
     config.write_text("seeds: [1, 2\n")
-    refused(["sweep", "mini", "--config", str(config), *out], mini_data, "config.yaml", "YAML")
+    refused(here, ["sweep", "mini", "--config", str(config), *out], "config.yaml", "YAML")
     space.write_text("lora: {rnk: [1, 2]}\n")
-    refused(["sweep", "mini", "--space", str(space), *out], mini_data, "'rnk'", "rank")
+    refused(here, ["sweep", "mini", "--space", str(space), *out], "'rnk'", "rank")
     space.write_text("lora: {rank: [0, 2]}\n")
-    refused(["sweep", "mini", "--space", str(space), *out], mini_data, "rank", "0", "at least 1")
+    refused(here, ["sweep", "mini", "--space", str(space), *out], "rank", "0", "at least 1")
 
 
-def test_an_unwritable_folder_is_refused(tmp_path: Path, mini_data: Path) -> None:
+def test_an_unwritable_folder_is_refused(tmp_path: Path, here: Here) -> None:
     (tmp_path / "file").write_text("")
     folder = tmp_path / "file" / "out"
-    refused(["sweep", "mini", "--out", str(folder), "--backend", "local"], mini_data, str(folder))
+    refused(here, ["sweep", "mini", "--out", str(folder), "--backend", "local"], str(folder))
 
 
-def test_the_plan_is_shown_and_nothing_is_run(tmp_path: Path, mini_data: Path) -> None:
+def test_the_plan_is_shown_and_nothing_is_run(tmp_path: Path, here: Here) -> None:
     out = tmp_path / "out"
-    ended = run(small_sweep(out, "local", "--dry-run"), mini_data)
-    assert ended.returncode == 0, ended.stdout
-    assert "4 studies, 32 trials, 64 trial-epochs" in " ".join(ended.stdout.split())
+    shown = here(small_sweep(out, "local", "--dry-run"))
+    assert "4 studies, 32 trials, 64 trial-epochs" in shown
     assert not out.exists()
 
 
 @pytest.mark.timeout(300)
-def test_one_folder_from_first_run_to_extension(tmp_path: Path, mini_data: Path) -> None:
+def test_one_folder_from_first_run_to_extension(tmp_path: Path, here: Here) -> None:
     out = tmp_path / "out"
     command = small_sweep(out, "local")
-    first = run(command, mini_data)
-    assert first.returncode == 0, first.stdout
+    here(command)
     started = len(events(out))
     kept = {p.name: p.read_bytes() for p in (Places(out).ledger / "fragments").iterdir()}
 
-    again = run(command, mini_data)
-    assert again.returncode == 0, again.stdout
+    here(command)
     assert len(events(out)) == started, "nothing was run again"
 
-    refused([*command, "--set", "lr=0.1"], mini_data, "another sweep", "lr=0.1")
-    refused([*command, "--backbone", "vit_mini", "--seeds", "1"], mini_data, "seeds")
+    refused(here, [*command, "--set", "lr=0.1"], "another sweep", "lr=0.1")
+    refused(here, [*command, "--seeds", "1"], "seeds")
     command[command.index("--seeds") + 1] = "3"
-    more = run([*command, "--tasks", "orientation,textures,count"], mini_data)
-    assert more.returncode == 0, more.stdout
+    here([*command, "--tasks", "orientation,textures,count"])
     rows = results(out)
     assert {row.trial.task for row in rows.values()} == {"orientation", "textures", "count"}
     assert {row.trial.seed for row in rows.values() if row.trial.stage == "final"} == {1, 2, 3}
     for name, content in kept.items():
         assert (Places(out).ledger / "fragments" / name).read_bytes() == content
 
-    for read in (["status"], ["report"], ["export"]):
-        ended = run([*read, str(out)], mini_data)
-        assert ended.returncode == 0, ended.stdout
+    assert "count/lora" in here(["status", str(out)])
+    assert "report.html" in here(["report", str(out)])
+    assert "6 entries" in here(["export", str(out), "--merged", str(tmp_path / "merged")])
+    assert len(list((tmp_path / "merged").glob("*.safetensors"))) == 6
     index = json.loads((Places(out).registry / "index.json").read_text())
     assert len(index["entries"]) == 6
+    assert f"{len(rows)} trials" in here(["track", str(out)])
 
     victim = next((Places(out).ledger / "fragments").iterdir())
     victim.write_bytes(victim.read_bytes()[:100])
-    refused(command, mini_data, victim.name)
-    refused(["status", str(out)], mini_data, victim.name)
+    refused(here, command, victim.name)
+    refused(here, ["status", str(out)], victim.name)
 
 
 @pytest.mark.timeout(180)
@@ -155,25 +173,28 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
     assert process.returncode == 130, output
     assert "Traceback" not in output
     assert "To go on: orchestrate" in " ".join(output.split())
-    second = run(["status", str(out)], mini_data)
-    assert second.returncode == 0, second.stdout
+    check_once_each(out)
 
 
 @pytest.mark.timeout(120)
-def test_a_second_command_on_the_same_folder_is_refused(tmp_path: Path, mini_data: Path) -> None:
+def test_a_second_command_on_the_same_folder_is_refused(
+    tmp_path: Path, mini_data: Path, here: Here
+) -> None:
     out = tmp_path / "out"
     first = start(small_sweep(out, "local"), mini_data)
     try:
         while not events(out) and first.poll() is None:
             time.sleep(0.05)
-        refused(small_sweep(out, "local"), mini_data, str(first.pid), "--out")
+        refused(here, small_sweep(out, "local"), str(first.pid), "--out")
     finally:
         first.kill()
         first.communicate()
 
 
 @pytest.mark.timeout(120)
-def test_a_damaged_checkpoint_is_named_and_nothing_is_lost(tmp_path: Path, mini_data: Path) -> None:
+def test_a_damaged_checkpoint_is_named_and_nothing_is_lost(
+    tmp_path: Path, mini_data: Path, here: Here
+) -> None:
     out = tmp_path / "out"
     process = start(small_sweep(out, "local", "--stopping", "asha", "--epochs", "30"), mini_data)
     checkpoints = Places(out).checkpoints
@@ -184,7 +205,6 @@ def test_a_damaged_checkpoint_is_named_and_nothing_is_lost(tmp_path: Path, mini_
     victim = next(checkpoints.glob("*.safetensors"))
     victim.write_bytes(b"not a checkpoint")
     before = set(results(out))
-    refused(
-        small_sweep(out, "local", "--stopping", "asha", "--epochs", "30"), mini_data, victim.name
-    )
+    command = small_sweep(out, "local", "--stopping", "asha", "--epochs", "30")
+    refused(here, command, victim.name)
     assert before <= set(results(out))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from adapters.noise import step_seed
 from orchestrator.backbones import Statistics
@@ -57,14 +58,23 @@ def take(splits: Sequence[DeviceSplit], indices: Sequence[Tensor]) -> tuple[Tens
 
 
 class Normaliser:
-    """uint8 images → (x / 255 − mean) / std per channel, in one multiply-add."""
+    """uint8 images → (x / 255 − mean) / std per channel, at the backbone's size.
 
-    def __init__(self, statistics: Statistics, device: torch.device, dtype: torch.dtype) -> None:
+    Images of another side are resized bicubically (with antialiasing), as they are taken.
+    """
+
+    def __init__(
+        self, statistics: Statistics, side: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in statistics)
         self._scale = (1 / (255 * std)).to(device)
         self._shift = (-mean / std).to(device)
-        self._dtype = dtype
+        self._side, self._dtype = side, dtype
 
     def __call__(self, images: Tensor) -> Tensor:
-        """images (N, 3, H, W) uint8 → the backbone's input in its dtype."""
-        return (images.float() * self._scale + self._shift).to(self._dtype)
+        """images (N, 3, H, W) uint8 → the backbone's input (N, 3, side, side) in its dtype."""
+        pixels = images.float()
+        if pixels.shape[-2:] != (self._side, self._side):
+            size = (self._side, self._side)
+            pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True).clamp(0, 255)
+        return (pixels * self._scale + self._shift).to(self._dtype)

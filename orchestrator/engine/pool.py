@@ -216,7 +216,8 @@ class Pool:
             recipe = training.trial.recipe
             dtype = _DTYPES[recipe.precision]
             statistics = self._backbone.normalisation(recipe.normalisation)
-            normalise = Normaliser(statistics, self._device, dtype)
+            side = self._backbone.image_size
+            normalise = Normaliser(statistics, side, self._device, dtype)
             self._groups[key] = Group(self._backbone_in(recipe.precision), normalise, self._device)
         return self._groups[key]
 

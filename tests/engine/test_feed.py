@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from orchestrator.backbones import IMAGENET
+from orchestrator.backbones import HALF, IMAGENET
 from orchestrator.engine.feed import DeviceSplit, Normaliser, epoch_order, take
 from tests.engine.worlds import CPU, split
 
@@ -21,10 +21,21 @@ def test_images_stay_uint8_and_channels_come_first() -> None:
 
 def test_normalisation() -> None:
     images = DeviceSplit.of(split("one", 2, 2), CPU).images
-    found = Normaliser(IMAGENET, CPU, torch.float32)(images)
+    found = Normaliser(IMAGENET, 32, CPU, torch.float32)(images)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in IMAGENET)
     torch.testing.assert_close(found, (images / 255 - mean) / std, rtol=1e-5, atol=1e-5)
-    assert Normaliser(IMAGENET, CPU, torch.bfloat16)(images).dtype == torch.bfloat16
+    assert Normaliser(IMAGENET, 32, CPU, torch.bfloat16)(images).dtype == torch.bfloat16
+
+
+def test_images_come_at_the_backbones_size() -> None:
+    images = DeviceSplit.of(split("one", 2, 2), CPU).images
+    found = Normaliser(HALF, 48, CPU, torch.float32)(images)
+    assert found.shape == (2, 3, 48, 48)
+    assert found.min() >= -1
+    assert found.max() <= 1
+    grey = torch.full((1, 3, 32, 32), 51, dtype=torch.uint8)
+    resized = Normaliser(HALF, 224, CPU, torch.float32)(grey)
+    torch.testing.assert_close(resized, torch.full((1, 3, 224, 224), -0.6))
 
 
 def test_orders_depend_on_seed_and_epoch() -> None:
