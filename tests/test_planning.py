@@ -58,7 +58,7 @@ def test_tasks_come_in_the_suites_order_and_once() -> None:
     assert sweep(adapter=("lora", "linear", "lora")).adapters == ("lora", "linear")
 
 
-@pytest.mark.parametrize(("epochs", "warmup"), [(1, 0), (2, 0), (5, 1), (16, 2), (100, 12)])
+@pytest.mark.parametrize(("epochs", "warmup"), [(1, 0), (2, 0), (5, 1), (16, 2), (100, 14)])
 def test_epochs_scale_the_warm_up(epochs: int, warmup: int) -> None:
     for found in (sweep(epochs=epochs), sweep(set={"epochs": epochs})):
         assert (found.recipe.epochs, found.recipe.warmup_epochs) == (epochs, warmup)
