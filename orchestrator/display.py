@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from rich.console import Console
 from rich.live import Live
@@ -91,7 +91,9 @@ def _recorded(study: StudyProgress) -> int:
 
 
 def _table(studies: Sequence[StudyProgress], left: str) -> Table:
-    table = Table(title=None, caption=left, caption_justify="left", box=None, pad_edge=False)
+    table = Table(
+        caption=left, caption_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0)
+    )
     for name in (
         "study",
         "stage",
@@ -103,7 +105,8 @@ def _table(studies: Sequence[StudyProgress], left: str) -> Table:
         "of",
         "best val %",
     ):
-        table.add_column(name, justify="left" if name in ("study", "stage") else "right")
+        side: Literal["left", "right"] = "left" if name in ("study", "stage") else "right"
+        table.add_column(name, justify=side, no_wrap=True)
     for study in studies:
         counts = (
             study.done,
