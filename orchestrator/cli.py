@@ -15,6 +15,8 @@ import typer
 from rich.console import Console
 
 from orchestrator import __version__
+from orchestrator.cli_data import DataRoot, SuiteName, SuiteRoot
+from orchestrator.cli_data import app as data_app
 from orchestrator.errors import OrchestrateError
 
 app = typer.Typer(
@@ -24,6 +26,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Sweeps of parameter-efficient fine-tuning methods over Vision Transformers.",
 )
+app.add_typer(data_app, name="data")
 out_console = Console(soft_wrap=True)
 err_console = Console(stderr=True, soft_wrap=True)
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The sweep's folder (its --out).")]
@@ -57,9 +60,7 @@ def _root(
 
 @app.command()
 def sweep(
-    suite: Annotated[
-        str, typer.Argument(metavar="SUITE", help="A suite of tasks, for example mini.")
-    ],
+    suite: SuiteName,
     adapter: Annotated[
         list[str] | None, typer.Option(help="An adapter to search; repeatable.")
     ] = None,
@@ -69,6 +70,12 @@ def sweep(
     ] = None,
     sampler: Annotated[str | None, typer.Option(help="tpe, random or grid.")] = None,
     stopping: Annotated[str | None, typer.Option(help="none or asha.")] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="honest, or paper: the published scripts' own, which selects on the test split."
+        ),
+    ] = None,
     trials: Annotated[int | None, typer.Option(help="Searched configurations per study.")] = None,
     seeds: Annotated[
         int | None, typer.Option(help="Seeds of each replicated configuration and winner.")
@@ -103,7 +110,8 @@ def sweep(
     out: Annotated[
         Path | None, typer.Option(help="Output folder; runs/<suite> by default.")
     ] = None,
-    data_root: Annotated[Path | None, typer.Option(help="Where prepared data lies.")] = None,
+    data_root: DataRoot = None,
+    suite_root: SuiteRoot = None,
     config: Annotated[
         Path | None, typer.Option(metavar="FILE", help="YAML with the same fields; options win.")
     ] = None,
@@ -160,6 +168,17 @@ def export(
 
 
 @app.command()
+def audit(folder: Folder) -> None:
+    """Prove from a sweep's ledger that no choice saw the test split."""
+    from orchestrator.overview import audited
+
+    found = audited(folder)
+    for line in found.lines():
+        _say(line)
+    raise typer.Exit(0 if found.clean else 1)
+
+
+@app.command()
 def track(
     folder: Folder,
     tracking_uri: Annotated[
@@ -196,30 +215,33 @@ def ui(
 
 
 _SWEEP_OPTIONS = (
-    "suite", "tasks", "backbone", "sampler", "stopping", "trials", "seeds", "replicate", "epochs",
-    "time_budget", "device", "precision", "backend", "address", "width", "tracking_uri", "out",
-    "data_root",
+    "suite", "tasks", "backbone", "sampler", "stopping", "protocol", "trials", "seeds", "replicate",
+    "epochs", "time_budget", "device", "precision", "backend", "address", "width", "tracking_uri",
+    "out", "data_root", "suite_root",
 )  # fmt: skip
 
 
 def _sweep(config: Any, dry_run: bool) -> None:
     from orchestrator import sweep as room
-    from orchestrator.display import Display
+    from orchestrator.display import DataProgress, Display, notices
     from orchestrator.overview import print_outcome, print_plan
     from orchestrator.tracking.environment import redact
 
-    watch = room.Watch(say=_say)
-    planned = room.plan(config, watch)
+    with DataProgress(out_console) as bars:
+        planned = room.plan(config, room.Watch(say=_say, data=bars))
+    for line in notices(planned.notices):
+        _say(line)
     if dry_run:
         print_plan(planned, out_console)
         return
     command = redact(shlex.join(["orchestrate", *sys.argv[1:]]))
     with Display(out_console) as display:
-        outcome = room.run(planned, command, room.Watch(display.say, display.progress))
+        outcome = room.run(planned, command, room.Watch(say=display.say, progress=display.progress))
     print_outcome(outcome, planned.places, out_console)
     if outcome.interrupted:
         _fail(f"stopped; nothing finished is lost. To go on: {command}", 130)
-    if outcome.failures or not outcome.summary.complete:
+    complete = all(summary.complete for summary in outcome.summaries.values())
+    if outcome.failures or not complete:
         raise typer.Exit(1)
 
 

@@ -26,6 +26,7 @@ class SweepConfig(BaseModel):
     backbone: str | None = None
     sampler: str | None = None
     stopping: str | None = None
+    protocol: str | None = None
     trials: int | None = Field(None, ge=1, strict=True)
     seeds: int | None = Field(None, ge=1, strict=True)
     replicate: int | None = Field(None, ge=1, strict=True)
@@ -41,6 +42,7 @@ class SweepConfig(BaseModel):
     tracking_uri: str | None = None
     out: Path | None = None
     data_root: Path | None = None
+    suite_root: Path | None = None
 
     @field_validator("adapter", "tasks", mode="before")
     @classmethod
@@ -56,8 +58,8 @@ class SweepConfig(BaseModel):
 
     @property
     def folder(self) -> Path:
-        """The output folder."""
-        return self.out if self.out is not None else Path("runs") / self.suite
+        """The output folder; by default that of the suite (or of its file's name) in `runs`."""
+        return self.out if self.out is not None else Path("runs") / Path(self.suite).stem
 
     @property
     def budget_seconds(self) -> float | None:

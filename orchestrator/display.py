@@ -9,11 +9,23 @@ from typing import Literal, Self
 
 from rich.console import Console
 from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from orchestrator.search.study import StudyProgress
 
 _LINE_SECONDS = 10.0
+_NAMED = 9
+"""So many studies a line names."""
+_AROUND = 4
+"""Lines of a terminal that the table's rows must leave free."""
 
 
 class Display:
@@ -54,7 +66,8 @@ class Display:
         if self._live:
             if finished or now - self._last_shown > 0.25:
                 self._last_shown = now
-                self._live.update(_table(studies, self._left(studies, recorded, now)))
+                shown = _condensed(studies, self._console.height - _AROUND)
+                self._live.update(_table(shown, self._left(studies, recorded, now)))
         elif finished or now - self._last_line > _LINE_SECONDS:
             if finished and self._last_line == float("inf"):
                 return
@@ -70,6 +83,16 @@ class Display:
         if done < 3:
             return "estimating"
         return duration((now - self._began) / done * missing) + " left"
+
+
+def notices(deviations: Sequence[str]) -> list[str]:
+    """What to print of tasks that are not the benchmark's: the first few, and how many more."""
+    if not deviations:
+        return []
+    more = len(deviations) - 2
+    rest = [f"notice: so have {more} more tasks"] if more > 0 else []
+    shown = [f"notice: {text}" for text in deviations[:2]]
+    return [*shown, *rest, "notice: results on them do not compare with published ones"]
 
 
 def duration(seconds: float) -> str:
@@ -88,6 +111,65 @@ def percent(value: float | None) -> str:
 
 def _recorded(study: StudyProgress) -> int:
     return study.done + study.stopped + study.diverged + study.failed
+
+
+class DataProgress:
+    """Context manager that shows how far the preparation of data is."""
+
+    def __init__(self, console: Console, doing: str = "preparing") -> None:
+        self._doing = doing
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._console = console
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """`done` of `total` images of a task are ready; a bar on a terminal, else one line."""
+        if what not in self._tasks:
+            self._tasks[what] = self._bars.add_task(what, total=total)
+            if self._console.is_terminal:
+                self._bars.start()
+            else:
+                self._console.print(f"{self._doing} {what}: {total:,} images", highlight=False)
+        self._bars.update(self._tasks[what], completed=done, total=total)
+        if done >= total:
+            self._bars.update(self._tasks[what], visible=False)
+
+
+def _condensed(studies: Sequence[StudyProgress], room: int) -> Sequence[StudyProgress]:
+    """At most `room` rows: where studies are more, those that run, and the rest summed up."""
+    if len(studies) <= room:
+        return studies
+    shown = [study for study in studies if study.running][: max(1, room - 1)]
+    others = [study for study in studies if study not in shown]
+    done = sum(study.stage == "done" for study in others)
+    name = f"{len(others)} others, {done} of them done"
+    return [*shown, _sum(name, others)]
+
+
+def _sum(name: str, studies: Sequence[StudyProgress]) -> StudyProgress:
+    counts = {
+        field: sum(getattr(study, field) for study in studies)
+        for field in ("done", "running", "stopped", "diverged", "failed", "total")
+    }
+    return StudyProgress(study=name, stage="", best=None, **counts)
 
 
 def _table(studies: Sequence[StudyProgress], left: str) -> Table:
@@ -126,7 +208,9 @@ def _line(studies: Sequence[StudyProgress], left: str) -> str:
     total = sum(study.total for study in studies)
     running = sum(study.running for study in studies)
     stopped = sum(study.stopped for study in studies)
-    best = ", ".join(f"{s.study} {percent(s.best)}" for s in studies if s.best is not None)
+    found = [f"{s.study} {percent(s.best)}" for s in studies if s.best is not None]
+    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    best = ", ".join(found[:_NAMED]) + more
     recorded = sum(map(_recorded, studies))
     return (
         f"trials {recorded}/{total} ({stopped} stopped early), {running} running; {left}; "

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from orchestrator import tasks
 from orchestrator.errors import InvalidInput
-from orchestrator.spec import RECIPE_FIELDS, Recipe, Sweep
+from orchestrator.spec import PROTOCOLS, RECIPE_FIELDS, Recipe, Suite, Sweep
 
 
-def extend(old: Sweep, new: Sweep) -> Sweep:
+def extend(old: Sweep, new: Sweep, suite: Suite) -> Sweep:
     """The sweep of a folder after another command: more of everything, or `InvalidInput`.
 
-    More seeds, trials, tasks, adapters and replicated configurations extend it; anything else
+    More seeds, trials, tasks, adapters, replicated configurations and another protocol extend it;
+    anything else
     would make its results incomparable, and the message says what differs.
     """
     same = ("suite", "backbone", "sampler", "stopping", "recipe", "seed")
@@ -36,13 +36,19 @@ def extend(old: Sweep, new: Sweep) -> Sweep:
             "seeds, trials, tasks, adapters) to go on with it, or another --out."
         )
     every = (*old.tasks, *new.tasks)
-    order = [task.name for task in tasks.suite(old.suite).tasks]
+    order = [task.name for task in suite.tasks]
+    if gone := [name for name in old.tasks if name not in order]:
+        raise InvalidInput(
+            f"the output folder holds tasks that suite '{suite.name}' no longer has: "
+            f"{', '.join(gone)}. Use another --out."
+        )
     return replace(
         new,
         tasks=tuple(name for name in order if name in every),
         adapters=tuple(dict.fromkeys((*old.adapters, *new.adapters))),
         spaces={**old.spaces, **new.spaces},
         fixed={**old.fixed, **new.fixed},
+        protocols=tuple(name for name in PROTOCOLS if name in (*old.protocols, *new.protocols)),
     )
 
 

@@ -15,7 +15,13 @@ from orchestrator.places import Places
 from orchestrator.search.samplers import planned_configurations
 from orchestrator.sweepfile import read_sweep
 
+LEAKS = (
+    "protocol paper LEAKS: epochs and configurations were chosen on the test split, as the "
+    "published scripts do"
+)
+
 if TYPE_CHECKING:
+    from orchestrator.analysis.audit import Audit
     from orchestrator.sweep import Outcome, Planned
 
 
@@ -54,28 +60,31 @@ def print_plan(planned: Planned, console: Console) -> None:
 
 def print_status(folder: Path, console: Console) -> None:
     """Per study: what the ledger has and what is missing."""
-    from orchestrator import tasks
     from orchestrator.analysis.aggregate import summarise
 
     places = Places(folder)
     found = read_sweep(places)
     results = Ledger(places.ledger).results()
-    summary = summarise(results, found.sweep, tasks.suite(found.sweep.suite))
+    summaries = [summarise(results, found.sweep, found.suite, p) for p in found.sweep.protocols]
+    studies = [study for summary in summaries for study in summary.studies]
     console.print(found.command, highlight=False, markup=False)
     table = _table(
         "study", "search", "replicate", "final", "stopped", "diverged", "val %", "test %"
     )
-    for study in summary.studies:
+    for study in studies:
         table.add_row(study.name, *_counts(study), percent(study.val.mean), _interval(study))
     console.print(table)
-    for study in summary.studies:
+    for study in studies:
         if study.missing:
             console.print(f"{study.name}: {study.missing}", highlight=False, markup=False)
 
 
 def print_outcome(outcome: Outcome, places: Places, console: Console) -> None:
     """The result table and where everything lies."""
-    console.print(_results(outcome.summary))
+    for protocol, summary in outcome.summaries.items():
+        if protocol != "honest":
+            console.print(LEAKS, style="bold red", highlight=False)
+        console.print(_results(summary))
     for key, message in outcome.failures.items():
         console.print(f"failed: {key}: {message}", style="red", highlight=False, markup=False)
     if outcome.tracking:
@@ -94,6 +103,15 @@ def print_outcome(outcome: Outcome, places: Places, console: Console) -> None:
     )
 
 
+def audited(folder: Path) -> Audit:
+    """What the ledger proves about who read the test split."""
+    from orchestrator.analysis.audit import audit
+
+    places = Places(folder)
+    found = read_sweep(places)
+    return audit(Ledger(places.ledger).results(), found.sweep, found.data)
+
+
 def rebuild(folder: Path) -> tuple[Outcome, Places]:
     """Registry and report once more from the ledger."""
     from orchestrator.sweep import conclude
@@ -103,10 +121,20 @@ def rebuild(folder: Path) -> tuple[Outcome, Places]:
 
 
 def _results(summary: Summary) -> Table:
-    table = _table("test accuracy %", *(task.name for task in summary.tasks))
-    for adapter in summary.sweep.adapters:
-        cells = [_interval(summary.study(task.name, adapter)) for task in summary.tasks]
-        table.add_row(adapter, *cells)
+    adapters = summary.sweep.adapters
+    table = _table("test accuracy %", *adapters)
+    for task in summary.tasks:
+        cells = [_interval(summary.study(task.name, adapter)) for adapter in adapters]
+        table.add_row(task.name, *cells)
+    if len(summary.tasks) > 1:
+        table.add_section()
+        for group in summary.groups if len(summary.groups) > 1 else ():
+            means = [item.groups[group].mean for item in summary.adapters]
+            table.add_row(f"mean of {group}", *map(percent, means))
+        table.add_row("mean of tasks", *(percent(i.mean_tasks.mean) for i in summary.adapters))
+        if len(summary.groups) > 1:
+            means = [item.mean_groups.mean for item in summary.adapters]
+            table.add_row("mean of group means", *map(percent, means))
     return table
 
 

@@ -48,6 +48,11 @@ class Places:
         return self.out / "report.html"
 
     @property
+    def sheets(self) -> Path:
+        """Contact sheets of the tasks' training images."""
+        return self.out / "sheets"
+
+    @property
     def logs(self) -> Path:
         """Logs."""
         return self.out / "logs"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -21,7 +22,15 @@ from orchestrator.config import SweepConfig
 from orchestrator.errors import InvalidInput, unknown
 from orchestrator.search.samplers import SAMPLERS
 from orchestrator.search.stopping import RULES
-from orchestrator.spec import RECIPE_FIELDS, DataIdentity, Recipe, Study, Suite, Sweep
+from orchestrator.spec import (
+    PROTOCOLS,
+    RECIPE_FIELDS,
+    DataIdentity,
+    Recipe,
+    Study,
+    Suite,
+    Sweep,
+)
 
 
 def plan_sweep(config: SweepConfig) -> tuple[Suite, Sweep]:
@@ -43,15 +52,17 @@ def plan_sweep(config: SweepConfig) -> tuple[Suite, Sweep]:
         recipe=recipe,
         spaces={name: search_spaces.to_yaml(space) for name, (space, _) in resolved.items()},
         fixed={name: fixed for name, (_, fixed) in resolved.items() if fixed},
+        protocols=(_among("protocol", config.protocol or "honest", PROTOCOLS),),
     )
     _check_grid(sweep)
     return suite, sweep
 
 
 def plan_studies(sweep: Sweep, data: Mapping[str, DataIdentity], weights: str) -> list[Study]:
-    """One study per task and adapter, adapters first (their trials share a pool)."""
+    """One study per protocol, task and adapter; adapters first (their trials share a pool)."""
     return [
-        _study(sweep, task, name, data[task], weights)
+        replace(_study(sweep, task, name, data[task], weights), protocol=protocol)
+        for protocol in sweep.protocols
         for name in sweep.adapters
         for task in sweep.tasks
     ]

@@ -5,7 +5,9 @@
         config.json  evidence.json  adapter_config.json  adapter_model.safetensors
 
 Which seed is exported? The first one. Choosing the best on test would leak, and the spread over
-seeds stands in the evidence. torch is imported by `load` and `export_merged` only.
+seeds stands in the evidence. Winners under the protocol `paper` were chosen on test: their entries
+are labelled in every file, and loading one warns. torch is imported by `load` and `export_merged`
+only.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import fcntl
 import json
 import shutil
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -37,11 +40,22 @@ CHECKED = (CONFIG, *WEIGHTS)
 """The files of an entry that decide what its model computes; the index has their fingerprints."""
 
 
+LEAKS = (
+    "LEAKS: configuration and epoch were chosen on the test split (protocol {protocol}), so that "
+    "the stated accuracies are too high to be estimates of accuracy on new images."
+)
+"""What every file of a leaking entry says."""
+
+
 class Entry(BaseModel):
-    """One line of the index. Accuracies are in [0, 1]; `test_accuracy` is the exported seed's.
+    """One line of the index. Accuracies are in [0, 1]; `test_accuracy` is the exported weights'.
+
+    Those are the first seed's after its last epoch; `test_mean` is over the values of all seeds,
+    which under the protocol `paper` are of their best epochs.
 
     `config` hashes params and recipe, `weights` and `data` are the backbone's and the task's
-    fingerprints, `sha256` those of the entry's own files by name.
+    fingerprints, `sha256` those of the entry's own files by name. `leaks` says that the protocol
+    chose on the test split, `warning` says it in words (empty otherwise).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -50,6 +64,9 @@ class Entry(BaseModel):
     backbone: str
     task: str
     adapter: str
+    protocol: str
+    leaks: bool
+    warning: str
     path: str
     classes: int
     seed: int
@@ -101,6 +118,7 @@ def export(
 ) -> Index:
     """Writes the registry of everything that has its winner and all final seeds; returns its index.
 
+    The winners of the protocol of `summary`: give the honest one where a sweep ran both.
     Built beside and swapped in, so that a reader never sees half of one; one exporter at a time.
     `CheckpointError` if the weights of a finished final trial are gone or `registry` cannot be
     written.
@@ -155,13 +173,16 @@ def load(
 ) -> nn.Module:
     """The adapted timm model of an entry, in evaluation mode, with its head.
 
-    Inputs are normalised as `config.json` says. Raises `InvalidInput` for a name that is not there
-    and `CheckpointError` if files are damaged or the backbone's weights are not the same.
+    Inputs are normalised as `config.json` says. Warns (`UserWarning`) if the entry was chosen on
+    the test split. Raises `InvalidInput` for a name that is not there and `CheckpointError` if
+    files are damaged or the backbone's weights are not the same.
     """
     import adapters
     from orchestrator.backbones import load_backbone
 
     entry, folder = _checked(Path(registry), task, adapter, suite, backbone)
+    if entry.leaks:
+        warnings.warn(f"{entry.task}/{entry.adapter}: {entry.warning}", stacklevel=2)
     base = load_backbone(entry.backbone)
     if base.fingerprint != entry.weights:
         raise CheckpointError(
@@ -203,6 +224,7 @@ def export_merged(
         "normalisation": recipe["normalisation"],
         "test_accuracy": entry.test_accuracy,
         "trial": entry.key,
+        **_label(entry.protocol),
     }
     content = save({name: t.contiguous() for name, t in model.state_dict().items()})
     try:
@@ -253,7 +275,8 @@ def _write(
 ) -> Entry:
     winner = study.winner
     assert winner is not None
-    final = rows[min(study.finals, key=lambda row: row.seed).key]
+    first = min(study.finals, key=lambda row: row.seed)
+    final = rows[first.key]
     sweep = summary.sweep
     relative = Path(*map(_safe, (sweep.suite, sweep.backbone, study.task, study.adapter)))
     folder = draft / relative
@@ -262,24 +285,28 @@ def _write(
     _dump(
         folder / CONFIG,
         {
+            **_label(study.protocol),
             "adapter": study.adapter,
             "params": dict(winner.params),
             "recipe": dict(winner.recipe),
             "searched": dict(winner.searched),
         },
     )
-    _dump(folder / EVIDENCE, _evidence(study, final))
+    _dump(folder / EVIDENCE, _evidence(study, final, first.last))
     interval = study.test.interval
     return Entry(
         suite=sweep.suite,
         backbone=sweep.backbone,
         task=study.task,
         adapter=study.adapter,
+        protocol=study.protocol,
+        leaks=summary.leaks,
+        warning=_label(study.protocol).get("warning", ""),
         path=relative.as_posix(),
         classes=next(task.classes for task in summary.tasks if task.name == study.task),
         seed=final.trial.seed,
         key=final.key,
-        test_accuracy=_number(final.value),
+        test_accuracy=_number(first.last),
         test_mean=_number(study.test.mean),
         test_std=study.test.std,
         test_interval=None if interval is None else (interval.low, interval.high),
@@ -292,9 +319,10 @@ def _write(
     )
 
 
-def _evidence(study: StudySummary, final: TrialResult) -> dict[str, Any]:
+def _evidence(study: StudySummary, final: TrialResult, accuracy: float | None) -> dict[str, Any]:
     """What speaks for the winner: statistics over seeds, rivals, counts, and what made it."""
     return {
+        **_label(study.protocol),
         "val": asdict(study.val),
         "test": asdict(study.test),
         "replicates": [asdict(row) for row in study.replicates],
@@ -308,8 +336,14 @@ def _evidence(study: StudySummary, final: TrialResult) -> dict[str, Any]:
         "weights": final.trial.weights,
         "code": final.code,
         "versions": dict(final.versions),
-        "exported": {"seed": final.trial.seed, "key": final.key, "test_accuracy": final.value},
+        "exported": {"seed": final.trial.seed, "key": final.key, "test_accuracy": accuracy},
     }
+
+
+def _label(protocol: str) -> dict[str, str]:
+    """What a file says of the protocol; a warning where it chose on the test split."""
+    label = {"protocol": protocol}
+    return label if protocol == "honest" else label | {"warning": LEAKS.format(protocol=protocol)}
 
 
 def _copy_weights(source: Path, folder: Path) -> None:

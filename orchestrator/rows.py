@@ -27,7 +27,7 @@ SCHEMA = pa.schema(
     [
         *((name, _TEXT) for name in ("key", "suite", "task", "backbone", "adapter")),
         *((name, _TEXT) for name in ("stage", "status", "config", "params", "recipe")),
-        *((name, _TEXT) for name in ("data", "weights", "stopping", "message")),
+        *((name, _TEXT) for name in ("protocol", "data", "weights", "stopping", "message")),
         *((name, _TEXT) for name in ("host", "device", "code", "versions")),
         *((name, _WHOLE) for name in ("seed", "epochs_run", "parameters", "test_reads")),
         *((name, _REAL) for name in ("value", "eval_loss", "seconds", "started", "finished")),
@@ -38,7 +38,9 @@ SCHEMA = pa.schema(
 """Flat columns to query; `params`, `recipe` and `versions` are JSON. A last column, `seal`, is the
 SHA-256 of the others: a row that was damaged or edited by hand does not match it."""
 
-_TRIAL_COLUMNS = ("suite", "task", "backbone", "adapter", "seed", "stage", "data", "weights")
+_TRIAL_COLUMNS = (
+    *("suite", "task", "backbone", "adapter", "seed", "stage", "data", "weights", "protocol"),
+)
 _RESULT_COLUMNS = (
     *("status", "value", "eval_loss", "epochs_run", "correct", "parameters", "stopping"),
     *("message", "test_reads", "seconds", "started", "finished", "host", "device", "code"),

@@ -26,18 +26,26 @@ NORMALISATIONS = ("backbone", "half", "imagenet")
 PRECISIONS = ("bf16", "fp32")
 SCHEDULES = ("cosine", "timm_epoch")
 HEAD_INITS = ("default", "zero")
+AUGMENTS = ("crop_flip", "none")
+VIEWS = ("centre", "whole")
+PROTOCOLS = ("honest", "paper")
 
 
 @dataclass(frozen=True)
 class Task:
-    """A dataset with splits, classes and a metric (top-1 accuracy throughout)."""
+    """A dataset with splits, classes and a metric (top-1 accuracy throughout).
+
+    `train`, `val`, `test` are the benchmark's numbers of images, None where it does not fix them.
+    `aliases` are other names of the task, on the command line and as folder names.
+    """
 
     name: str
     group: str
     classes: int
-    train: int
-    val: int
-    test: int
+    train: int | None = None
+    val: int | None = None
+    test: int | None = None
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,8 @@ class Recipe:
 
     `lr`, `warmup_lr`, `min_lr` are AdamW step sizes; `warmup_epochs` and `epochs` count passes over
     the training split (last incomplete batch dropped); `drop_path` is the rate of the last block,
-    rising linearly from 0.
+    rising linearly from 0. `augment` is `none`, or `crop_flip`: a random-resized crop and a
+    horizontal flip of every training image.
     """
 
     epochs: int = 100
@@ -61,6 +70,7 @@ class Recipe:
     head_init: str = "default"
     normalisation: str = "imagenet"
     precision: str = "fp32"
+    augment: str = "none"
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -85,6 +95,7 @@ class Recipe:
             ("head_init", HEAD_INITS),
             ("normalisation", NORMALISATIONS),
             ("precision", PRECISIONS),
+            ("augment", AUGMENTS),
         ):
             if getattr(self, name) not in allowed:
                 raise unknown(name, getattr(self, name), allowed)
@@ -105,7 +116,12 @@ class Suite:
     """A named tuple of tasks with the defaults of `orchestrate sweep NAME`.
 
     `spaces` narrows search spaces (adapter → field → values) so that the default sweep fits the
-    suite; `default_tasks` and `default_adapters` are what runs when nothing is chosen.
+    suite; `default_tasks` and `default_adapters` are what runs when nothing is chosen. `layout`
+    says how its images lie on disk (see `orchestrator.data.layouts`), below the folder that
+    `variable` names in the environment; `files` says it for each task of a user's own suite.
+    Prepared images are `side` × `side`; `view` is the part of an image that an evaluation sees: all
+    of it (`whole`, stretched to a square) or the middle (`centre`, a square of 7/8 of the shorter
+    side).
     """
 
     name: str
@@ -120,11 +136,16 @@ class Suite:
     trials: int | None = None
     replicate: int = 2
     spaces: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    layout: str = ""
+    variable: str = ""
+    side: int = 224
+    view: str = "whole"
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def task(self, name: str) -> Task:
-        """The task of that name; `InvalidInput` with the alternatives otherwise."""
+        """The task of that name or alias; `InvalidInput` with the alternatives otherwise."""
         for task in self.tasks:
-            if task.name == name:
+            if name == task.name or name in task.aliases:
                 return task
         raise unknown(f"task of suite '{self.name}'", name, [task.name for task in self.tasks])
 
@@ -159,11 +180,12 @@ class Study:
     space: Mapping[str, Any]
     data: DataIdentity
     weights: str
+    protocol: str = "honest"
 
     @property
     def name(self) -> str:
-        """`task/adapter`: unique inside a sweep, which has one suite and one backbone."""
-        return f"{self.task}/{self.adapter}"
+        """As `study_name`: unique in a sweep, which has one suite and one backbone."""
+        return study_name(self.task, self.adapter, self.protocol)
 
 
 @dataclass(frozen=True)
@@ -194,6 +216,9 @@ class Sweep:
     seed: int = 0
     """Base seed of the samplers; trial seeds are 0 for search and 1…`seeds` afterwards."""
 
+    protocols: tuple[str, ...] = ("honest",)
+    """`honest`; `paper`, the published scripts' own, which selects on the test split; or both."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -210,6 +235,17 @@ class Trial:
     data: str
     """Fingerprint of what the trial can read: train and val, or with the test split when final."""
     weights: str
+    protocol: str = "honest"
+
+    @property
+    def leaks(self) -> bool:
+        """Whether the protocol lets choices be made on the test split."""
+        return self.protocol != "honest"
+
+    @property
+    def reads_test(self) -> bool:
+        """Whether the trial trains on train + val and is evaluated on test."""
+        return self.stage == "final" or self.leaks
 
     @property
     def key(self) -> str:
@@ -223,8 +259,8 @@ class Trial:
 
     @property
     def study(self) -> str:
-        """`task/adapter`, the name of the study it belongs to."""
-        return f"{self.task}/{self.adapter}"
+        """The name of the study it belongs to."""
+        return study_name(self.task, self.adapter, self.protocol)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `Trial.from_dict` gives the same trial back."""
@@ -239,7 +275,8 @@ class Trial:
 @dataclass(frozen=True)
 class Point:
     """One epoch of a trial's curve. `loss` is the mean training loss; evaluation is on the trial's
-    own evaluation split (val, or test at the very end of a final trial), None where not measured.
+    own evaluation split, None where not measured: val, or test at the very end of a final trial
+    (under the protocol `paper` at every tenth epoch as well).
     """
 
     epoch: int
@@ -253,7 +290,8 @@ class Point:
 class TrialResult:
     """The frozen record of a trial: one ledger row.
 
-    `value` is the accuracy in [0, 1] at the last epoch on the evaluation split (None if diverged);
+    `value` is the accuracy in [0, 1] at the last epoch on the evaluation split (None if diverged),
+    or, under the protocol `paper`, of the best evaluation, the first of equals;
     `correct` has one byte per evaluation image (1 where right), in file order, for paired tests;
     `stopping` names the rule that ended a `stopped` row: only plans with that rule accept it.
     """
@@ -285,6 +323,11 @@ class TrialResult:
     def key(self) -> str:
         """The trial's key."""
         return self.trial.key
+
+
+def study_name(task: str, adapter: str, protocol: str) -> str:
+    """`task/adapter`, or `task/adapter/paper-leaks`: its choices saw the test split."""
+    return f"{task}/{adapter}" if protocol == "honest" else f"{task}/{adapter}/{protocol}-leaks"
 
 
 def canonical(value: Any) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from orchestrator import tasks
 from orchestrator.analysis.aggregate import summarise
 from orchestrator.analysis.report import write_report
 from orchestrator.analysis.summary import Summary
-from orchestrator.backbones import fingerprint
+from orchestrator.backbones import fingerprint, normalisation_of
 from orchestrator.backends.plan import HostPlan
 from orchestrator.config import SweepConfig
-from orchestrator.data.sources import prepare_task
+from orchestrator.data.manifest import Manifest
+from orchestrator.data.roots import suite_root
+from orchestrator.data.sheet import write_sheets
+from orchestrator.data.sources import deviations, prepare_tasks
 from orchestrator.data.store import default_root
 from orchestrator.errors import InvalidInput
 from orchestrator.extension import extend
@@ -39,7 +41,7 @@ class Planned:
     config: SweepConfig
     suite: Suite
     sweep: Sweep
-    data: Mapping[str, DataIdentity]
+    manifests: Mapping[str, Manifest]
     weights: str
     data_root: Path
 
@@ -47,6 +49,16 @@ class Planned:
     def places(self) -> Places:
         """The output folder."""
         return Places(self.config.folder)
+
+    @property
+    def data(self) -> dict[str, DataIdentity]:
+        """Fingerprints of every task."""
+        return {name: manifest.identity for name, manifest in self.manifests.items()}
+
+    @property
+    def notices(self) -> list[str]:
+        """Why the results will not compare with published ones, if so."""
+        return deviations(self.suite, {n: m.counts for n, m in self.manifests.items()})
 
     @property
     def studies(self) -> list[Study]:
@@ -62,14 +74,19 @@ class Outcome:
     failures: Mapping[str, str]
     tracking: str
     """Empty, or why MLflow does not have everything yet."""
+    summaries: Mapping[str, Summary]
+    """By protocol; `summary` is the first of them."""
     interrupted: bool = False
 
 
 @dataclass(frozen=True)
 class Watch:
-    """Who looks on: `say` gets sentences, `progress` the studies' state as it changes."""
+    """Who looks on: `say` gets sentences, `data` what is prepared with the images done and their
+    number, `progress` the studies' state as it changes.
+    """
 
     say: Callable[[str], None] = lambda _: None
+    data: Callable[[str, int, int], None] = lambda *_: None
     progress: Callable[[list[StudyProgress]], None] = lambda _: None
 
 
@@ -77,18 +94,18 @@ def plan(config: SweepConfig, watch: Watch) -> Planned:
     """Checks every name and value, prepares missing data, fingerprints data and weights."""
     suite, wanted = plan_sweep(config)
     weights = fingerprint(wanted.backbone)
+    normalisation_of(wanted.backbone, wanted.recipe.normalisation)  # refused now, not in a pool
     places = Places(config.folder)
     before = SweepFile.read(places)
-    sweep = wanted if before is None else extend(before.sweep, wanted)
+    sweep = wanted if before is None else extend(before.sweep, wanted, suite)
     root = config.data_root or default_root()
-    data = {}
-    for name in sweep.tasks:
-        if not (root / suite.name / name).exists():
-            watch.say(f"preparing the data of '{suite.name}/{name}' in {root}")
-        data[name] = prepare_task(suite.name, suite.task(name), root)
+    wanted_tasks = [suite.task(name) for name in sweep.tasks]
+    raw = suite_root(suite, config.suite_root)
+    manifests = prepare_tasks(suite, wanted_tasks, root, raw, watch.data)
+    planned = Planned(config, suite, sweep, manifests, weights, root)
     if before is not None:
-        _check_identities(before, data, weights)
-    return Planned(config, suite, sweep, data, weights, root)
+        _check_identities(before, planned.data, weights)
+    return planned
 
 
 def run(planned: Planned, command: str, watch: Watch) -> Outcome:
@@ -99,12 +116,8 @@ def run(planned: Planned, command: str, watch: Watch) -> Outcome:
     places = planned.places
     with SweepLease(places.out, waiting=watch.say) as lease:
         before = SweepFile.read(places)
-        made = SweepFile.new(planned.sweep, planned.data, planned.weights, command)
-        if before is not None:
-            made = replace(
-                made, id=before.id, created=before.created, data={**before.data, **made.data}
-            )
-        made.write(places)
+        _write_sweep(planned, command, before)
+        write_sheets(places.sheets, planned.suite, planned.sweep.tasks, planned.data_root)
         ledger = Ledger(places.ledger)
         ledger.clean()
         search = Search(planned.sweep, planned.studies, AskStore(places.asks), ledger.results())
@@ -123,9 +136,12 @@ def run(planned: Planned, command: str, watch: Watch) -> Outcome:
 def conclude(places: Places, failures: Mapping[str, str], command: str) -> Outcome:
     """Summary, registry and report from the ledger alone."""
     found = read_sweep(places)
-    suite = tasks.suite(found.sweep.suite)
     results = Ledger(places.ledger).results()
-    summary = summarise(results, found.sweep, suite)
+    summaries = {
+        protocol: summarise(results, found.sweep, found.suite, protocol)
+        for protocol in found.sweep.protocols
+    }
+    summary, *leaking = summaries.values()
     export(summary, results, places.adapters, places.registry)
     write_report(
         places.report,
@@ -134,8 +150,34 @@ def conclude(places: Places, failures: Mapping[str, str], command: str) -> Outco
         command=command,
         registry=str(places.registry),
         failures=failures,
+        paper=leaking[0] if leaking else None,
+        notices=deviations(found.suite, found.counts),
+        counts=found.counts,
+        sheets=_sheets(places, found.sweep.tasks),
     )
-    return Outcome(summary, failures, "")
+    return Outcome(summary, failures, "", summaries=summaries)
+
+
+def _write_sweep(planned: Planned, command: str, before: SweepFile | None) -> None:
+    counts = {name: manifest.counts for name, manifest in planned.manifests.items()}
+    made = SweepFile.new(
+        planned.sweep, planned.suite, counts, planned.data, planned.weights, command
+    )
+    if before is not None:
+        made = replace(
+            made,
+            id=before.id,
+            created=before.created,
+            data={**before.data, **made.data},
+            counts={**before.counts, **made.counts},
+        )
+    made.write(planned.places)
+
+
+def _sheets(places: Places, tasks: Sequence[str]) -> dict[str, bytes]:
+    """The contact sheets that the sweep's folder has, by task."""
+    paths = {name: places.sheets / f"{name}.png" for name in tasks}
+    return {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
 
 
 def _train(planned: Planned, search: Search, lease: str, watch: Watch) -> bool:

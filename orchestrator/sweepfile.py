@@ -12,15 +12,20 @@ from pydantic import TypeAdapter, ValidationError
 from orchestrator.errors import InvalidInput
 from orchestrator.files import write_whole
 from orchestrator.places import Places
-from orchestrator.spec import DataIdentity, Sweep, digest
+from orchestrator.spec import DataIdentity, Suite, Sweep, digest
 
 
 @dataclass(frozen=True)
 class SweepFile:
-    """The sweep with the identities of what it reads. `id` never changes while the folder lives."""
+    """The sweep with the identities of what it reads. `id` never changes while the folder lives.
+
+    `counts` has the images of each task by split.
+    """
 
     id: str
     sweep: Sweep
+    suite: Suite
+    counts: Mapping[str, Mapping[str, int]]
     data: Mapping[str, DataIdentity]
     weights: str
     command: str
@@ -28,11 +33,18 @@ class SweepFile:
 
     @classmethod
     def new(
-        cls, sweep: Sweep, data: Mapping[str, DataIdentity], weights: str, command: str
+        cls,
+        sweep: Sweep,
+        suite: Suite,
+        counts: Mapping[str, Mapping[str, int]],
+        data: Mapping[str, DataIdentity],
+        weights: str,
+        command: str,
     ) -> SweepFile:
         """A sweep that begins now."""
         created = time.time()
-        return cls(digest([asdict(sweep), created])[:16], sweep, data, weights, command, created)
+        name = digest([asdict(sweep), created])[:16]
+        return cls(name, sweep, suite, counts, data, weights, command, created)
 
     def write(self, places: Places) -> None:
         """Writes `sweep.json`, whole."""

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,3 +112,14 @@ def check_once_each(out: Path) -> None:
     when = {event.key: event.time for event in events(out) if event.name == "recorded"}
     again = [e.key for e in events(out) if e.name == "started" and e.time > when.get(e.key, e.time)]
     assert not again, "a trial was started after it had finished"
+
+
+Here = Callable[..., str]
+"""Runs `orchestrate` in this process; see the fixture `here`."""
+
+
+def refused(here: Here, arguments: list[str], *fragments: str) -> None:
+    """The command ends with code 2 and a message with all of `fragments`."""
+    text = here(arguments, code=2)
+    for fragment in fragments:
+        assert fragment in text, text

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
-from orchestrator import tasks
+from orchestrator import cli, tasks
 from orchestrator.data.sources import prepare_task
+from tests.commands import Here
 
 
 @pytest.fixture(scope="session")
@@ -16,5 +21,33 @@ def mini_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     suite = tasks.suite("mini")
     for task in suite.tasks:
-        prepare_task(suite.name, task, root)
+        prepare_task(suite, task, root)
     return root
+
+
+@pytest.fixture
+def here(
+    mini_data: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Here]:
+    """Runs `orchestrate` in this process: checks the exit code, returns all it printed.
+
+    Spares the start of an interpreter; a traceback would fail the test by itself.
+    """
+    monkeypatch.setenv("ORCHESTRATE_DATA", str(mini_data))
+    monkeypatch.setenv("COLUMNS", "200")
+    for suite in tasks.SUITES.values():
+        if suite.variable:
+            monkeypatch.delenv(suite.variable, raising=False)
+    torch.set_num_threads(1)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def call(arguments: list[str], code: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["orchestrate", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        text = " ".join("".join(capfd.readouterr()).split())
+        assert ended.value.code == code, text
+        return text
+
+    yield call
+    signal.signal(signal.SIGTERM, before)

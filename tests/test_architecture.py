@@ -28,7 +28,7 @@ ARROWS: dict[str, set[str]] = {
     "files": {"errors"},
     "places": set(),
     "provenance": set(),
-    "tasks": set(),
+    "tasks": {"config"},  # a person's own suite is a YAML file, as their options are
     "selection": set(),
     "rows": set(),
     "storage": set(),
@@ -55,13 +55,18 @@ ARROWS: dict[str, set[str]] = {
     "display": {"search"},
     "estimate": {"ledger"},
     "overview": {"analysis", "display", "ledger", "search", "search_spaces", "sweepfile", "tasks"},
-    "cli": {"sweep", "config", "overview", "display", "tracking", "registry", "analysis", "tasks"},
+    "cli_data": set(),
+    "cli": {
+        "sweep", "config", "overview", "display", "tracking", "registry", "analysis", "tasks",
+        "cli_data",
+    },
 }  # fmt: skip
 
 LATE: dict[str, set[str]] = {
     "registry": {"adapters", "backbones", "data", "engine"},
     "estimate": {"sweep", "search", "backends", "backbones", "data", "engine"},
     "overview": {"sweep", "estimate", "registry", "planning"},
+    "cli_data": {"data", "tasks", "display"},
 }
 """Further arrows that hold only inside functions, because the other end loads torch."""
 
@@ -69,8 +74,15 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "ray": ("orchestrator/backends/ray.py",),
     "mlflow": ("orchestrator/tracking/mlflow.py",),
     "optuna": ("orchestrator/search/", "orchestrator/planning.py", "search_spaces/"),
-    "pydantic": ("orchestrator/config.py", "orchestrator/registry.py", "orchestrator/sweepfile.py"),
-    "typer": ("orchestrator/cli.py",),
+    "pydantic": (
+        "orchestrator/config.py",
+        "orchestrator/registry.py",
+        "orchestrator/sweepfile.py",
+        "orchestrator/tasks/",
+    ),
+    "typer": ("orchestrator/cli.py", "orchestrator/cli_data.py"),
+    "huggingface_hub": ("orchestrator/data/hub.py", "orchestrator/backbones/hub.py"),
+    "httpx2": ("orchestrator/data/hub.py",),
     "jinja2": ("orchestrator/analysis/",),
     "matplotlib": ("orchestrator/analysis/",),
 }
@@ -79,7 +91,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
 LIGHT = {
     "orchestrator", "errors", "spec", "files", "places", "provenance", "tasks", "selection", "rows",
     "storage", "lease", "ledger", "search_spaces", "search", "analysis", "registry", "tracking",
-    "config", "extension", "sweepfile", "display", "estimate", "overview", "cli",
+    "config", "extension", "sweepfile", "display", "estimate", "overview", "cli", "cli_data",
 }  # fmt: skip
 """Rooms that only read: importing them never loads what is in HEAVY."""
 

@@ -4,57 +4,22 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
-from orchestrator import cli
 from orchestrator.places import Places
-from tests.commands import check_once_each, events, results, run, small_sweep, start
-
-Here = Callable[..., str]
-
-
-@pytest.fixture
-def here(
-    mini_data: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Iterator[Here]:
-    """Runs `orchestrate` in this process: checks the exit code, returns all it printed.
-
-    Spares the start of an interpreter; a traceback would fail the test by itself.
-    """
-    monkeypatch.setenv("ORCHESTRATE_DATA", str(mini_data))
-    monkeypatch.setenv("COLUMNS", "200")
-    torch.set_num_threads(1)
-    before = signal.getsignal(signal.SIGTERM)
-
-    def call(arguments: list[str], code: int = 0) -> str:
-        monkeypatch.setattr(sys, "argv", ["orchestrate", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        text = " ".join("".join(capfd.readouterr()).split())
-        assert ended.value.code == code, text
-        return text
-
-    yield call
-    signal.signal(signal.SIGTERM, before)
-
-
-def refused(here: Here, arguments: list[str], *fragments: str) -> None:
-    """The command ends with code 2 and a message with all of `fragments`."""
-    text = here(arguments, code=2)
-    for fragment in fragments:
-        assert fragment in text, text
+from tests.commands import Here, check_once_each, events, refused, results, run, small_sweep, start
 
 
 @pytest.mark.parametrize(
     ("arguments", "fragments"),
     [
-        (["sweep", "vtabb"], ["'vtabb'", "mini"]),
+        (["sweep", "vtabb"], ["'vtabb'", "vtab"]),
+        (["sweep", "mini", "--protocol", "papers"], ["'papers'", "paper", "honest"]),
+        (["sweep", "nowhere.yaml"], ["nowhere.yaml"]),
+        (["sweep", "mini", "--suite-root", "nowhere", "--tasks", "digit"], ["'digit'"]),
         (["sweep", "mini", "--tasks", "digit"], ["'digit'", "digits"]),
         (["sweep", "mini", "--adapter", "lorra"], ["'lorra'", "lora"]),
         (["sweep", "mini", "--backbone", "vit_bass_patch16_224"], ["vit_base_patch16_224"]),
@@ -80,6 +45,11 @@ def refused(here: Here, arguments: list[str], *fragments: str) -> None:
         (["status", "nowhere"], ["nowhere"]),
         (["report", "nowhere"], ["nowhere"]),
         (["export", "nowhere"], ["nowhere"]),
+        (["audit", "nowhere"], ["nowhere"]),
+        (["data", "verify", "mini"], ["mini", "formula"]),
+        (["data", "prepare", "vtab", "--suite-root", "nowhere"], ["nowhere", "--suite-root"]),
+        (["data", "show", "vtab", "--tasks", "cifarr"], ["'cifarr'", "cifar"]),
+        (["data", "fetch", "vtab", "--from", "nowhere.zip"], ["nowhere.zip", "owner/name"]),
         (["track", "nowhere"], ["nowhere"]),
         (["ui", "nowhere"], ["nowhere"]),
     ],

@@ -17,6 +17,7 @@ from orchestrator.places import Places
 from orchestrator.planning import plan_studies, plan_sweep
 from orchestrator.spec import DataIdentity, Sweep
 from orchestrator.sweepfile import SweepFile, read_sweep
+from orchestrator.tasks.mini import MINI
 
 
 def sweep(**changes: Any) -> Sweep:
@@ -133,12 +134,12 @@ def test_more_of_everything_extends_a_sweep() -> None:
     new = sweep(
         tasks=("digits",), adapter=("linear",), seeds=3, replicate=4, sampler="tpe", trials=5
     )
-    both = extend(old, new)
+    both = extend(old, new, MINI)
     assert both.tasks == ("digits", "textures")
     assert both.adapters == ("lora", "linear")
     assert set(both.spaces) == {"lora", "linear"}
     assert (both.seeds, both.replicate, both.trials) == (3, 4, 5)
-    assert extend(old, old) == old
+    assert extend(old, old, MINI) == old
 
 
 @pytest.mark.parametrize(
@@ -161,22 +162,23 @@ def test_another_sweep_is_refused_saying_what_differs(
 ) -> None:
     base: dict[str, Any] = {"sampler": "tpe", "trials": 4}
     with pytest.raises(InvalidInput, match="holds another sweep") as error:
-        extend(sweep(**base), sweep(**{**base, **changes}))
+        extend(sweep(**base), sweep(**{**base, **changes}), MINI)
     for fragment in fragments:
         assert fragment in str(error.value)
     assert "batch" not in str(error.value), "only what differs is shown"
 
 
 def test_a_limit_may_be_lifted_from_a_grid_only() -> None:
-    assert extend(sweep(trials=1), sweep()).trials is None
+    assert extend(sweep(trials=1), sweep(), MINI).trials is None
     with pytest.raises(InvalidInput, match="trials: None there, 1 now"):
-        extend(sweep(), sweep(trials=1))
+        extend(sweep(), sweep(trials=1), MINI)
 
 
 def saved(folder: Path) -> Places:
     places = Places(folder)
     made = sweep(adapter=("lora",), space={"lora": {"rank": [2, 4], "lr": 0.01}})
-    SweepFile.new(made, {"digits": DataIdentity("s", "t")}, "w", "orchestrate …").write(places)
+    data, counts = {"digits": DataIdentity("s", "t")}, {"digits": {"train": 800}}
+    SweepFile.new(made, MINI, counts, data, "w", "orchestrate …").write(places)
     return places
 
 
@@ -184,8 +186,9 @@ def test_a_sweep_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     places = saved(tmp_path)
     found = read_sweep(places)
     assert found.sweep == sweep(adapter=("lora",), space={"lora": {"rank": [2, 4], "lr": 0.01}})
+    assert (found.suite, found.counts) == (MINI, {"digits": {"train": 800}})
     assert found.data == {"digits": DataIdentity("s", "t")}
-    assert extend(found.sweep, replace(found.sweep, seeds=9)).seeds == 9
+    assert extend(found.sweep, replace(found.sweep, seeds=9), found.suite).seeds == 9
 
 
 def test_a_folder_without_a_sweep_is_named(tmp_path: Path) -> None:

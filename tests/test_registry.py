@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -181,6 +182,66 @@ def test_merged_weights_need_a_folder_that_can_be_written(exported: Path, tmp_pa
     (tmp_path / "file").write_text("")
     with pytest.raises(InvalidInput, match=r"cannot be written .* name another folder"):
         export_merged(exported, "digits", "lora", tmp_path / "file" / "merged")
+
+
+def leaking(ran: Ran, folder: Path) -> tuple[list[TrialResult], Path]:
+    """The same rows and weights as the protocol `paper` records them: best epoch above the last."""
+    rows = []
+    for row in ran.results:
+        of = replace(row.trial, protocol="paper")
+        last = row.curve[-1].eval_accuracy or 0.0
+        rows.append(replace(row, trial=of, value=last + 0.01, test_reads=1))
+        if of.stage == "final":
+            shutil.copytree(ran.adapters / row.key, folder / of.key)
+    return rows, folder
+
+
+def test_winners_of_paper_alone_are_labelled_and_warn(ran: Ran, tmp_path: Path) -> None:
+    rows, adapters = leaking(ran, tmp_path / "adapters")
+    sweep = replace(SWEEP, protocols=("paper",))
+    registry = tmp_path / "sweep" / "registry"
+    export(summarise(rows, sweep, MINI, "paper"), rows, adapters, registry)
+    entry = read_index(registry).find("digits", "lora")
+    assert (entry.protocol, entry.leaks) == ("paper", True)
+    assert entry.warning.startswith("LEAKS: configuration and epoch were chosen on the test split")
+    for name in (CONFIG, EVIDENCE):
+        content = json.loads((registry / entry.path / name).read_text())
+        assert (content["protocol"], content["warning"]) == ("paper", entry.warning)
+    with pytest.warns(UserWarning, match="digits/lora: LEAKS: .* test split") as caught:
+        model = load(registry, "digits", "lora")
+    assert caught[0].filename == __file__
+    found, labels = logits(model, ran.data)
+    accuracy = (found.argmax(1) == labels).float().mean().item()
+    assert TASK.test is not None
+    assert accuracy == pytest.approx(entry.test_accuracy, abs=1.5 / TASK.test), "the last epoch's"
+    best = [
+        row.value or 0.0
+        for row in rows
+        if row.trial.stage == "final" and row.trial.adapter == "lora"
+    ]
+    assert entry.test_mean == pytest.approx(sum(best) / 2), "the best epochs'"
+    with pytest.warns(UserWarning, match="LEAKS"):
+        path = export_merged(registry, "digits", "lora", tmp_path / "merged")
+    about = json.loads(path.with_suffix(".json").read_text())
+    assert (about["protocol"], about["warning"]) == ("paper", entry.warning)
+
+
+def test_of_both_protocols_the_honest_winners_are_exported(ran: Ran, tmp_path: Path) -> None:
+    rows, _ = leaking(ran, tmp_path / "adapters")
+    both = [*ran.results, *rows]
+    sweep = replace(SWEEP, protocols=("honest", "paper"))
+    registry = tmp_path / "sweep" / "registry"
+    index = export(summarise(both, sweep, MINI), both, ran.adapters, registry)
+    assert {(e.protocol, e.leaks, e.warning) for e in index.entries} == {("honest", False, "")}
+    assert [e.key for e in index.entries] == [
+        next(r.key for r in ran.results if (r.trial.adapter, r.trial.seed) == (name, 1))
+        for name in SWEEP.adapters
+    ]
+    config = json.loads((registry / index.entries[0].path / CONFIG).read_text())
+    assert config["protocol"] == "honest" and "warning" not in config
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(registry, "digits", "lora")
 
 
 def test_exporting_again_replaces_everything(ran: Ran, registry: Path) -> None:

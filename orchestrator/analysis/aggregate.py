@@ -17,8 +17,19 @@ from orchestrator.analysis.summary import (
     Summary,
     Winner,
 )
+from orchestrator.errors import unknown
 from orchestrator.selection import rank_configurations, winner
-from orchestrator.spec import STAGES, STATUSES, Stage, Suite, Sweep, Task, Trial, TrialResult
+from orchestrator.spec import (
+    PROTOCOLS,
+    STAGES,
+    STATUSES,
+    Stage,
+    Suite,
+    Sweep,
+    Task,
+    Trial,
+    TrialResult,
+)
 
 ALPHA = 0.05
 """Level of the paired test; not corrected for the number of configurations compared."""
@@ -27,26 +38,34 @@ Rows = Sequence[TrialResult]
 RowsOfStudies = defaultdict[tuple[str, str], list[TrialResult]]
 
 
-def summarise(results: Iterable[TrialResult], sweep: Sweep, suite: Suite) -> Summary:
+def summarise(
+    results: Iterable[TrialResult], sweep: Sweep, suite: Suite, protocol: str = "honest"
+) -> Summary:
     """Everything that `results` (ledger rows) say about `sweep`; partial results are welcome.
 
-    Rows of other suites, backbones, tasks or adapters are left out. Each study says what it lacks.
+    Rows of other suites, backbones, tasks, adapters or protocols are left out. Each study says what
+    it lacks. Under the protocol `paper` values are test accuracies at the best epoch, the winner is
+    the best of the search, and nothing is replicated.
 
-    Raises InvalidInput if the sweep names a task that the suite does not have.
+    Raises InvalidInput for an unknown protocol, and if the sweep names a task that the suite does
+    not have.
     """
+    if protocol not in PROTOCOLS:
+        raise unknown("protocol", protocol, PROTOCOLS)
     tasks = tuple(suite.task(name) for name in sweep.tasks)
-    rows = own_rows(results, sweep)
+    rows = own_rows(results, sweep, protocol)
     grouped = by_study(rows)
     studies = tuple(
-        _study(task, adapter, grouped[task.name, adapter], sweep)
+        _study(task, adapter, protocol, grouped[task.name, adapter], sweep)
         for task in tasks
         for adapter in sweep.adapters
     )
     adapters = tuple(over_tasks(name, studies) for name in sweep.adapters)
     return Summary(
         sweep=sweep,
+        protocol=protocol,
         tasks=tasks,
-        suite_tasks=len(suite.tasks),
+        suite_tasks=suite.tasks,
         studies=studies,
         adapters=adapters,
         best=best_adapters(studies),
@@ -55,12 +74,18 @@ def summarise(results: Iterable[TrialResult], sweep: Sweep, suite: Suite) -> Sum
     )
 
 
-def own_rows(results: Iterable[TrialResult], sweep: Sweep) -> list[TrialResult]:
-    """The rows of the sweep's own suite, backbone, tasks and adapters, by (finished, key)."""
+def own_rows(
+    results: Iterable[TrialResult], sweep: Sweep, protocol: str = "honest"
+) -> list[TrialResult]:
+    """Rows of the sweep's suite, backbone, tasks and adapters, of one protocol, by (finished, key).
+
+    Protocols never mix: they read other data and measure something else.
+    """
     own = (
         row
         for row in results
         if (row.trial.suite, row.trial.backbone) == (sweep.suite, sweep.backbone)
+        and row.trial.protocol == protocol
         and row.trial.task in sweep.tasks
         and row.trial.adapter in sweep.adapters
     )
@@ -68,7 +93,7 @@ def own_rows(results: Iterable[TrialResult], sweep: Sweep) -> list[TrialResult]:
 
 
 def by_study(rows: Iterable[TrialResult]) -> RowsOfStudies:
-    """Rows by (task, adapter), in the order given; studies without rows have an empty list."""
+    """Rows (of one protocol) by (task, adapter), in the order given; [] for a study without any."""
     grouped: RowsOfStudies = defaultdict(list)
     for row in rows:
         grouped[row.trial.task, row.trial.adapter].append(row)
@@ -90,7 +115,7 @@ def search_rows(rows: Iterable[TrialResult]) -> list[TrialResult]:
     return [row for row in rows if row.trial.stage == "search" and row.status == "finished"]
 
 
-def _study(task: Task, adapter: str, rows: Rows, sweep: Sweep) -> StudySummary:
+def _study(task: Task, adapter: str, protocol: str, rows: Rows, sweep: Sweep) -> StudySummary:
     best = winner(rows)
     searched = [row for row in rows if row.trial.stage == "search"]
     replicates = _seed_rows(rows, "replicate", best, sweep.seeds)
@@ -101,6 +126,7 @@ def _study(task: Task, adapter: str, rows: Rows, sweep: Sweep) -> StudySummary:
         task=task.name,
         group=task.group,
         adapter=adapter,
+        protocol=protocol,
         counts=_counts(rows),
         configurations=len({row.trial.config for row in searched}),
         winner=_winner(rows, best, reference, sweep),
@@ -119,11 +145,17 @@ def _study(task: Task, adapter: str, rows: Rows, sweep: Sweep) -> StudySummary:
 def _seed_rows(rows: Rows, stage: Stage, config: str | None, seeds: int) -> tuple[SeedRow, ...]:
     """The configuration's rows of a stage for seeds 1…seeds, one per seed (the newest)."""
     found = {
-        row.trial.seed: SeedRow(row.trial.seed, row.key, row.status, row.value)
+        row.trial.seed: SeedRow(row.trial.seed, row.key, row.status, row.value, _last(row))
         for row in rows
         if row.trial.stage == stage and row.trial.config == config and row.trial.seed <= seeds
     }
     return tuple(found[seed] for seed in sorted(found))
+
+
+def _last(row: TrialResult) -> float | None:
+    """Accuracy at the last epoch, if it was measured there."""
+    ends = (point for point in row.curve if point.epoch == row.trial.recipe.epochs)
+    return next((point.eval_accuracy for point in ends), None)
 
 
 def _winner(
@@ -220,7 +252,9 @@ def _facts(rows: Rows) -> RunFacts:
         weights=_distinct(rows, lambda row: row.trial.weights),
         data={task: _fingerprints(rows, task) for task in tasks},
         test_reads=sum(row.test_reads for row in rows),
-        leaks=sum(row.test_reads > (row.trial.stage == "final") for row in rows),
+        leaks=sum(
+            not row.trial.leaks and row.test_reads > (row.trial.stage == "final") for row in rows
+        ),
     )
 
 

@@ -61,6 +61,9 @@ def accuracy(summary: Summary) -> str | None:
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)
         axes.set_xlabel("test accuracy (%)")
+        # The interval of two seeds can be many times as wide as what is possible.
+        low, high = axes.get_xlim()
+        axes.set_xlim(max(low, -3), min(high, 103))
         _legend(figure, adapters, style)
 
     height = 0.75 + len(tasks) * max(0.42, 0.17 * len(adapters))
@@ -112,7 +115,7 @@ def cost(summary: Summary) -> str | None:
 
 
 def scale_sensitivity(item: Sensitivity, summary: Summary) -> str | None:
-    """Val accuracy against one field: a panel for each task, then the normalised mean."""
+    """`Summary.score` against one field: a panel for each task, then the normalised mean."""
     tasks = [(task, levels) for task, levels in item.tasks.items() if levels]
     look = looks(summary.sweep.adapters)[item.adapter]
     everywhere = sorted({level.level for _, levels in tasks for level in levels})
@@ -126,7 +129,7 @@ def scale_sensitivity(item: Sensitivity, summary: Summary) -> str | None:
             for one in levels:
                 _mark(axes, one.level, 100 * one.accuracy, look, hollow=one.ended_early)
             axes.set_title(task)
-            axes.set_ylabel("val accuracy (%)" if axes in cells[::columns] else "")
+            axes.set_ylabel(f"{summary.score} (%)" if axes in cells[::columns] else "")
         _normalised(last, item)
         for axes in (*cells, last):
             field_axis(axes, everywhere, item.logarithmic)
@@ -135,19 +138,23 @@ def scale_sensitivity(item: Sensitivity, summary: Summary) -> str | None:
 
     rows = -(-(len(tasks) + 1) // columns)
     name = f"sensitivity-{item.adapter}-{item.field}"
-    label = f"Val accuracy of {item.adapter} against {item.field}"
+    label = f"{summary.score.capitalize()} of {item.adapter} against {item.field}"
     return draw(name, label, (WIDTH, 0.3 + 2.1 * rows), paint)
 
 
 def learning_curves(summary: Summary, rows: RowsOfStudies) -> str | None:
-    """Val accuracy of every winner by epoch, the mean over its replicate (or search) trials."""
+    """Accuracy of every winner by epoch, on the split it was chosen on.
+
+    The mean over its replicate trials, or its search trial where nothing was replicated.
+    """
     curves = {
-        study.name: _curve(study, rows[study.task, study.adapter]) for study in summary.studies
+        (study.task, study.adapter): _curve(study, rows[study.task, study.adapter])
+        for study in summary.studies
     }
     tasks = [
         task.name
         for task in summary.tasks
-        if any(len(curves[f"{task.name}/{name}"]) > 1 for name in summary.sweep.adapters)
+        if any(len(curves[task.name, name]) > 1 for name in summary.sweep.adapters)
     ]
     if not tasks:
         return None
@@ -158,14 +165,14 @@ def learning_curves(summary: Summary, rows: RowsOfStudies) -> str | None:
         cells = panels(figure, len(tasks), columns)
         for axes, task in zip(cells, tasks, strict=True):
             for name in summary.sweep.adapters:
-                points = curves[f"{task}/{name}"]
+                points = curves[task, name]
                 xs, ys = [epoch for epoch, _ in points], [100 * value for _, value in points]
                 axes.plot(xs, ys, color=style[name].colour, linewidth=1.6)
             axes.set_title(task)
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             only_horizontal(axes)
-            axes.set_ylabel("val accuracy (%)" if axes in cells[::columns] else "")
+            axes.set_ylabel(f"{summary.chosen_on} accuracy (%)" if axes in cells[::columns] else "")
         _legend(figure, summary.sweep.adapters, style)
 
     rows_of_panels = -(-len(tasks) // columns)
@@ -216,7 +223,7 @@ def _normalised(axes: Axes, item: Sensitivity) -> None:
 
 
 def _curve(study: StudySummary, rows: Sequence[TrialResult]) -> list[tuple[int, float]]:
-    """(epoch, mean val accuracy) of the study's winner, over the trials of its latest val stage."""
+    """(epoch, mean accuracy) of the study's winner, over the trials that it was chosen by."""
     if study.winner is None:
         return []
     own = [

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from orchestrator.analysis import figures
-from orchestrator.analysis.aggregate import RowsOfStudies, by_study, own_rows, searched_values
+from orchestrator.analysis.aggregate import by_study, own_rows, searched_values
+from orchestrator.analysis.benchmark import benchmark
 from orchestrator.analysis.plotting import looks
+from orchestrator.analysis.protocols import inflation
 from orchestrator.analysis.search_figure import search_picture
 from orchestrator.analysis.sensitivity import sensitivities
 from orchestrator.analysis.summary import Summary
@@ -29,27 +32,51 @@ CONTROLS = {code: None for code in range(32) if chr(code) not in "\t\n"}
 """Characters that HTML does not allow, such as the escapes that colour a terminal."""
 
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What the page says beyond ledger and summary, as `write_report` describes it."""
+
+    command: str = ""
+    registry: str = "registry"
+    failures: Mapping[str, str] = field(default_factory=dict)
+    notices: Sequence[str] = ()
+    sheets: Mapping[str, bytes] = field(default_factory=dict)
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+
 def write_report(
     out: Path,
     summary: Summary,
     results: Sequence[TrialResult],
     *,
+    paper: Summary | None = None,
     command: str = "",
     registry: str = "registry",
-    failures: Mapping[str, str] | None = None,
+    failures: Mapping[str, str] = _NOTHING,
+    notices: Sequence[str] = (),
+    sheets: Mapping[str, bytes] = _NOTHING,
+    counts: Mapping[str, Mapping[str, int]] = _NOTHING,
 ) -> Path:
     """Write the page to `out`, whole or not at all, and return `out`.
 
     Args:
-        summary: what `summarise` made of `results`.
+        summary: what `summarise` made of `results`; the page says so if its protocol leaks.
         results: ledger rows; finished or not, none is fine.
+        paper: the summary of the protocol `paper`, where an honest `summary` has one beside it.
         command: the command line that made them, shown as given.
         registry: folder of the exported winners, for the loading example.
         failures: trial key → message of trials that infrastructure kept from running.
+        notices: sentences for a box at the top, such as image counts unlike the benchmark's.
+        sheets: task → PNG file, a contact sheet of its train split.
+        counts: task → split → number of images read, where known.
 
     Equal input gives an equal page. Raises InvalidInput if `out` cannot be written.
     """
-    page = render(summary, results, command=command, registry=registry, failures=failures or {})
+    extras = Extras(command, registry, failures, notices, sheets, counts)
+    page = render(summary, results, extras, paper)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         # A command line may hold bytes that are no text (lone surrogates).
@@ -65,50 +92,80 @@ def write_report(
 def render(
     summary: Summary,
     results: Sequence[TrialResult],
-    *,
-    command: str,
-    registry: str,
-    failures: Mapping[str, str],
+    extras: Extras = Extras(),
+    paper: Summary | None = None,
 ) -> str:
     """The page as text."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(
-        percent=percent, duration=duration, moment=moment, count=count, value=plain, literal=literal
-    )
-    source = files("orchestrator.analysis").joinpath("report.html.j2").read_text("utf-8")
-    rows = own_rows(results, summary.sweep)
-    grouped = by_study(rows)
-    diverged = _diverged(summary, rows)
-    page = environment.from_string(source).render(
-        summary=summary,
-        sweep=summary.sweep,
-        run=summary.run,
-        recipe=asdict(summary.sweep.recipe),
-        looks=looks(summary.sweep.adapters),
-        best={item.task: item for item in summary.best},
-        versus={(item.adapter, item.task): item for item in summary.comparisons},
-        leader=_leader(summary),
-        incomplete=[study for study in summary.studies if study.missing],
-        pictures=_pictures(summary, rows, grouped),
-        searches={
-            task.name: _markup(search_picture(summary, grouped, task.name))
-            for task in summary.tasks
-        },
-        diverged=diverged[:MAX_LISTED],
-        more_diverged=max(0, len(diverged) - MAX_LISTED),
-        failures=failures,
-        command=command,
-        registry=registry,
-        example=_example(summary),
+    rows = own_rows(results, summary.sweep, summary.protocol)
+    others = own_rows(results, summary.sweep, paper.protocol) if paper else []
+    diverged = _diverged(summary, [*rows, *others])
+    page = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            **_tables(summary, paper),
+            **_figures(summary, rows),
+            **vars(extras) | {"sheets": _sheets(summary, extras.sheets)},
+            summary=summary,
+            paper=paper,
+            sweep=summary.sweep,
+            run=summary.run,
+            recipe=asdict(summary.sweep.recipe),
+            looks=looks(summary.sweep.adapters),
+            tested={
+                task.name: extras.counts.get(task.name, {}).get("test", task.test)
+                for task in summary.tasks
+            },
+            diverged=diverged[:MAX_LISTED],
+            more_diverged=max(0, len(diverged) - MAX_LISTED),
+            example=_example(summary),
+        )
     )
     return page.translate(CONTROLS)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("orchestrator.analysis"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        percent=percent,
+        points=points,
+        duration=duration,
+        moment=moment,
+        count=count,
+        value=plain,
+        literal=literal,
+    )
+    return environment
+
+
+def _tables(summary: Summary, paper: Summary | None) -> dict[str, Any]:
+    incomplete = [study for study in summary.studies if study.missing]
+    others = [study for study in paper.studies if study.missing] if paper else []
+    return {
+        "best": {item.task: item for item in summary.best},
+        "versus": {(item.adapter, item.task): item for item in summary.comparisons},
+        "leader": _leader(summary),
+        "incomplete": incomplete,
+        "lacking": incomplete + others,
+        "papers": benchmark([summary, paper] if paper else [summary]),
+        "inflation": inflation(summary, paper) if paper else None,
+    }
 
 
 def percent(value: float | None, digits: int = 1) -> str:
     """0.9234 → "92.3"; None → a dash."""
     return "–" if value is None else f"{100 * value:.{digits}f}"
+
+
+def points(value: float | None) -> str:
+    """A difference of accuracies in points: 0.0123 → "+1.2"; None → a dash."""
+    return "–" if value is None else f"{round(100 * value, 1) + 0.0:+.1f}"  # no "-0.0"
 
 
 def count(value: float | None) -> str:
@@ -145,17 +202,29 @@ def literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _pictures(
-    summary: Summary, rows: Sequence[TrialResult], grouped: RowsOfStudies
-) -> dict[str, Any]:
+def _figures(summary: Summary, rows: Sequence[TrialResult]) -> dict[str, Any]:
+    grouped = by_study(rows)
     fields = sensitivities(rows, summary.sweep)
-    return {
+    pictures = {
         "accuracy": _markup(figures.accuracy(summary)),
         "cost": _markup(figures.cost(summary)),
         "curves": _markup(figures.learning_curves(summary, grouped)),
         "sensitivity": [
             (item, _markup(figures.scale_sensitivity(item, summary))) for item in fields
         ],
+    }
+    searches = {
+        task.name: _markup(search_picture(summary, grouped, task.name)) for task in summary.tasks
+    }
+    return {"pictures": pictures, "searches": searches}
+
+
+def _sheets(summary: Summary, sheets: Mapping[str, bytes]) -> dict[str, str]:
+    """PNG files as data URIs, "" for a task without: the page asks for nothing elsewhere."""
+    found = {task.name: sheets.get(task.name, b"") for task in summary.tasks}
+    return {
+        name: f"data:image/png;base64,{base64.b64encode(content).decode()}" if content else ""
+        for name, content in found.items()
     }
 
 

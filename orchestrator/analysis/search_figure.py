@@ -30,7 +30,7 @@ Rows = Sequence[TrialResult]
 
 
 def search_picture(summary: Summary, rows: RowsOfStudies, task: str) -> str | None:
-    """Val accuracy (%) of every search trial of one task, a panel for each adapter that searched.
+    """`Summary.score` (%) of all search trials of one task, a panel for each adapter that searched.
 
     Order along x is the order in which trials ended. Stopped trials are hollow (their accuracy is
     that of their last rung), diverged ones crosses at the bottom. The band is the winner's accuracy
@@ -49,7 +49,7 @@ def search_picture(summary: Summary, rows: RowsOfStudies, task: str) -> str | No
             own = rows[task, study.adapter]
             searched = [row for row in own if row.trial.stage == "search"]
             _panel(axes, study, searched, style[study.adapter])
-            axes.set_ylabel("val accuracy (%)" if axes in cells[::columns] else "")
+            axes.set_ylabel(f"{summary.score} (%)" if axes in cells[::columns] else "")
 
     height = 0.3 + 2.1 * -(-len(shown) // columns)
     return draw(f"search-{task}", f"Search trials of {task}", (WIDTH, height), paint)

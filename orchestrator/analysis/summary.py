@@ -10,24 +10,30 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.analysis.statistics import Estimate, Interval
-from orchestrator.spec import Sweep, Task
+from orchestrator.spec import Sweep, Task, study_name
 
 
 @dataclass(frozen=True)
 class SeedRow:
-    """One replicate or final trial of a winner; `value` is None if it diverged."""
+    """One replicate or final trial of a winner; `value` is None if it diverged.
+
+    `last` is the accuracy at the last epoch: `value` itself, but under the protocol `paper`, whose
+    values are the best of the epochs evaluated. None if the curve has no evaluation there.
+    """
 
     seed: int
     key: str
     status: str
     value: float | None
+    last: float | None
 
 
 @dataclass(frozen=True)
 class Alternative:
     """A configuration that McNemar's paired test cannot tell from the winner (p >= 0.05).
 
-    `only_winner` and `only_other` count the val images that just one of the two got right.
+    `only_winner` and `only_other` count the images (of val; of test under the protocol `paper`)
+    that just one of the two got right.
     """
 
     config: str
@@ -40,7 +46,10 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Winner:
-    """The configuration that selection on val chose. `searched` holds the searched fields only."""
+    """The configuration that selection on val chose (on test under the protocol `paper`).
+
+    `searched` holds the searched fields only.
+    """
 
     config: str
     params: Mapping[str, Any]
@@ -49,7 +58,7 @@ class Winner:
     search_value: float | None
     parameters: int
     data: str
-    """Fingerprint of train and val, which the search read."""
+    """Fingerprint of what the search read: train and val, with test under `paper`."""
     weights: str
 
 
@@ -61,11 +70,13 @@ class StudySummary:
     status → trials. `compared` configurations were put to the paired test against the winner;
     `indistinguishable` are those that it could not tell apart. `other_finals` counts configurations
     that read test before an extended search found another winner: they are reported nowhere else.
+    Under the protocol `paper` nothing is replicated, and `test` is the best of the epochs.
     """
 
     task: str
     group: str
     adapter: str
+    protocol: str
     counts: Mapping[str, Mapping[str, int]]
     configurations: int
     winner: Winner | None
@@ -82,8 +93,8 @@ class StudySummary:
 
     @property
     def name(self) -> str:
-        """`task/adapter`."""
-        return f"{self.task}/{self.adapter}"
+        """As its trials name it (`orchestrator.spec.study_name`)."""
+        return study_name(self.task, self.adapter, self.protocol)
 
 
 @dataclass(frozen=True)
@@ -138,8 +149,8 @@ class RunFacts:
 
     `started` and `finished` are Unix times (seconds) of the first and last trial, 0 without rows;
     `data` maps each task to the fingerprints its rows carry, search-side first.
-    `leaks` counts rows that break the protocol: test read outside the final stage, or more than
-    once.
+    `leaks` counts honest rows that broke their protocol: test read outside the final stage, or more
+    than once. Rows of the protocol `paper` all leak, by design, and are not counted.
     """
 
     trials: int
@@ -161,17 +172,33 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything the report says in numbers."""
+    """Everything the report says in numbers, under one protocol."""
 
     sweep: Sweep
+    protocol: str
     tasks: tuple[Task, ...]
-    suite_tasks: int
-    """How many tasks the whole suite has; the sweep may have run fewer."""
+    suite_tasks: tuple[Task, ...]
+    """The whole suite's tasks; the sweep may have run fewer."""
     studies: tuple[StudySummary, ...]
     adapters: tuple[AdapterSummary, ...]
     best: tuple[Best, ...]
     comparisons: tuple[Comparison, ...]
     run: RunFacts
+
+    @property
+    def leaks(self) -> bool:
+        """Whether configurations and epochs were chosen on the test split."""
+        return self.protocol != "honest"
+
+    @property
+    def chosen_on(self) -> str:
+        """The split that configurations were compared on."""
+        return "test" if self.leaks else "val"
+
+    @property
+    def score(self) -> str:
+        """What configurations were compared by, in words."""
+        return "test accuracy, best epoch" if self.leaks else "val accuracy"
 
     @property
     def groups(self) -> tuple[str, ...]:

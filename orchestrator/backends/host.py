@@ -89,9 +89,9 @@ class PoolHost:
         self._lock.close()
 
     def _open(self, trial: Trial) -> SearchData | FinalData:
-        """The data that the trial's stage may see; only final trials get a test split."""
+        """What the trial may see; only final trials, and leaking ones, get a test split."""
         task, root = self._plan.suite.task(trial.task), self._plan.data_root
-        if trial.stage == "final":
+        if trial.reads_test:
             final = open_final(trial.suite, task, root)
             _check_identity(trial, final.identity.final)
             return final

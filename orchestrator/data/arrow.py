@@ -1,65 +1,190 @@
-"""One split on disk: an Arrow IPC file with one record batch, so that its images can be mapped.
+"""One split on disk: an Arrow IPC file, mapped when it is read.
 
-Columns: `image` fixed_size_binary(H·W·3), row-major RGB; `label` int32. Schema metadata: `version`,
-`height`, `width`, `classes`. Not compressed: a reader views the pixels where the file lies.
+Columns: `image`; `label` int32; `size` int32 × 2, the image's height and width before it was
+stretched. `image` is fixed_size_binary(side·side·3), row-major RGB, in one record batch, so that
+all pixels are one array; or, where images are kept encoded, large_binary in batches of 256. Not
+compressed: a reader views the bytes where the file lies. Schema metadata: `version`, `side`,
+`classes`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-VERSION = "1"
+VERSION = "2"
+BATCH = 256
+"""Encoded images in a record batch."""
+
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
+Sizes = npt.NDArray[np.int32]
+Put = Callable[[int, Images, tuple[int, int]], None]
+"""Puts image number `index` (side, side, 3) with its (height, width); from any thread."""
 
 
-def write(path: Path, images: Images, labels: Labels, classes: int) -> None:
-    """Write images (N, H, W, 3) and labels (N,) through to the disk; equal input, equal bytes."""
-    count, height, width, _ = images.shape
+def write_pixels(path: Path, images: Images, labels: Labels, sizes: Sizes, classes: int) -> None:
+    """Write images (N, side, side, 3), labels (N,), sizes (N, 2); equal input, equal bytes."""
+    count, side = images.shape[:2]
     pixels = pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(height * width * 3), count, [None, pa.py_buffer(np.ascontiguousarray(images))]
+        pa.binary(side * side * 3), count, [None, pa.py_buffer(np.ascontiguousarray(images))]
     )
-    numbers = {"version": VERSION, "height": height, "width": width, "classes": classes}
-    batch = pa.record_batch(
-        [pixels, pa.array(labels, pa.int32())],
-        names=["image", "label"],
+    _write(path, [_batch(pixels, labels, sizes, side, classes)])
+
+
+@contextmanager
+def filling(path: Path, labels: Labels, side: int, classes: int) -> Iterator[Put]:
+    """A new file of `len(labels)` black images, and the call that puts an image in its place.
+
+    All its space is taken before the first image is there; `OSError` if there is not enough.
+    """
+    count = len(labels)
+    # Fresh zeros are pages that nobody has touched: they cost no memory.
+    black = np.zeros((count, side, side, 3), np.uint8)
+    write_pixels(path, black, labels, np.zeros((count, 2), np.int32), classes)
+    with pa.memory_map(str(path)) as source:
+        start = source.read_buffer(source.size()).address
+        batch = pa.ipc.open_file(source).get_batch(0)
+        pixels_at = _buffer(batch["image"]).address - start
+        sizes_at = _buffer(batch["size"].values).address - start
+        del batch
+    with open(path, "r+b", buffering=0) as file:
+
+        def put(index: int, pixels: Images, size: tuple[int, int]) -> None:
+            # Not through a mapping: a full disk is an error here and would be a signal there.
+            _write_at(file.fileno(), pixels_at + index * side * side * 3, pixels.tobytes())
+            _write_at(file.fileno(), sizes_at + index * 8, np.array(size, "<i4").tobytes())
+
+        yield put
+        os.fsync(file.fileno())
+
+
+def write_encoded(
+    path: Path, files: Iterable[bytes], labels: Labels, side: int, classes: int
+) -> None:
+    """Write encoded images as they are, a batch at a time; sizes are left 0, decoding tells."""
+    _write(path, _encoded_batches(files, labels, side, classes))
+
+
+def read_pixels(path: Path, classes: int) -> tuple[Images, Labels, Sizes]:
+    """Images as a read-only view of the mapped file, labels, sizes; `ValueError` if damaged."""
+    batches, side = _open(path, classes)
+    try:
+        (batch,) = batches
+        pixels = np.frombuffer(_buffer(batch["image"]), np.uint8)
+        images = pixels[: len(batch) * side * side * 3].reshape(-1, side, side, 3)
+        return images, _labels([batch], classes), _sizes(batch)
+    except (pa.ArrowException, KeyError, ValueError, AttributeError, TypeError) as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+
+
+def read_encoded(path: Path, classes: int) -> tuple[list[Any], Labels]:
+    """The image columns of the batches, whose values are views of the file, and the labels."""
+    batches, _ = _open(path, classes)
+    try:
+        columns = [batch["image"] for batch in batches]
+        if any(column.type != pa.large_binary() for column in columns):
+            raise ValueError("its images are not encoded ones")
+        return columns, _labels(batches, classes)
+    except (pa.ArrowException, KeyError, ValueError, AttributeError) as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+
+
+def fingerprint(images: Images, labels: Labels, sizes: Sizes) -> str:
+    """SHA-256 (hex) of what is in a split of pixels, however it is stored."""
+    state = hashlib.sha256(repr(tuple(images.shape)).encode())
+    state.update(np.ascontiguousarray(labels, "<i8").data)
+    state.update(np.ascontiguousarray(sizes, "<i4").data)
+    state.update(np.ascontiguousarray(images).reshape(-1).data)
+    return state.hexdigest()
+
+
+def encoded_fingerprint(columns: Iterable[Any], labels: Labels) -> str:
+    """SHA-256 (hex) of labels and encoded images, in order."""
+    state = hashlib.sha256(np.ascontiguousarray(labels, "<i8").data)
+    for column in columns:
+        for value in column:
+            data = value.as_buffer()
+            state.update(data.size.to_bytes(8, "little"))
+            state.update(data)
+    return state.hexdigest()
+
+
+def _encoded_batches(
+    files: Iterable[bytes], labels: Labels, side: int, classes: int
+) -> Iterator[Any]:
+    done: list[bytes] = []
+    start = 0
+    for data in files:
+        done.append(data)
+        if len(done) == BATCH or start + len(done) == len(labels):
+            part = labels[start : start + len(done)]
+            sizes = np.zeros((len(done), 2), np.int32)
+            yield _batch(pa.array(done, pa.large_binary()), part, sizes, side, classes)
+            start, done = start + len(done), []
+
+
+def _batch(images: Any, labels: Labels, sizes: Sizes, side: int, classes: int) -> Any:
+    numbers = {"version": VERSION, "side": side, "classes": classes}
+    flat = pa.array(np.ascontiguousarray(sizes, np.int32).reshape(-1))
+    return pa.record_batch(
+        [images, pa.array(labels, pa.int32()), pa.FixedSizeListArray.from_arrays(flat, 2)],
+        names=["image", "label", "size"],
         metadata={name: str(value) for name, value in numbers.items()},
     )
+
+
+def _write(path: Path, batches: Iterable[Any]) -> None:
+    """Through to the disk; `FileExistsError` rather than over another file."""
     with open(path, "xb") as file:
-        with pa.ipc.new_file(file, batch.schema) as writer:
+        writer = None
+        for batch in batches:
+            writer = writer or pa.ipc.new_file(file, batch.schema)
             writer.write_batch(batch)
+        if writer:
+            writer.close()
         file.flush()
         os.fsync(file.fileno())
 
 
-def read(path: Path, classes: int) -> tuple[Images, Labels]:
-    """Images as a read-only view of the mapped file, and labels; `ValueError` if it is damaged."""
+def _write_at(handle: int, offset: int, data: bytes) -> None:
+    while data:
+        written = os.pwrite(handle, data, offset)
+        data, offset = data[written:], offset + written
+
+
+def _open(path: Path, classes: int) -> tuple[list[Any], int]:
+    """The record batches and the side; `ValueError` if the file or its header is damaged."""
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        batch = reader.get_batch(0)
-        numbers = {name.decode(): int(text) for name, text in batch.schema.metadata.items()}
-        height, width = numbers["height"], numbers["width"]
-        pixels = np.frombuffer(batch["image"].buffers()[1], np.uint8)
-        images = pixels[: len(batch) * height * width * 3].reshape(-1, height, width, 3)
-        labels = batch["label"].to_numpy().astype(np.int64)
+        batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
+        numbers = {name.decode(): int(text) for name, text in reader.schema.metadata.items()}
+        side, found = numbers["side"], numbers["classes"]
     except (pa.ArrowException, OSError, KeyError, ValueError, AttributeError) as error:
         raise ValueError(str(error).splitlines()[0]) from error
-    if numbers["classes"] != classes or len(images) != len(labels):
+    if found != classes or numbers.get("version") != int(VERSION):
         raise ValueError("its header contradicts the manifest")
+    return batches, side
+
+
+def _labels(batches: list[Any], classes: int) -> Labels:
+    labels = np.concatenate([batch["label"].to_numpy() for batch in batches]).astype(np.int64)
     if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
         raise ValueError(f"it has labels outside 0…{classes - 1}")
-    return images, labels
+    return labels
 
 
-def fingerprint(images: Images, labels: Labels) -> str:
-    """SHA-256 (hex) of shape, labels and pixels: what is in a split, however it is stored."""
-    state = hashlib.sha256(repr(tuple(images.shape)).encode())
-    state.update(np.ascontiguousarray(labels, "<i8").data)
-    state.update(np.ascontiguousarray(images).reshape(-1).data)
-    return state.hexdigest()
+def _sizes(batch: Any) -> Sizes:
+    return np.asarray(batch["size"].values.to_numpy(), np.int32).reshape(-1, 2)
+
+
+def _buffer(column: Any) -> Any:
+    return column.buffers()[1]

@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator.data import arrow
 from orchestrator.files import write_whole
-from orchestrator.spec import DataIdentity, Task, digest
+from orchestrator.spec import VIEWS, DataIdentity, Suite, Task, digest
 
 NAME = "manifest.json"
 SPLITS = ("train", "val", "test")
@@ -18,34 +18,53 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class SplitRecord:
-    """What `<split>.arrow` must be: `images` in number, its size in `bytes`, its fingerprint."""
+    """What `<split>.arrow` must be: `images` in number, its size in `bytes`, its fingerprint.
+
+    `encoded` images are decoded when they are read.
+    """
 
     images: int
     bytes: int
     fingerprint: str
+    encoded: bool = False
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.images, int) and isinstance(self.bytes, int)):
+            raise TypeError("images and bytes are numbers")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A prepared task. `source` names what made it: another source means it is made again."""
+    """A prepared task. `source` is the state of what it was made of: another one means that it is
+    made again. `side` and `view` as in `Suite`.
+    """
 
     version: str
     source: str
     classes: int
+    side: int
+    view: str
     splits: Mapping[str, SplitRecord]
+    names: tuple[str, ...] = ()
+    """Names of the classes by label, where the source has them."""
 
     @property
     def identity(self) -> DataIdentity:
         """Fingerprints of what search may see and of the test split."""
         train, val, test = (self.splits[name].fingerprint for name in SPLITS)
-        search = digest([self.classes, train, val])
-        return DataIdentity(search=search, test=digest([self.classes, test]))
+        common = [self.classes, self.side, self.view]
+        return DataIdentity(digest([*common, train, val]), digest([*common, test]))
 
-    def fits(self, task: Task) -> bool:
-        """Whether this format holds that task with its classes and counts."""
-        counts = tuple(self.splits[name].images for name in SPLITS)
-        wanted = (task.train, task.val, task.test)
-        return (self.version, self.classes, counts) == (arrow.VERSION, task.classes, wanted)
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images by split."""
+        return {name: self.splits[name].images for name in SPLITS}
+
+    def fits(self, task: Task, suite: Suite | None = None) -> bool:
+        """Whether this format holds that task, prepared as the suite wants it."""
+        wanted = (arrow.VERSION, task.classes)
+        same = suite is None or (suite.side, suite.view) == (self.side, self.view)
+        return same and (self.version, self.classes) == wanted
 
     def write(self, folder: Path) -> None:
         """Write it into `folder`, through to the disk."""
@@ -64,5 +83,9 @@ class Manifest:
 
     @classmethod
     def _from(cls, content: Mapping[str, Any]) -> Manifest:
-        splits = {name: SplitRecord(**record) for name, record in content["splits"].items()}
-        return cls(content["version"], content["source"], content["classes"], splits)
+        splits = {name: SplitRecord(**content["splits"][name]) for name in SPLITS}
+        if content["view"] not in VIEWS:
+            raise ValueError(content["view"])
+        names = ("version", "source", "classes", "side", "view")
+        known = {name: content[name] for name in names}
+        return cls(**known, splits=splits, names=tuple(content["names"]))

@@ -3,135 +3,137 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from orchestrator.data import arrow
 from orchestrator.data.manifest import SPLITS, Manifest, SplitRecord
+from orchestrator.data.origins import Origin, Tick
 from orchestrator.data.store import check_size
 from orchestrator.errors import DataError
-from orchestrator.files import make_folder, sync_folder
-from orchestrator.spec import DataIdentity, Task
+from orchestrator.files import make_folder, sync_folder, write_whole
+from orchestrator.spec import Suite, Task, digest
 
-Arrays = Mapping[str, tuple[Any, Any]]
-"""Split name → images (N, H, W, 3) uint8 and integer labels (N,)."""
+
+def current(suite: Suite, task: Task, root: Path, state: str | None = None) -> Manifest | None:
+    """The task's manifest if it is prepared, from an origin in that state where one is given.
+
+    `DataError` if a file of it is missing or has another size.
+    """
+    folder = root / suite.name / task.name
+    manifest = Manifest.read(folder)
+    if manifest is None or not manifest.fits(task, suite) or state not in (None, manifest.source):
+        return None
+    for name in SPLITS:
+        check_size(folder, name, manifest)
+    return manifest
 
 
 def prepare(
-    suite: str, task: Task, make: Callable[[], Arrays], root: Path, source: str = ""
-) -> DataIdentity:
-    """Make the task's folder if it is not there, and say what is in it.
+    suite: Suite, task: Task, origin: Origin, root: Path, tick: Tick = lambda: None
+) -> Manifest:
+    """Make the task's folder if it is not there or its origin has changed, and say what is in it.
 
-    Args:
-        suite: the suite's name, a folder of the store.
-        task: what the data must be: classes and counts.
-        make: gives the three splits; called only if the folder is missing or outdated.
-        root: the store; another process that prepares the same task is waited for.
-        source: what `make` depends on; a folder of another source is made again.
+    Another process that prepares the same task is waited for. Splits that an interrupted command
+    finished are not made again.
 
-    Raises `DataError` when `make` gives something else than `task` promises, the folder is
+    Raises `DataError` when the origin has something else than the task promises, the folder is
     damaged, or the disk is full or cannot be written.
     """
-    folder = root / suite / task.name
-    manifest = _current(folder, task, source)
-    if manifest is None:
-        with _explained(root), _lock(folder):
-            manifest = _current(folder, task, source) or _make(folder, task, make(), source)
-    for name in SPLITS:
-        check_size(folder, name, manifest)
-    return manifest.identity
+    with _explained(root):
+        states = {name: origin.state(name) for name in SPLITS}
+        found = current(suite, task, root, digest(states))
+        if found is None:
+            with _lock(root / suite.name / task.name):
+                found = current(suite, task, root, digest(states)) or _make(
+                    suite, task, origin, root, states, tick
+                )
+        return found
 
 
-def _current(folder: Path, task: Task, source: str) -> Manifest | None:
-    manifest = Manifest.read(folder)
-    fits = manifest is not None and manifest.source == source and manifest.fits(task)
-    return manifest if fits else None
-
-
-def _make(folder: Path, task: Task, arrays: Arrays, source: str) -> Manifest:
-    splits = {name: _checked(task, name, arrays) for name in SPLITS}
-    shapes = {images.shape[1:] for images, _ in splits.values()}
-    if len(shapes) > 1:
-        raise DataError(f"the splits of task '{task.name}' differ in image size: {shapes}.")
-    _require_space(folder.parent, sum(images.nbytes for images, _ in splits.values()))
-    _remove_drafts(folder)
-    draft = folder.parent / f".{folder.name}.{os.getpid()}.{secrets.token_hex(4)}"
-    draft.mkdir()
-    try:
-        manifest = _write(draft, task, splits, source)
-        _replace(folder, draft)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-    return manifest
-
-
-def _write(
-    draft: Path, task: Task, splits: Mapping[str, tuple[arrow.Images, arrow.Labels]], source: str
+def _make(
+    suite: Suite, task: Task, origin: Origin, root: Path, states: Mapping[str, str], tick: Tick
 ) -> Manifest:
-    records = {}
-    for name, (images, labels) in splits.items():
-        path = draft / f"{name}.arrow"
-        arrow.write(path, images, labels, task.classes)
-        records[name] = SplitRecord(
-            len(images), path.stat().st_size, arrow.fingerprint(images, labels)
-        )
-    manifest = Manifest(arrow.VERSION, source, task.classes, records)
+    folder = root / suite.name / task.name
+    draft = folder.parent / f".{folder.name}.draft"
+    make_folder(draft)
+    # What a split is made of and how: a draft of another command may be of another kind.
+    own = {n: digest([s, arrow.VERSION, task.classes, suite.side]) for n, s in states.items()}
+    done = {name: record for name in SPLITS if (record := _finished(draft, name, own[name]))}
+    _require_space(draft, sum(origin.size(name) for name in SPLITS if name not in done))
+    for name in SPLITS:
+        if name not in done:
+            done[name] = _split(draft, name, own[name], origin, tick)
+    manifest = Manifest(
+        arrow.VERSION,
+        digest(states),
+        task.classes,
+        suite.side,
+        suite.view,
+        done,
+        origin.names(),
+    )
+    for name in SPLITS:
+        _record(draft, name).unlink()
     manifest.write(draft)
+    _replace(folder, draft)
     return manifest
+
+
+def _split(draft: Path, name: str, state: str, origin: Origin, tick: Tick) -> SplitRecord:
+    """Writes a split and then its record, which says that it is whole."""
+    path = draft / f"{name}.arrow"
+    for old in (_record(draft, name), path):
+        old.unlink(missing_ok=True)
+    try:
+        record = origin.write(name, path, tick)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    content = {"state": state, "record": asdict(record)}
+    write_whole(_record(draft, name), json.dumps(content).encode())
+    return record
+
+
+def _finished(draft: Path, name: str, state: str) -> SplitRecord | None:
+    """The record of a split that an interrupted command finished, from the same files."""
+    try:
+        content = json.loads(_record(draft, name).read_bytes())
+        record = SplitRecord(**content["record"])
+        whole = (draft / f"{name}.arrow").stat().st_size == record.bytes
+        return record if whole and content["state"] == state else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _record(draft: Path, name: str) -> Path:
+    return draft / f"{name}.json"
 
 
 def _replace(folder: Path, draft: Path) -> None:
     """Put the draft in the folder's place; what is mapped from the old one stays readable."""
-    old = draft.with_name(f"{draft.name}.old")
+    old = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.old"
     if folder.exists():
         os.rename(folder, old)
     os.rename(draft, folder)
     sync_folder(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _remove_drafts(folder: Path) -> None:
-    """Delete what killed processes left; the lock says that nobody works on it."""
-    for draft in folder.parent.glob(f".{folder.name}.*.*"):
-        if draft.is_dir():
-            shutil.rmtree(draft, ignore_errors=True)
-
-
-def _checked(task: Task, name: str, arrays: Arrays) -> tuple[arrow.Images, arrow.Labels]:
-    what = f"the {name} split of task '{task.name}'"
-    if name not in arrays:
-        raise DataError(f"{what} is missing; its source gives {', '.join(arrays) or 'nothing'}.")
-    images, labels = np.asarray(arrays[name][0]), np.asarray(arrays[name][1])
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-        raise DataError(
-            f"{what} has images {images.shape} {images.dtype}; allowed: (N, H, W, 3) uint8."
-        )
-    count = getattr(task, name)
-    if len(images) != count or labels.shape != (count,):
-        raise DataError(
-            f"{what} has {len(images)} images and labels {labels.shape}; the suite says {count}."
-        )
-    whole = np.issubdtype(labels.dtype, np.integer)
-    if not whole or not np.isin(labels, range(task.classes)).all():
-        raise DataError(f"{what} has labels that are not integers in 0…{task.classes - 1}.")
-    return images, labels.astype(np.int64)
+    for gone in folder.parent.glob(f".{folder.name}.*.old"):
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def _require_space(folder: Path, size: int) -> None:
     needed, free = size + size // 50 + 2**20, shutil.disk_usage(folder).free
     if free < needed:
         raise DataError(
-            f"preparing needs {needed / 2**20:.0f} MiB in '{folder}', but only "
-            f"{free / 2**20:.0f} MiB are free. Free some, or name another folder "
-            "in the variable ORCHESTRATE_DATA."
+            f"preparing needs {needed / 2**20:,.0f} MiB in '{folder.parent}', but only "
+            f"{free / 2**20:,.0f} MiB are free. Free some, or name another folder with --data-root "
+            "or in the variable ORCHESTRATE_DATA."
         )
 
 
@@ -150,6 +152,7 @@ def _explained(root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"cannot prepare data in '{root}': {error}. Make it writable, or name another folder "
-            "in the variable ORCHESTRATE_DATA."
+            f"cannot prepare data in '{root}': {error}. Make room or make it writable, or name "
+            "another folder with --data-root or in the variable ORCHESTRATE_DATA; what is finished "
+            "is kept."
         ) from error

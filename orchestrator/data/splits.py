@@ -2,28 +2,89 @@
 
 from __future__ import annotations
 
+import bisect
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from orchestrator.data import store
-from orchestrator.data.arrow import Images, Labels
-from orchestrator.data.manifest import SPLITS, Manifest
+from orchestrator.data.ahead import cores
+from orchestrator.data.arrow import Images, Labels, Sizes
+from orchestrator.data.images import ImageError, decode
+from orchestrator.data.manifest import Manifest
+from orchestrator.errors import DataError
 from orchestrator.spec import DataIdentity, Task
+
+Part = tuple[Images, Sizes]
+"""Images (n, side, side, 3) and their heights and widths before they were stretched (n, 2)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images (N, H, W, 3) uint8, read-only, with labels (N,) int64 in [0, classes)."""
+    """Images (N, side, side, 3) uint8, read-only, with labels (N,) int64 in [0, classes).
+
+    `images` views the mapped file: all processes of a machine share one copy. `sizes` (N, 2) are
+    the heights and widths before the images were stretched to squares; `view` is the part of them
+    that an evaluation sees, `whole` or `centre`.
+    """
 
     images: Images
     labels: Labels
+    sizes: Sizes
     fingerprint: str
-    """SHA-256 (hex) of the content; of a concatenation, those of its parts joined by '+'."""
+    """SHA-256 (hex) of the content."""
+    view: str = "whole"
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def part(self, start: int, stop: int) -> Part:
+        """Images and sizes of a range."""
+        return self.images[start:stop], self.sizes[start:stop]
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedSplit:
+    """A split whose images are decoded when they are read: a test split is read once."""
+
+    columns: tuple[Any, ...]
+    """Arrow arrays of encoded images, views of the mapped file."""
+    labels: Labels
+    fingerprint: str
+    side: int
+    view: str = "whole"
+    path: Path = Path("test.arrow")
+    """For messages."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def part(self, start: int, stop: int) -> Part:
+        """Decodes a range, on all cores that this process may use."""
+        stop = min(stop, len(self))
+        images = np.empty((max(0, stop - start), self.side, self.side, 3), np.uint8)
+        sizes = np.empty((len(images), 2), np.int32)
+        ends = list(accumulate(len(column) for column in self.columns))
+
+        def fill(index: int) -> None:
+            batch = bisect.bisect_right(ends, start + index)
+            row = start + index - (ends[batch] - len(self.columns[batch]))
+            try:
+                images[index], sizes[index] = decode(self.columns[batch][row].as_py(), self.side)
+            except ImageError as error:  # it could be decoded when the task was prepared
+                raise DataError(
+                    f"image {start + index} of '{self.path}' cannot be decoded: {error}. Delete "
+                    "its folder and run the same command again: it is prepared again."
+                ) from error
+
+        with ThreadPoolExecutor(cores()) as pool:
+            for _ in pool.map(fill, range(len(images))):
+                pass
+        return images, sizes
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +102,8 @@ class FinalData:
     """What final trials see: `train` is train then val, in file order; `test` is read once."""
 
     task: Task
-    train: Split
-    test: Split
+    train: tuple[Split, ...]
+    test: Split | EncodedSplit
     identity: DataIdentity
 
 
@@ -52,25 +113,28 @@ def open_search(suite: str, task: Task, root: Path) -> SearchData:
     Raises `DataError` if it is not prepared, or its train or val file is damaged.
     """
     manifest = store.manifest_of(suite, task, root)
-    train, val = (_split(root / suite / task.name, name, manifest) for name in ("train", "val"))
+    train, val = (_pixels(root / suite / task.name, name, manifest) for name in ("train", "val"))
     return SearchData(task, train, val, manifest.identity.search)
 
 
 def open_final(suite: str, task: Task, root: Path) -> FinalData:
     """The prepared task for a final trial; `DataError` as `open_search`."""
-    manifest = store.manifest_of(suite, task, root)
-    train, val, test = (_split(root / suite / task.name, name, manifest) for name in SPLITS)
-    return FinalData(task, _joined(train, val), test, manifest.identity)
+    folder, manifest = root / suite / task.name, store.manifest_of(suite, task, root)
+    train, val = (_pixels(folder, name, manifest) for name in ("train", "val"))
+    record = manifest.splits["test"]
+    test = _encoded(folder, manifest) if record.encoded else _pixels(folder, "test", manifest)
+    return FinalData(task, (train, val), test, manifest.identity)
 
 
-def _split(folder: Path, name: str, manifest: Manifest) -> Split:
-    images, labels = store.load(folder, name, manifest)
+def _pixels(folder: Path, name: str, manifest: Manifest) -> Split:
+    images, labels, sizes = store.load_pixels(folder, name, manifest)
     labels.flags.writeable = False
-    return Split(images, labels, manifest.splits[name].fingerprint)
+    return Split(images, labels, sizes, manifest.splits[name].fingerprint, manifest.view)
 
 
-def _joined(first: Split, second: Split) -> Split:
-    images = np.concatenate((first.images, second.images))
-    labels = np.concatenate((first.labels, second.labels))
-    images.flags.writeable = labels.flags.writeable = False
-    return Split(images, labels, f"{first.fingerprint}+{second.fingerprint}")
+def _encoded(folder: Path, manifest: Manifest) -> EncodedSplit:
+    columns, labels = store.load_encoded(folder, "test", manifest)
+    labels.flags.writeable = False
+    fingerprint = manifest.splits["test"].fingerprint
+    path = folder / "test.arrow"
+    return EncodedSplit(tuple(columns), labels, fingerprint, manifest.side, manifest.view, path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from orchestrator.data import arrow
 from orchestrator.data.manifest import SPLITS, Manifest
@@ -25,13 +26,13 @@ def identity(suite: str, task: Task, root: Path) -> DataIdentity:
     return manifest_of(suite, task, root).identity
 
 
-def verify(suite: str, task: Task, root: Path) -> None:
+def check(suite: str, task: Task, root: Path) -> None:
     """Read every byte of a prepared task; `DataError` if any differs from its fingerprint."""
     manifest = manifest_of(suite, task, root)
     for name in SPLITS:
-        images, labels = load(root / suite / task.name, name, manifest)
-        if arrow.fingerprint(images, labels) != manifest.splits[name].fingerprint:
-            raise damaged(root / suite / task.name, name, "its content has another fingerprint")
+        folder = root / suite / task.name
+        if _fingerprint(folder, name, manifest) != manifest.splits[name].fingerprint:
+            raise damaged(folder, name, "its content has another fingerprint")
 
 
 def manifest_of(suite: str, task: Task, root: Path) -> Manifest:
@@ -47,16 +48,31 @@ def manifest_of(suite: str, task: Task, root: Path) -> Manifest:
     return manifest
 
 
-def load(folder: Path, name: str, manifest: Manifest) -> tuple[arrow.Images, arrow.Labels]:
-    """Images (N, H, W, 3), a view of the file, and labels (N,); `DataError` if damaged."""
+def load_pixels(
+    folder: Path, name: str, manifest: Manifest
+) -> tuple[arrow.Images, arrow.Labels, arrow.Sizes]:
+    """Images (N, side, side, 3), a view of the file, labels (N,), sizes (N, 2).
+
+    `DataError` if the file is damaged.
+    """
     check_size(folder, name, manifest)
     try:
-        images, labels = arrow.read(folder / f"{name}.arrow", manifest.classes)
+        images, labels, sizes = arrow.read_pixels(folder / f"{name}.arrow", manifest.classes)
     except ValueError as error:
         raise damaged(folder, name, str(error)) from error
-    if len(images) != manifest.splits[name].images:
-        raise damaged(folder, name, f"it has {len(images)} images")
-    return images, labels
+    _check_count(folder, name, manifest, len(images), len(labels))
+    return images, labels, sizes
+
+
+def load_encoded(folder: Path, name: str, manifest: Manifest) -> tuple[list[Any], arrow.Labels]:
+    """Arrow columns of encoded images, views of the file, and labels; `DataError` if damaged."""
+    check_size(folder, name, manifest)
+    try:
+        columns, labels = arrow.read_encoded(folder / f"{name}.arrow", manifest.classes)
+    except ValueError as error:
+        raise damaged(folder, name, str(error)) from error
+    _check_count(folder, name, manifest, sum(map(len, columns)), len(labels))
+    return columns, labels
 
 
 def check_size(folder: Path, name: str, manifest: Manifest) -> None:
@@ -76,3 +92,16 @@ def damaged(folder: Path, name: str, why: str) -> DataError:
         f"'{folder / name}.arrow' is damaged: {why}. Delete the folder '{folder}' and run the same "
         "command again: it is made again."
     )
+
+
+def _check_count(folder: Path, name: str, manifest: Manifest, images: int, labels: int) -> None:
+    if not images == labels == manifest.splits[name].images:
+        raise damaged(folder, name, f"it has {images} images")
+
+
+def _fingerprint(folder: Path, name: str, manifest: Manifest) -> str:
+    if manifest.splits[name].encoded:
+        columns, labels = load_encoded(folder, name, manifest)
+        return arrow.encoded_fingerprint(columns, labels)
+    images, labels, sizes = load_pixels(folder, name, manifest)
+    return arrow.fingerprint(images, labels, sizes)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from orchestrator.engine.training import Training
+from orchestrator.engine.training import Evaluation, Training
 from orchestrator.errors import CheckpointError
 from orchestrator.files import make_folder, write_whole
 from orchestrator.spec import Point
@@ -38,6 +38,7 @@ def write(training: Training, folder: Path) -> None:
         "seconds": training.seconds,
         "started": training.started,
         "curve": [asdict(point) for point in training.curve],
+        "counted": _counted(training.counted),
     }
     text = json.dumps(progress)
     metadata = {"progress": text, "sha256": _digest(text, tensors)}
@@ -67,7 +68,20 @@ def restore(training: Training, folder: Path) -> bool:
     training.epoch, training.step = progress["epoch"], progress["step"]
     training.seconds, training.started = progress["seconds"], progress["started"]
     training.curve = [Point(**point) for point in progress["curve"]]
+    training.counted = _evaluation(progress["counted"])
     return True
+
+
+def _counted(evaluation: Evaluation | None) -> dict[str, Any] | None:
+    if evaluation is None:
+        return None
+    return {**asdict(evaluation), "correct": evaluation.correct.hex()}
+
+
+def _evaluation(values: dict[str, Any] | None) -> Evaluation | None:
+    if values is None:
+        return None
+    return Evaluation(**{**values, "correct": bytes.fromhex(values["correct"])})
 
 
 def _tensors(training: Training) -> dict[str, Tensor]:

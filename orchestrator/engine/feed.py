@@ -1,67 +1,112 @@
-"""Splits on the device: uint8 images resident, normalised when a batch is taken."""
+"""Splits as the engine reads them: uint8 until a batch is taken, normalised on the device."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.utils.dlpack import from_dlpack
 
-from adapters.noise import step_seed
 from orchestrator.backbones import Statistics
-from orchestrator.data.splits import Split
+from orchestrator.data.arrow import Images
+from orchestrator.data.splits import EncodedSplit, Part, Split
+from orchestrator.engine import views
 
-_ORDER = 0x0DDE5  # keeps the stream of data orders apart from those of masks and initial values
+_COPIED = 512  # images copied to an accelerator at once
+_READ = 256  # images of a streamed split decoded at once, at least
+
+Features = dict[tuple[str, str], Tensor]
+"""The frozen backbone's output (N, D) by normalisation and precision, for trials that train only a
+head."""
+
+
+class Chunk(NamedTuple):
+    """Consecutive images (n, 3, S, S) uint8 on the device; their boxes (n, 4) on the CPU."""
+
+    images: Tensor
+    boxes: Tensor
 
 
 @dataclass(eq=False)
 class DeviceSplit:
-    """Images (N, 3, H, W) uint8 and labels (N,) int64 on the device; one copy for all trials.
+    """Images (N, S, S, 3) uint8 in consecutive parts, labels (N,) int64; one copy for all trials.
 
-    `features` caches the frozen backbone's output (N, D) by normalisation and precision, for
-    trials that train only a head.
+    On the CPU the parts view the mapped files, so that all pools of a machine share one copy:
+    nothing may ever write to them. `sizes` (N, 2) are the originals' heights and widths (CPU).
     """
 
-    images: Tensor
+    parts: tuple[Tensor, ...]
     labels: Tensor
-    features: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    sizes: Tensor
+    view: str
+    features: Features = field(default_factory=dict)
 
     @classmethod
-    def of(cls, split: Split, device: torch.device) -> DeviceSplit:
-        """Copies a split to the device."""
-        images = torch.tensor(split.images).permute(0, 3, 1, 2).contiguous()
-        return cls(images.to(device), torch.tensor(split.labels).to(device))
+    def of(cls, splits: Sequence[Split], device: torch.device) -> DeviceSplit:
+        """Splits one after the other: viewed on the CPU, copied once to an accelerator."""
+        images = [split.images for split in splits]
+        on_cpu = device.type == "cpu"
+        parts = tuple(map(_viewed, images)) if on_cpu else (_copied(images, device),)
+        labels = torch.from_numpy(np.concatenate([split.labels for split in splits]))
+        sizes = torch.from_numpy(np.concatenate([split.sizes for split in splits]))
+        return cls(parts, labels.to(device), sizes, splits[0].view)
 
     def __len__(self) -> int:
-        return self.labels.shape[0]
+        return len(self.labels)
+
+    def gather(self, indices: Tensor) -> Tensor:
+        """Images (B, 3, S, S) at indices (B,), which are on the CPU."""
+        device = self.parts[0].device
+        if len(self.parts) == 1:
+            return _channels_first(self.parts[0][indices.to(device)])
+        found = self.parts[0].new_empty((len(indices), *self.parts[0].shape[1:]))
+        for part, end in zip(self.parts, accumulate(map(len, self.parts)), strict=True):
+            own = (indices >= end - len(part)) & (indices < end)
+            found[own] = part[indices[own] - (end - len(part))]
+        return _channels_first(found)
+
+    def chunks(self, size: int) -> Iterator[Chunk]:
+        """All images in order, `size` at a time, as an evaluation sees them."""
+        for indices in torch.split(torch.arange(len(self)), size):
+            boxes = views.view_boxes(self.view, self.sizes[indices])
+            yield Chunk(self.gather(indices), boxes)
 
 
-def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
-    """The order (count,) in which a trial sees its images in an epoch: from its seed alone.
+@dataclass(eq=False)
+class StreamedSplit:
+    """A split that is decoded as it is read, the next images while the device has these."""
 
-    Drawn on the CPU, so that it is the same on every device.
-    """
-    generator = torch.Generator().manual_seed(step_seed(seed ^ _ORDER, epoch))
-    return torch.randperm(count, generator=generator)
+    source: EncodedSplit
+    labels: Tensor
+    device: torch.device
+    features: Features = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, split: EncodedSplit, device: torch.device) -> StreamedSplit:
+        """Holds no images, only the labels."""
+        return cls(split, torch.tensor(split.labels).to(device), device)
 
-def take(splits: Sequence[DeviceSplit], indices: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Batches of trials, one after the other: images (K·B, 3, H, W) uint8, labels (K·B,)."""
-    if all(split is splits[0] for split in splits):
-        index = torch.cat(list(indices))
-        return splits[0].images[index], splits[0].labels[index]
-    images = torch.cat([s.images[i] for s, i in zip(splits, indices, strict=True)])
-    labels = torch.cat([s.labels[i] for s, i in zip(splits, indices, strict=True)])
-    return images, labels
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def chunks(self, size: int) -> Iterator[Chunk]:
+        """As `DeviceSplit.chunks`; never more than two blocks of images are in memory."""
+        block = size * -(-_READ // size)
+        for images, sizes in _read_ahead(self.source, block):
+            boxes = views.view_boxes(self.source.view, torch.from_numpy(sizes))
+            pieces = zip(torch.split(_viewed(images), size), torch.split(boxes, size), strict=True)
+            for some, seen in pieces:
+                yield Chunk(_channels_first(some.to(self.device)), seen)
 
 
 class Normaliser:
-    """uint8 images → (x / 255 − mean) / std per channel, at the backbone's size.
-
-    Images of another side are resized bicubically (with antialiasing), as they are taken.
-    """
+    """uint8 images → (x / 255 − mean) / std per channel, at the backbone's size."""
 
     def __init__(
         self, statistics: Statistics, side: int, device: torch.device, dtype: torch.dtype
@@ -71,10 +116,55 @@ class Normaliser:
         self._shift = (-mean / std).to(device)
         self._side, self._dtype = side, dtype
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """images (N, 3, H, W) uint8 → the backbone's input (N, 3, side, side) in its dtype."""
-        pixels = images.float()
-        if pixels.shape[-2:] != (self._side, self._side):
-            size = (self._side, self._side)
-            pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True).clamp(0, 255)
+    def __call__(
+        self, images: Tensor, boxes: Tensor | None = None, flips: Tensor | None = None
+    ) -> Tensor:
+        """The backbone's input (N, 3, side, side) in its dtype, from images (N, 3, S, S) uint8.
+
+        `boxes` (N, 4) and `flips` (N,), on the CPU, are what is seen of them; None: all, unflipped.
+        """
+        boxes = views.WHOLE.expand(len(images), 4) if boxes is None else boxes
+        flips = torch.zeros(len(images), dtype=torch.bool) if flips is None else flips
+        if (
+            images.shape[-1] == self._side
+            and not flips.any()
+            and bool((boxes == views.WHOLE).all())
+        ):
+            pixels = images.to(torch.float32, memory_format=torch.contiguous_format)
+        else:
+            pixels = views.resample(images, boxes, flips, self._side)
         return (pixels * self._scale + self._shift).to(self._dtype)
+
+
+def _read_ahead(split: EncodedSplit, block: int) -> Iterator[Part]:
+    """All parts of `block` images in order; a thread decodes the next while one is used."""
+    with ThreadPoolExecutor(1) as reader:
+        coming: Future[Part] | None = None
+        for start in range(0, len(split), block):
+            following = reader.submit(split.part, start, start + block)
+            if coming is not None:
+                yield coming.result()
+            coming = following
+        if coming is not None:
+            yield coming.result()
+
+
+def _viewed(images: Images) -> Tensor:
+    """A tensor over the same memory, read-only as it may be (`torch.from_numpy` would warn)."""
+    return from_dlpack(images)
+
+
+def _copied(parts: Sequence[Images], device: torch.device) -> Tensor:
+    """One tensor on the device, filled slice by slice: no second copy on the host."""
+    shape = (sum(map(len, parts)), *parts[0].shape[1:])
+    copy = torch.empty(shape, dtype=torch.uint8, device=device)
+    slices = (piece for part in parts for piece in torch.split(_viewed(part), _COPIED))
+    start = 0
+    for piece in slices:
+        copy[start : start + len(piece)] = piece
+        start += len(piece)
+    return copy
+
+
+def _channels_first(images: Tensor) -> Tensor:
+    return images.permute(0, 3, 1, 2)

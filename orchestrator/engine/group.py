@@ -6,7 +6,7 @@ Trials enter and leave between steps while the others keep running; every trial'
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,18 +18,10 @@ from adapters.attach import attach_members, attached
 from adapters.linear import LinearProbe
 from adapters.padding import own_part
 from orchestrator.backbones import twin
-from orchestrator.engine.feed import DeviceSplit, Normaliser, take
+from orchestrator.engine.batches import Batch, take
+from orchestrator.engine.feed import DeviceSplit, Normaliser, StreamedSplit
 from orchestrator.engine.optimiser import StackedAdamW
-from orchestrator.engine.training import Training
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Mean cross-entropy, accuracy in [0, 1] and one byte per image (1 = right) of one trial."""
-
-    loss: float
-    accuracy: float
-    correct: bytes
+from orchestrator.engine.training import Evaluation, Training
 
 
 @dataclass(frozen=True)
@@ -49,6 +41,7 @@ def group_key(training: Training) -> tuple[Any, ...]:
         recipe.batch,
         recipe.normalisation,
         recipe.precision,
+        recipe.augment,  # so that whole images need not be resampled beside cropped ones
         _cacheable(training),
         training.member.classes is None,
     )
@@ -80,8 +73,8 @@ class Group:
         self._restack()
         began = time.perf_counter()
         trainings = self.trainings
-        indices = [training.next_batch() for training in trainings]
-        loss = self._losses([training.train for training in trainings], indices)
+        batches = [training.next_batch() for training in trainings]
+        loss = self._losses([training.train for training in trainings], batches)
         torch.autograd.backward(loss.sum())
         recipes = [training.trial.recipe for training in trainings]
         self._optimiser.step([t.rate for t in trainings], [r.weight_decay for r in recipes])
@@ -105,68 +98,68 @@ class Group:
             training.seconds += share
         return results
 
-    def _losses(self, splits: Sequence[DeviceSplit], indices: Sequence[Tensor]) -> Tensor:
+    def _losses(self, splits: Sequence[DeviceSplit], batches: Sequence[Batch]) -> Tensor:
         """Mean cross-entropy per trial (K,)."""
         model, stack = self._live(), attached(self._live())
         model.train()
         if _cacheable(self.trainings[0]):
-            pairs = list(zip(splits, indices, strict=True))
+            pairs = [(s, b.indices.to(self._device)) for s, b in zip(splits, batches, strict=True)]
             labels = torch.cat([split.labels[index] for split, index in pairs])
             logits = stack.logits(
                 torch.cat([self._features(split)[index] for split, index in pairs])
             )
         else:
-            images, labels = take(splits, indices)
-            logits = model(self._normalise(images))
+            images, labels = take(splits, batches)
+            boxes = torch.cat([batch.boxes for batch in batches])
+            flips = torch.cat([batch.flips for batch in batches])
+            logits = model(self._normalise(images, boxes, flips))
         losses = F.cross_entropy(logits, labels, reduction="none")
         return losses.view(len(splits), -1).mean(1)
 
     def _evaluate_on(
-        self, split: DeviceSplit, sharing: Sequence[Training]
+        self, split: DeviceSplit | StreamedSplit, sharing: Sequence[Training]
     ) -> dict[str, Evaluation]:
-        model, stack = self._live(), attached(self._live())
-        model.eval()
+        stack = attached(self._live().eval())
         stack.chosen = [self.trainings.index(training) for training in sharing]
+        labels = iter(torch.split(split.labels, self._chunk(len(sharing))))
         try:
-            chunks = self._chunks(split, len(sharing))
-            logits = torch.cat(
-                [self._logits(split, chunk, len(sharing)) for chunk in chunks], dim=1
-            )
+            pairs = [_judged(logits, next(labels)) for logits in self._logits(split, len(sharing))]
         finally:
             stack.chosen = None
-        labels = split.labels.expand(len(sharing), -1)
-        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-        right = logits.argmax(-1) == labels
-        means = losses.view(len(sharing), -1).mean(1).tolist()
+        losses, right = (torch.cat(some, dim=1) for some in zip(*pairs, strict=True))
+        means = losses.mean(1).tolist()
         shares = [count / len(split) for count in right.sum(1).tolist()]
         rows = right.to(torch.uint8).cpu().numpy()
         return {
             t.key: Evaluation(means[i], shares[i], rows[i].tobytes()) for i, t in enumerate(sharing)
         }
 
-    def _chunks(self, split: DeviceSplit, trials: int) -> list[slice]:
-        """Slices of a split: a forward pass holds about as many images as a training step."""
+    def _chunk(self, trials: int) -> int:
+        """Images evaluated at once: a forward pass holds about as many as a training step."""
         budget = max(len(self.trainings) * self.trainings[0].trial.recipe.batch, 256)
-        size = max(1, budget // trials)
-        return [slice(start, start + size) for start in range(0, len(split), size)]
+        return max(1, budget // trials)
 
-    def _logits(self, split: DeviceSplit, chunk: slice, trials: int) -> Tensor:
-        """The same images through every chosen trial: (trials, images, classes)."""
+    def _logits(self, split: DeviceSplit | StreamedSplit, trials: int) -> Iterator[Tensor]:
+        """Chunk by chunk, the same images through every chosen trial: (trials, images, classes)."""
+        size, model = self._chunk(trials), self._live()
         if _cacheable(self.trainings[0]):
-            out = attached(self._live()).logits(self._features(split)[chunk].repeat(trials, 1))
+            for features in torch.split(self._features(split), size):
+                logits = attached(model).logits(features.repeat(trials, 1))
+                yield logits.view(trials, -1, logits.shape[-1])
         else:
-            out = self._live()(self._normalise(split.images[chunk]).repeat(trials, 1, 1, 1))
-        return out.view(trials, -1, out.shape[-1])
+            for images, boxes in split.chunks(size):
+                inputs = self._normalise(images, boxes).repeat(trials, 1, 1, 1)
+                logits = model(inputs)
+                yield logits.view(trials, -1, logits.shape[-1])
 
     @torch.no_grad()
-    def _features(self, split: DeviceSplit) -> Tensor:
+    def _features(self, split: DeviceSplit | StreamedSplit) -> Tensor:
         """The frozen backbone's features (N, D), computed once per split."""
         recipe = self.trainings[0].trial.recipe
         place = (recipe.normalisation, recipe.precision)
         if place not in split.features:
             self._frozen.eval()
-            pieces = torch.split(split.images, 256)
-            parts = [self._frozen(self._normalise(images)) for images in pieces]
+            parts = [self._frozen(self._normalise(*chunk)) for chunk in split.chunks(256)]
             split.features[place] = torch.cat(parts).float()
         return split.features[place]
 
@@ -226,6 +219,13 @@ class Group:
         self._in_stack = []
 
 
+def _judged(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of every image and whether it is right, (K, n), for logits (K, n, classes)."""
+    targets = labels.expand(len(logits), -1)
+    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    return losses.view_as(targets), logits.argmax(-1) == targets
+
+
 def _pair(
     moments: tuple[Tensor, Tensor], index: int, shape: tuple[int, ...]
 ) -> tuple[Tensor, Tensor]:
@@ -235,4 +235,5 @@ def _pair(
 
 def _cacheable(training: Training) -> bool:
     """Whether the trial's features are fixed: nothing adapted, nothing random before the head."""
-    return isinstance(training.adapter, LinearProbe) and training.member.drop_path == 0
+    fixed = training.member.drop_path == 0 and training.trial.recipe.augment == "none"
+    return fixed and isinstance(training.adapter, LinearProbe)

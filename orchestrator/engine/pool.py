@@ -22,11 +22,11 @@ from adapters.base import Tensors
 from adapters.sites import find_sites
 from adapters.stack import start_member
 from orchestrator.backbones import Backbone, copy_of
-from orchestrator.data.splits import FinalData, SearchData, Split
+from orchestrator.data.splits import EncodedSplit, FinalData, SearchData, Split
 from orchestrator.engine import checkpoint
-from orchestrator.engine.feed import DeviceSplit, Normaliser
-from orchestrator.engine.group import EpochEnd, Evaluation, Group, group_key
-from orchestrator.engine.training import Training, own_tensors
+from orchestrator.engine.feed import DeviceSplit, Normaliser, StreamedSplit
+from orchestrator.engine.group import EpochEnd, Group, group_key
+from orchestrator.engine.training import Evaluation, Training, own_tensors
 from orchestrator.spec import Status, Trial, TrialResult
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -43,7 +43,7 @@ class AtRung:
 
 @dataclass(frozen=True)
 class Ended:
-    """A trial is over; `tensors` are the trained ones of a finished final trial, else None."""
+    """A trial is over; `tensors` are those after the last epoch of a finished final trial."""
 
     result: TrialResult
     tensors: Tensors | None
@@ -75,10 +75,11 @@ class Pool:
         self._backbone, self._device, self._keeping = backbone, device, keeping
         self._sites = find_sites(backbone.model)
         self._frozen: dict[str, Any] = {}
-        self._splits: dict[str, DeviceSplit] = {}
+        self._splits: dict[tuple[str, ...], DeviceSplit] = {}
+        self._streams: dict[str, StreamedSplit] = {}
         self._groups: dict[tuple[Any, ...], Group] = {}
         self._trainings: dict[str, Training] = {}
-        self._waiting: dict[str, Evaluation] = {}
+        self._waiting: set[str] = set()
         self._saved: dict[str, float] = {}
         self._resumed_at_rung: list[Training] = []
 
@@ -94,34 +95,38 @@ class Pool:
         return len(self._trainings) - len(self._waiting)
 
     def add(self, trial: Trial, data: SearchData | FinalData, pauses: Sequence[int] = ()) -> None:
-        """Lets a trial join from the next step on, at its checkpoint if it has one."""
+        """Lets a trial join from the next step on, at its checkpoint if it has one.
+
+        Trials that read test are given `FinalData`, and never pause; others `SearchData`.
+        """
         training = self._start(trial, data, frozenset(pauses))
         resumed = self._keeping is not None and checkpoint.restore(training, self._keeping.folder)
         self._trainings[trial.key] = training
         self._saved[trial.key] = time.monotonic()
-        self._enter(training)
-        if resumed and training.epoch in training.pauses and training.evaluates():
+        if resumed and training.epoch in training.pauses:
             self._resumed_at_rung.append(training)
+        else:
+            self._enter(training)
 
     def at_rung(self, key: str) -> AtRung | None:
         """The rung at which a trial waits, None if it runs."""
         if key not in self._waiting:
             return None
-        return AtRung(key, self._trainings[key].epoch, self._waiting[key].accuracy)
+        return _rung(self._trainings[key])
 
     def proceed(self, key: str) -> None:
         """Lets a trial at a rung go on."""
-        del self._waiting[key]
+        self._waiting.remove(key)
         self._enter(self._trainings[key])
 
     def stop(self, key: str) -> TrialResult:
         """Ends a trial at its rung; its record is the rung's."""
-        evaluation = self._waiting.pop(key)
-        return self._end(self._trainings[key], "stopped", evaluation).result
+        self._waiting.remove(key)
+        return self._end(self._trainings[key], "stopped").result
 
     def advance(self) -> list[Event]:
         """One optimiser step of every group; what happened at the epochs that it ended."""
-        events: list[Event] = [self._wait_again(training) for training in self._resumed_at_rung]
+        events: list[Event] = [self._wait(training) for training in self._resumed_at_rung]
         self._resumed_at_rung.clear()
         for group in [group for group in self._groups.values() if group.trainings]:
             ends = group.step()
@@ -140,42 +145,34 @@ class Pool:
                 events.append(event)
         return events
 
-    def _wait_again(self, training: Training) -> AtRung:
-        """The rung of a trial that was interrupted while it waited there."""
-        group = self._group(training)
-        evaluation = group.evaluate([training])[training.key]
-        group.leave(training)
-        self._waiting[training.key] = evaluation
-        return AtRung(training.key, training.epoch, evaluation.accuracy)
+    def _wait(self, training: Training) -> AtRung:
+        self._waiting.add(training.key)
+        return _rung(training)
 
     def _settle(self, group: Group, end: EpochEnd, evaluation: Evaluation | None) -> Event | None:
         training = end.training
         if evaluation is not None:
-            training.note_evaluation(evaluation.loss, evaluation.accuracy)
+            training.note_evaluation(evaluation)
         message = _divergence(end, evaluation)
         if message:
             group.leave(training)
-            return self._end(training, "diverged", None, message)
+            return self._end(training, "diverged", message)
         if training.done:
             group.leave(training)
-            return self._end(training, "finished", evaluation)
-        if training.epoch in training.pauses and evaluation is not None:
+            return self._end(training, "finished")
+        if training.epoch in training.pauses:
             group.leave(training)
             self._save(training)
-            self._waiting[training.key] = evaluation
-            return AtRung(training.key, training.epoch, evaluation.accuracy)
+            return self._wait(training)
         if self._due(training):
             group.leave(training)
             self._save(training)
             group.enter(training)
         return None
 
-    def _end(
-        self, training: Training, status: Status, evaluation: Evaluation | None, message: str = ""
-    ) -> Ended:
+    def _end(self, training: Training, status: Status, message: str = "") -> Ended:
         self._forget(training)
-        correct = evaluation.correct if evaluation else b""
-        result = training.result(status, correct, self._device, message)
+        result = training.result(status, self._device, message)
         keep = training.final and status == "finished"
         return Ended(result, own_tensors(training) if keep else None)
 
@@ -183,13 +180,17 @@ class Pool:
         """Drops a trial; a final one's splits go too, test splits being the bulk of all images."""
         del self._trainings[training.key], self._saved[training.key]
         if training.final:
-            others = {id(s) for t in self._trainings.values() for s in (t.train, t.evaluation)}
-            gone = {id(training.train), id(training.evaluation)} - others
-            self._splits = {f: split for f, split in self._splits.items() if id(split) not in gone}
+            used = {id(s) for t in self._trainings.values() for s in (t.train, t.evaluation)}
+            gone = {id(training.train), id(training.evaluation)} - used
+            self._splits = {name: s for name, s in self._splits.items() if id(s) not in gone}
+            self._streams = {name: s for name, s in self._streams.items() if id(s) not in gone}
 
     def _start(
         self, trial: Trial, data: SearchData | FinalData, pauses: frozenset[int]
     ) -> Training:
+        if isinstance(data, FinalData) != trial.reads_test:
+            given = type(data).__name__
+            raise ValueError(f"{trial.stage} trials under '{trial.protocol}' do not read {given}")
         adapter = build(trial.adapter, trial.params)
         member = start_member(
             adapter,
@@ -199,13 +200,24 @@ class Pool:
             trial.recipe.head_init,
             trial.recipe.drop_path,
         )
-        evaluation = data.test if isinstance(data, FinalData) else data.val
-        return Training(trial, self._split(data.train), self._split(evaluation), member, pauses)
+        if isinstance(data, FinalData):
+            train, test = self._split(*data.train), self._evaluated(data.test)
+            return Training(trial, train, test, member)
+        return Training(trial, self._split(data.train), self._split(data.val), member, pauses)
 
-    def _split(self, split: Split) -> DeviceSplit:
-        if split.fingerprint not in self._splits:
-            self._splits[split.fingerprint] = DeviceSplit.of(split, self._device)
-        return self._splits[split.fingerprint]
+    def _split(self, *splits: Split) -> DeviceSplit:
+        """Splits one after the other, held once for all trials."""
+        name = tuple(split.fingerprint for split in splits)
+        if name not in self._splits:
+            self._splits[name] = DeviceSplit.of(splits, self._device)
+        return self._splits[name]
+
+    def _evaluated(self, split: Split | EncodedSplit) -> DeviceSplit | StreamedSplit:
+        if isinstance(split, Split):
+            return self._split(split)
+        if split.fingerprint not in self._streams:
+            self._streams[split.fingerprint] = StreamedSplit.of(split, self._device)
+        return self._streams[split.fingerprint]
 
     def _enter(self, training: Training) -> None:
         self._group(training).enter(training)
@@ -238,6 +250,11 @@ class Pool:
         if self._keeping:
             checkpoint.write(training, self._keeping.folder)
             self._saved[training.key] = time.monotonic()
+
+
+def _rung(training: Training) -> AtRung:
+    assert training.counted is not None  # every epoch of a trial with rungs is evaluated
+    return AtRung(training.key, training.epoch, training.counted.accuracy)
 
 
 def _divergence(end: EpochEnd, evaluation: Evaluation | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -12,12 +12,24 @@ from torch import Tensor
 from adapters.base import Adapter, Tensors
 from adapters.stack import Member
 from orchestrator import provenance
-from orchestrator.engine.feed import DeviceSplit, epoch_order
+from orchestrator.engine.batches import Batch, epoch_order, training_batch
+from orchestrator.engine.feed import DeviceSplit, StreamedSplit
 from orchestrator.engine.schedule import learning_rate
 from orchestrator.errors import DataError
 from orchestrator.spec import Point, Status, Trial, TrialResult
 
 Moments = dict[str, tuple[Tensor, Tensor]]
+PAPER_INTERVAL = 10
+"""Under the protocol `paper`, epochs from one evaluation on test to the next."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean cross-entropy, accuracy in [0, 1] and one byte per image (1 = right) of one trial."""
+
+    loss: float
+    accuracy: float
+    correct: bytes
 
 
 @dataclass(eq=False)
@@ -25,12 +37,13 @@ class Training:
     """A trial's data, tensors (at its own shapes, while it is outside a stack) and progress.
 
     `epoch` counts completed epochs, `step` optimiser steps, `batch` those of the current epoch.
-    `pauses` are the epochs after which the trial waits for a decision.
+    `pauses` are the epochs after which the trial waits for a decision. `counted` is the evaluation
+    that its record states: the latest, or under the protocol `paper` the (first) best.
     """
 
     trial: Trial
     train: DeviceSplit
-    evaluation: DeviceSplit
+    evaluation: DeviceSplit | StreamedSplit
     member: Member
     pauses: frozenset[int] = frozenset()
     moments: Moments = field(default_factory=dict)
@@ -38,12 +51,12 @@ class Training:
     step: int = 0
     batch: int = 0
     curve: list[Point] = field(default_factory=list)
+    counted: Evaluation | None = None
     seconds: float = 0.0
     started: float = field(default_factory=time.time)
     loss_sum: float = 0.0
     bad_step: int = -1
     """Of the current epoch, outside a stack: summed losses, step of the first non-finite one."""
-    test_reads: int = 0
     _order: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -70,8 +83,14 @@ class Training:
 
     @property
     def final(self) -> bool:
-        """Whether this is a final trial, which evaluates (on test) only once, at its end."""
+        """Whether this is a final trial, whose trained tensors are kept."""
         return self.trial.stage == "final"
+
+    @property
+    def test_reads(self) -> int:
+        """How often the test split was read: every evaluation of a trial that has one."""
+        evaluated = sum(point.eval_accuracy is not None for point in self.curve)
+        return evaluated if self.trial.reads_test else 0
 
     @property
     def done(self) -> bool:
@@ -84,19 +103,24 @@ class Training:
         return learning_rate(self.trial.recipe, self.epoch)
 
     def evaluates(self) -> bool:
-        """Whether the epoch that just ended is evaluated."""
-        return self.done or not self.final
+        """Whether the epoch that just ended is evaluated.
 
-    def next_batch(self) -> Tensor:
-        """Indices (B,) of the next training images; advances the position."""
+        Every one on val; on test the last only, under the protocol `paper` every tenth as well.
+        """
+        if self.done or not self.trial.reads_test:
+            return True
+        return self.trial.leaks and self.epoch % PAPER_INTERVAL == 0
+
+    def next_batch(self) -> Batch:
+        """The next training images; advances the position."""
+        trial = self.trial
         if self._order is None or self.batch == 0:
-            order = epoch_order(len(self.train), self.trial.seed, self.epoch)
-            self._order = order.to(self.train.labels.device)
-        size = self.trial.recipe.batch
-        start = self.batch * size
+            self._order = epoch_order(len(self.train), trial.seed, self.epoch)
+        start = self.batch * trial.recipe.batch
         self.batch += 1
         self.step += 1
-        return self._order[start : start + size]
+        indices = self._order[start : start + trial.recipe.batch]
+        return training_batch(self.train, indices, trial.recipe.augment, trial.seed, self.step)
 
     def close_epoch(self, loss: float) -> None:
         """Notes the end of an epoch with its mean training loss."""
@@ -104,27 +128,25 @@ class Training:
         self.epoch += 1
         self.batch = 0
 
-    def note_evaluation(self, loss: float, accuracy: float) -> None:
+    def note_evaluation(self, found: Evaluation) -> None:
         """Adds the evaluation of the epoch that just ended."""
-        self.test_reads += self.final
-        last = self.curve[-1]
-        self.curve[-1] = Point(last.epoch, last.lr, last.loss, loss, accuracy)
+        self.curve[-1] = replace(self.curve[-1], eval_loss=found.loss, eval_accuracy=found.accuracy)
+        best = self.counted
+        if best is None or not self.trial.leaks or found.accuracy > best.accuracy:
+            self.counted = found
 
-    def result(
-        self, status: Status, correct: bytes, device: torch.device, message: str = ""
-    ) -> TrialResult:
-        """The frozen record of the trial as it stands."""
-        last = self.curve[-1] if self.curve else None
-        ok = status != "diverged" and last is not None
+    def result(self, status: Status, device: torch.device, message: str = "") -> TrialResult:
+        """The frozen record of the trial as it stands; a diverged one states no evaluation."""
+        counted = None if status == "diverged" else self.counted
         own = (t.numel() for name, t in self.member.tensors.items() if not name.startswith("head."))
         return TrialResult(
             trial=self.trial,
             status=status,
-            value=last.eval_accuracy if ok and last else None,
-            eval_loss=last.eval_loss if ok and last else None,
+            value=counted.accuracy if counted else None,
+            eval_loss=counted.loss if counted else None,
             epochs_run=self.epoch,
             curve=tuple(map(_finite, self.curve)),
-            correct=correct,
+            correct=counted.correct if counted else b"",
             parameters=sum(own),
             message=message,
             test_reads=self.test_reads,

@@ -21,7 +21,7 @@ class Asked:
         self._seed, self._study, self._store = sweep.seed, study, store
         self._sampler = make_sampler(sweep.sampler)
         last = -1
-        for suggestion in store.load(study.task, study.adapter):
+        for suggestion in store.load(study.name):
             trial, last = search_trial(study, suggestion.values), suggestion.index
             if trial.key != suggestion.key:
                 self._refuse(suggestion)
@@ -34,12 +34,14 @@ class Asked:
         """The next configuration, on disk before anyone hears of it; None if there is none left."""
         study, index = self._study, self._index
         history = [self._observe(key, rows.get(key), key in failed) for key in self.trials]
-        identity = (self._seed, study.suite, study.backbone, study.name, index)
+        # Without the protocol: where a sampler does not learn, both try the same configurations.
+        name = f"{study.task}/{study.adapter}"
+        identity = (self._seed, study.suite, study.backbone, name, index)
         values = propose(self._sampler, study.space, history, *identity)
         if values is None:
             return None
         trial = search_trial(study, values)
-        self._store.record(study.task, study.adapter, Suggestion(index, values, trial.key))
+        self._store.record(study.name, Suggestion(index, values, trial.key))
         self.trials[trial.key] = trial
         self._index += 1
         return trial
@@ -58,7 +60,7 @@ class Asked:
         return Observation(values, row.status, row.value, row.epochs_run)
 
     def _refuse(self, suggestion: Suggestion) -> None:
-        path = self._store.path(self._study.task, self._study.adapter, suggestion.index)
+        path = self._store.path(self._study.name, suggestion.index)
         raise SweepConflict(
             f"the suggestion '{path}' belongs to trial {suggestion.key}, which study "
             f"'{self._study.name}' can no longer make: its data, weights, recipe or fixed fields "

@@ -25,6 +25,8 @@ class Suggestion:
 class AskStore:
     """`<root>/<task>--<adapter>/<index>.json`, one small file per suggestion, whole or absent.
 
+    Studies go by their names (`Study.name`).
+
     A sampler's answer depends on what had finished when it was asked; without these files an
     interrupted sweep would ask for other configurations than the ones it had begun.
     """
@@ -32,13 +34,13 @@ class AskStore:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def load(self, task: str, adapter: str) -> list[Suggestion]:
+    def load(self, study: str) -> list[Suggestion]:
         """The suggestions of one study by index; `LedgerError` names a file that is damaged."""
-        return [_read(path) for path in sorted(self._folder(task, adapter).glob("*.json"))]
+        return [_read(path) for path in sorted(self._folder(study).glob("*.json"))]
 
-    def record(self, task: str, adapter: str, suggestion: Suggestion) -> None:
+    def record(self, study: str, suggestion: Suggestion) -> None:
         """Put one suggestion on the disk; `LedgerError` if the folder cannot be written."""
-        path = self.path(task, adapter, suggestion.index)
+        path = self.path(study, suggestion.index)
         content = json.dumps(asdict(suggestion), indent=1, allow_nan=False)
         try:
             make_folder(path.parent)
@@ -49,12 +51,12 @@ class AskStore:
                 "Free space or permissions, then run the same command again."
             ) from error
 
-    def path(self, task: str, adapter: str, index: int) -> Path:
+    def path(self, study: str, index: int) -> Path:
         """The file of one suggestion."""
-        return self._folder(task, adapter) / f"{index:05d}.json"
+        return self._folder(study) / f"{index:05d}.json"
 
-    def _folder(self, task: str, adapter: str) -> Path:
-        return self.root / f"{quote(task, safe='')}--{quote(adapter, safe='')}"
+    def _folder(self, study: str) -> Path:
+        return self.root / "--".join(quote(part, safe="") for part in study.split("/"))
 
 
 def _read(path: Path) -> Suggestion:

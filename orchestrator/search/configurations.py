@@ -29,8 +29,9 @@ def search_trial(study: Study, values: Mapping[str, Any]) -> Trial:
         recipe=study.recipe.with_values(recipe),
         seed=SEARCH_SEED,
         stage="search",
-        data=study.data.search,
+        data=_readable(study, "search"),
         weights=study.weights,
+        protocol=study.protocol,
     )
 
 
@@ -41,9 +42,14 @@ def searched_values(study: Study, trial: Trial) -> dict[str, Any]:
 
 
 def again(study: Study, trial: Trial, stage: Stage, seed: int) -> Trial:
-    """The same configuration in another stage with another seed; `final` reads every split."""
-    data = study.data.final if stage == "final" else study.data.search
-    return replace(trial, stage=stage, seed=seed, data=data)
+    """The same configuration in another stage with another seed."""
+    return replace(trial, stage=stage, seed=seed, data=_readable(study, stage))
+
+
+def _readable(study: Study, stage: Stage) -> str:
+    """Fingerprint of what a stage reads: every split if it is `final` or the protocol leaks."""
+    every = stage == "final" or study.protocol != "honest"
+    return study.data.final if every else study.data.search
 
 
 def _like(default: Any, value: Any) -> Any:

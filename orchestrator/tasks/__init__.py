@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from orchestrator.errors import unknown
 from orchestrator.spec import Suite
+from orchestrator.tasks.fewshot import FEWSHOT
+from orchestrator.tasks.fgvc import FGVC
 from orchestrator.tasks.mini import MINI
+from orchestrator.tasks.vtab import VTAB
 
-SUITES: Mapping[str, Suite] = {row.name: row for row in (MINI,)}
+SUITES: Mapping[str, Suite] = {row.name: row for row in (MINI, VTAB, FGVC, FEWSHOT)}
 
 
 def suite(name: str) -> Suite:
-    """The suite of that name; `InvalidInput` with the alternatives otherwise."""
-    if name not in SUITES:
-        raise unknown("suite", name, SUITES)
-    return SUITES[name]
+    """The suite of that name, or of a person's YAML file at that path.
+
+    A path ends in .yaml or .yml, or has a slash. Raises `InvalidInput` with the alternatives for an
+    unknown name, or with everything that is wrong in the file.
+    """
+    if name in SUITES:
+        return SUITES[name]
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        from orchestrator.tasks.own import read_suite  # loads pydantic, which names do not need
+
+        return read_suite(Path(name))
+    raise unknown("suite", name, [*SUITES, "PATH.yaml (your own)"])

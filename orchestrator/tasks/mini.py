@@ -33,6 +33,8 @@ MINI = Suite(
     sampler="grid",
     stopping="asha",
     replicate=2,
+    layout="mini",
+    side=32,
     spaces={
         "linear": {"lr": [0.01, 0.05]},
         "efft2": {"scale": [0.01, 0.1, 1.0, 10.0, 100.0], "rank": 8, "init": "vv"},

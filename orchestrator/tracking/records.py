@@ -64,6 +64,8 @@ def study_record(result: TrialResult) -> RunRecord:
     """The run above all trials of the study to which `result` belongs."""
     trial = result.trial
     note = f"All trials of {trial.adapter} on {trial.task} with backbone {trial.backbone}."
+    if trial.leaks:
+        note += " LEAKS: as in the published scripts, choices were made on the test split."
     return RunRecord(
         key=study_key(trial.study),
         name=trial.study,
@@ -74,6 +76,7 @@ def study_record(result: TrialResult) -> RunRecord:
             "task": trial.task,
             "adapter": trial.adapter,
             "backbone": trial.backbone,
+            "protocol": trial.protocol,
             NOTE: note,
         },
         params={},
@@ -113,13 +116,13 @@ def study_summary(rows: Iterable[TrialResult]) -> dict[str, float]:
     """Counts, the best full-length validation accuracy and the mean test accuracy so far."""
     rows = list(rows)
     full = [row for row in rows if row.status == "finished" and row.value is not None]
-    val = [row.value or 0.0 for row in full if row.trial.stage != "final"]
-    test = [row.value or 0.0 for row in full if row.trial.stage == "final"]
     summary = sweep_summary(rows)
-    if val:
-        summary["val/best_accuracy"] = max(val)
-    if test:
-        summary["test/mean_accuracy"] = statistics.fmean(test)
+    for stage_final, what in ((False, "best_accuracy"), (True, "mean_accuracy")):
+        own = [row for row in full if (row.trial.stage == "final") == stage_final]
+        values = [row.value or 0.0 for row in own]
+        if values:
+            value = statistics.fmean(values) if stage_final else max(values)
+            summary[f"{_split(own[0])}/{what}"] = value
     return summary
 
 
@@ -138,7 +141,10 @@ def milliseconds(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-_SWEEP_TAGS = ("suite", "backbone", "sampler", "stopping", "trials", "seeds", "replicate", "seed")
+_SWEEP_TAGS = (
+    *("suite", "backbone", "protocols", "sampler", "stopping", "trials", "seeds", "replicate"),
+    "seed",
+)
 
 
 def _trial_tags(result: TrialResult) -> dict[str, str]:
@@ -152,6 +158,7 @@ def _trial_tags(result: TrialResult) -> dict[str, str]:
         "backbone": trial.backbone,
         "seed": trial.seed,
         "stage": trial.stage,
+        "protocol": trial.protocol,
         "status": result.status,
         "config": trial.config,
         "stopping": result.stopping,
@@ -207,7 +214,10 @@ def _trial_measures(result: TrialResult) -> Iterator[Measure]:
 
 
 def _split(result: TrialResult) -> str:
-    return "test" if result.trial.stage == "final" else "val"
+    """Names the metrics by what was read: `leaking_test` where choices saw it."""
+    if result.trial.leaks:
+        return "leaking_test"
+    return "test" if result.trial.reads_test else "val"
 
 
 def _text(value: Any) -> str:

@@ -290,9 +290,55 @@ def test_a_finished_sweep_is_complete_and_an_interrupted_one_is_not(full: Summar
 @pytest.mark.parametrize("rows", [[], interrupted(sweep_results()), sweep_results()])
 def test_a_summary_is_json(rows: list[TrialResult]) -> None:
     text = json.dumps(asdict(summarise(rows, SWEEP, SUITE)), allow_nan=False)
-    assert json.loads(text)["suite_tasks"] == 4
+    assert len(json.loads(text)["suite_tasks"]) == 4
 
 
 def test_a_task_that_the_suite_lacks_is_refused() -> None:
     with pytest.raises(InvalidInput, match="digitz"):
         summarise([], replace(SWEEP, tasks=("digitz",)), SUITE)
+
+
+def paper_row(
+    params: dict[str, float], value: float | None, stage: Stage = "search", seed: int = 0
+) -> TrialResult:
+    of = trial("digits", "lora", params, stage=stage, seed=seed, protocol="paper")
+    return result(of, value, eval_loss=0.5)
+
+
+def test_protocols_never_mix() -> None:
+    """B is best on test, A on val; each protocol sees its own rows only."""
+    honest = [row(A, 0.8), row(B, 0.7), *seeds(A, "final", [0.60, 0.61, 0.62])]
+    paper = [paper_row(A, 0.6), paper_row(B, 0.9)]
+    paper += [paper_row(B, value, "final", seed) for seed, value in enumerate((0.7, 0.8, 0.9), 1)]
+    summary = summarise([*paper, *honest], ONE, SUITE)
+    (found,) = summary.studies
+    assert (summary.protocol, summary.leaks, found.protocol) == ("honest", False, "honest")
+    assert (summary.chosen_on, summary.score) == ("val", "val accuracy")
+    assert (found.configurations, found.test.values) == (2, (0.60, 0.61, 0.62))
+    assert found.winner is not None and found.winner.config == config(A)
+    assert (summary.run.trials, summary.run.test_reads, summary.run.leaks) == (5, 3, 0)
+    summary = summarise([*paper, *honest], ONE, SUITE, "paper")
+    (found,) = summary.studies
+    assert (summary.protocol, summary.leaks, found.protocol) == ("paper", True, "paper")
+    assert (summary.chosen_on, summary.score) == ("test", "test accuracy, best epoch")
+    assert found.winner is not None and found.winner.config == config(B)
+    assert found.winner.search_value == 0.9
+    assert (found.test.values, found.missing) == ((0.7, 0.8, 0.9), "")
+    assert found.name == paper[0].trial.study != honest[0].trial.study
+    assert (summary.run.trials, summary.run.test_reads) == (5, 25)
+    assert summary.run.leaks == 0, "leaking by design is not breaking the protocol"
+
+
+def test_a_seed_states_its_last_epoch_too() -> None:
+    (found,) = study([row(A, 0.8), *seeds(A, "final", [0.6])]).finals
+    assert found.last == found.value == 0.6
+    rows = [paper_row(A, 0.8), paper_row(A, 0.6, "final", 1), paper_row(A, None, "final", 2)]
+    rows[2] = replace(rows[2], status="diverged", curve=())
+    first, second = summarise(rows, ONE, SUITE, "paper").studies[0].finals
+    assert (first.value, first.last) == (0.6, pytest.approx(0.59))
+    assert (second.value, second.last) == (None, None)
+
+
+def test_an_unknown_protocol_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="unknown protocol 'papr'"):
+        summarise([], ONE, SUITE, "papr")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import html
 import json
 import os
@@ -15,12 +16,30 @@ import pytest
 from scipy import stats
 
 from orchestrator.analysis.aggregate import summarise
-from orchestrator.analysis.report import MAX_LISTED, count, duration, percent, render, write_report
+from orchestrator.analysis.report import (
+    MAX_LISTED,
+    Extras,
+    count,
+    duration,
+    percent,
+    points,
+    render,
+    write_report,
+)
 from orchestrator.errors import InvalidInput
 from orchestrator.selection import winner
-from orchestrator.spec import Stage, Suite, Sweep, Task, TrialResult
+from orchestrator.spec import Stage, Suite, Sweep, Task, TrialResult, study_name
+from orchestrator.tasks.vtab import VTAB
 from tests.analysis.page import Element, check
-from tests.analysis.synthetic import PARAMETERS, SUITE, SWEEP, interrupted, result, sweep_results
+from tests.analysis.synthetic import (
+    PARAMETERS,
+    SUITE,
+    SWEEP,
+    benchmark_results,
+    interrupted,
+    result,
+    sweep_results,
+)
 
 ROOT = Path(__file__).parents[2]
 COMMAND = "orchestrate sweep mini --trials 12"
@@ -29,8 +48,9 @@ COMMAND = "orchestrate sweep mini --trials 12"
 def page(
     rows: Sequence[TrialResult], sweep: Sweep = SWEEP, suite: Suite = SUITE, **more: Any
 ) -> str:
-    given = {"command": COMMAND, "registry": "runs/mini/registry", "failures": {}} | more
-    return render(summarise(rows, sweep, suite), rows, **given)
+    extras = Extras(**{"command": COMMAND, "registry": "runs/mini/registry", **more})
+    main, *others = (summarise(rows, sweep, suite, protocol) for protocol in sweep.protocols)
+    return render(main, rows, extras, *others)
 
 
 @pytest.fixture(scope="module")
@@ -243,8 +263,11 @@ def test_a_diverged_seed_is_counted_and_listed(rows: list[TrialResult]) -> None:
         hit = of.study == "digits/efft2" and of.stage != "search" and of.seed == 2
         return result(of, None, status="diverged") if hit else row
 
+    own = [row for row in rows if row.trial.study == "digits/efft2"]
+    best = winner(own)
+    kept = [row for row in own if row.trial.stage != "replicate" or row.trial.config == best]
     sweep = replace(SWEEP, tasks=("digits",), adapters=("efft2",))
-    tree = check(page([broken(row) for row in rows], sweep))
+    tree = check(page([broken(row) for row in kept], sweep))
     assert "digits/efft2: final seed 2 diverged" in tree.text
     cells = line(table_of(tree, "digits"), "efft2")
     assert cells[2].endswith("2 of 3 seeds")
@@ -368,3 +391,155 @@ def test_durations_in_words(seconds: float, words: str) -> None:
 def test_numbers_in_words() -> None:
     assert (percent(0.92345), percent(0.92345, 2), percent(None)) == ("92.3", "92.34", "–")
     assert (count(8192), count(0), count(None)) == ("8,192", "0", "–")
+
+
+BOTH = replace(SWEEP, protocols=("honest", "paper"))
+LEAKING = replace(SWEEP, protocols=("paper",))
+
+
+@pytest.fixture(scope="module")
+def paper_rows() -> list[TrialResult]:
+    return sweep_results("paper")
+
+
+def ids(tree: Element) -> set[str]:
+    return {e.attributes["id"] for e in tree.walk() if "id" in e.attributes}
+
+
+def test_a_page_of_paper_alone_says_so_at_its_very_top(paper_rows: list[TrialResult]) -> None:
+    tree = check(page(paper_rows, LEAKING))
+    assert tree.all("title")[0].text.startswith("LEAKS: selected on the test split")
+    first = next(child for child in tree.all("main")[0].children if isinstance(child, Element))
+    assert first.attributes["class"] == "note leaks"
+    assert first.text.startswith("LEAKS: selected on the test split.")
+    heads = [cell.text for cell in table_of(tree, "digits").all("th")]
+    assert heads[2:-2] == ["test, search", "test, best epoch, by seed"]
+    assert "inflation" not in ids(tree) and "Test accuracy chose nothing" not in tree.text
+    assert "val accuracy" not in tree.text.lower() and "top 2 replicated" not in tree.text
+    assert "The test split chose configurations and epochs." in tree.text
+    reads = sum(row.test_reads for row in paper_rows)
+    assert f"It was read {reads:,} times, in {len(paper_rows)} trials." in tree.text
+    labels = [svg.attributes["aria-label"] for svg in tree.all("svg")]
+    assert any("Test accuracy, best epoch of lora against scale" in label for label in labels)
+    assert "It warns: this winner was chosen on the test split." in tree.text
+
+
+def test_an_honest_page_never_speaks_of_leaks(full: Element, full_text: str) -> None:
+    assert "LEAKS" not in full_text and "paper" not in ids(full) | {full.all("title")[0].text}
+    assert not {"inflation", "papers", "notices"} & ids(full)
+
+
+def test_a_page_of_both_is_the_honest_one_with_the_difference(
+    rows: list[TrialResult], paper_rows: list[TrialResult], full: Element
+) -> None:
+    tree = check(page([*slim(rows), *paper_rows], BOTH))
+    assert "LEAKS" not in tree.text
+    heads = len(SWEEP.tasks) + 3
+    assert tree.find("headline").cells()[:heads] == full.find("headline").cells()[:heads]
+    for adapter in SWEEP.adapters:
+        ours = np.mean([values(rows, task, adapter, "final") for task in SWEEP.tasks])
+        theirs = np.mean([
+            row.value or 0 for row in paper_rows
+            if row.trial.stage == "final" and row.trial.adapter == adapter
+        ])  # fmt: skip
+        gap = 100 * (theirs - ours)
+        assert line(tree.find("inflation"), adapter) == [
+            f"{100 * ours:.1f}", f"{100 * theirs:.1f}", f"{gap:+.1f}", "+1.0", f"{gap - 1:+.1f}",
+        ]  # fmt: skip
+    assert [cells[0] for cells in tree.find("inflation-tasks").cells()][1:] == list(SWEEP.tasks)
+    assert all("+1.0 epochs" in cell for cell in line(tree.find("inflation-tasks"), "digits"))
+    assert "are in none of the figures but those labelled so" in tree.text
+
+
+def test_both_protocols_with_one_unfinished(rows: list[TrialResult]) -> None:
+    tree = check(page(slim(rows), BOTH))
+    assert "No study has a final seed under both protocols yet." in tree.text
+    missing = {item.text for item in tree.all("li")}
+    assert f"{study_name('digits', 'lora', 'paper')}: not started" in missing
+    assert "9 / 9" in tree.text, "the honest studies are complete"
+
+
+def benchmark_page(sweep: Sweep, **more: Any) -> Element:
+    return check(page(benchmark_results(sweep, VTAB), sweep, VTAB, **more))
+
+
+VTAB_SWEEP = replace(
+    SWEEP, suite="vtab", tasks=VTAB.default_tasks, adapters=("lora", "efft2", "hta"), spaces={},
+    backbone=VTAB.backbone,
+)  # fmt: skip
+FEW = replace(VTAB_SWEEP, tasks=("cifar", "kitti"), adapters=("lora",))
+
+
+def test_the_papers_layout_stands_beside_the_published_lines() -> None:
+    tree = benchmark_page(VTAB_SWEEP)
+    table = tree.find("papers")
+    heads, *body = table.cells()[1:]
+    assert len(heads) == 1 + 19 + 3 + 2 + 1
+    assert all(len(cells) in (1, len(heads)) for cells in body)
+    names = [cells[0] for cells in body]
+    assert names[0].startswith("This sweep, vit_base_patch16_224.orig_in21k mean over 3 seeds")
+    assert names[1:4] == ["lora", "efft2", "hta"]
+    assert "arXiv 2311.06749" in names[4] and names[5:8] == ["full", "linear", "lora"]
+    (published,) = [cells for cells in body if cells[0] == "efft2 r16"]
+    assert (published[1], published[-1]) == ("72.1", "0.144")
+    (with_head,) = [cells for cells in body if cells[0] == "hta" and cells[-1].endswith("ʰ")]
+    assert with_head[-1] == "0.220ʰ"
+    (gap,) = [cells for cells in body if cells[0] == "hta − HTA paper"]
+    assert (gap[1], gap[-5], gap[-1]) == (f"{42.0 - 76.6:+.1f}", f"{78.0 - 47.3:+.1f}", "")
+    (ours,) = [cells for cells in body if cells[0] == "hta" and "±" in cells[1]]
+    assert ours[1] == "42.0 ±2.5"
+    assert "of another backbone" not in tree.text
+    assert "headline" in ids(tree), "the table with tasks as rows stays"
+
+
+def test_published_figures_of_another_backbone_are_called_so() -> None:
+    tree = benchmark_page(replace(FEW, backbone="vit_mini"))
+    assert "The published figures are of another backbone than this sweep's vit_mini" in tree.text
+
+
+def test_an_unfinished_line_has_dashes() -> None:
+    cells = benchmark_page(FEW).find("papers").cells()
+    (ours,) = [row for row in cells if row[0] == "lora" and "±" in row[1]]
+    assert ours.count("–") == 17 + 3 + 2
+    assert not [row for row in cells if "− EFFT paper" in row[0]]
+
+
+def test_notices_stand_at_the_top_and_apply_to_comparisons() -> None:
+    notices = ["cifar has 900 <train> images, the benchmark 800", "kitti lacks 3 test images"]
+    tree = benchmark_page(FEW, notices=notices)
+    assert [item.text for item in tree.find("notices").all("li")] == notices
+    assert "The notice at the top of this page applies to every comparison." in tree.text
+
+
+def test_test_images_are_those_counted() -> None:
+    def told(counts: dict[str, dict[str, int]], suite: Suite = SUITE) -> str:
+        sweep = replace(SWEEP, tasks=("digits",), adapters=("linear",))
+        tree = check(page([], sweep, suite, counts=counts))
+        (cells,) = [c for c in tree.find("headline").cells() if c[0].startswith("digits")]
+        return cells[0]
+
+    assert told({}) == "digits 10 classes, 1,000 test images"
+    assert told({"digits": {"train": 800, "test": 997}}) == "digits 10 classes, 997 test images"
+    bare = replace(SUITE, tasks=tuple(Task(t.name, t.group, t.classes) for t in SUITE.tasks))
+    assert told({}, bare) == "digits 10 classes"
+    assert told({"digits": {"test": 5}}, bare) == "digits 10 classes, 5 test images"
+
+
+def test_contact_sheets_are_in_the_page(rows: list[TrialResult]) -> None:
+    sheets = {"digits": b"\x89PNG\r\n\x1a\n<sheet>", "unknown": b"\x89PNG"}
+    sweep = replace(SWEEP, tasks=("digits",), adapters=("linear",))
+    tree = check(page(rows, sweep, sheets=sheets))
+    (image,) = tree.all("img")
+    assert base64.b64decode(image.attributes["src"].split(",")[1]) == sheets["digits"]
+    assert image.attributes["loading"] == "lazy"
+    assert image.attributes["alt"] == "Contact sheet of digits: images of the train split"
+    (figure,) = [e for e in tree.all("figure") if e.all("img")]
+    assert "train split" in figure.all("figcaption")[0].text
+    everything = list(tree.walk())
+    heads = [e.text for e in everything[: everything.index(image)] if e.tag == "h3"]
+    assert heads[-1] == "digits", "in the task's part of the studies"
+
+
+def test_differences_in_words() -> None:
+    found = [points(value) for value in (0.0123, -0.0123, -0.0001, None)]
+    assert found == ["+1.2", "-1.2", "+0.0", "–"]

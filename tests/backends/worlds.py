@@ -29,7 +29,7 @@ def host_plan(out: Path, data: Path, lease: str, **changes: Any) -> HostPlan:
 
 def trial(data: Path, seed: int = 0, stage: Stage = "search", **recipe: Any) -> Trial:
     """A linear probe; `recipe` are recipe fields."""
-    identity = prepare_task(SUITE.name, SUITE.task(TASK), data)
+    identity = prepare_task(SUITE, SUITE.task(TASK), data).identity
     return Trial(
         suite=SUITE.name,
         task=TASK,

@@ -15,33 +15,20 @@ import pyarrow as pa
 import pytest
 
 from orchestrator.data import arrow
-from orchestrator.data.manifest import Manifest
+from orchestrator.data.manifest import Manifest, SplitRecord
+from orchestrator.data.origins import Made
 from orchestrator.data.prepare import prepare
-from orchestrator.data.sources import SOURCES, Source, prepare_task
 from orchestrator.data.splits import SearchData, Split, open_final, open_search
-from orchestrator.data.store import default_root, identity, verify
-from orchestrator.errors import DataError, InvalidInput
+from orchestrator.data.store import check, default_root, identity
+from orchestrator.errors import DataError
 from orchestrator.spec import Task
+from tests.data.toys import COUNTS, SIDE, SUITE, TASK, Arrays, Toy, made, stored
 from tests.imports import ROOT
-
-TASK = Task("dots", "structured", classes=4, train=12, val=5, test=7)
-Arrays = dict[str, tuple[Any, Any]]
-
-
-def made() -> Arrays:
-    random = np.random.default_rng(3)
-    return {
-        name: (
-            random.integers(0, 256, (count, 6, 8, 3)).astype(np.uint8),
-            random.integers(0, 4, count),
-        )
-        for name, count in (("train", 12), ("val", 5), ("test", 7))
-    }
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    prepare("toy", TASK, made, tmp_path)
+    stored(tmp_path)
     return tmp_path
 
 
@@ -52,15 +39,16 @@ def test_splits_come_back_as_they_were_made(root: Path) -> None:
         np.testing.assert_array_equal(split.labels, wanted[name][1])
         assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.int64)
         assert len(split) == len(wanted[name][1])
-    both = np.concatenate((wanted["train"][0], wanted["val"][0]))
-    np.testing.assert_array_equal(final.train.images, both)
-    np.testing.assert_array_equal(final.train.labels[12:], wanted["val"][1])
+    for split, name in zip(final.train, ("train", "val"), strict=True):
+        np.testing.assert_array_equal(split.images, wanted[name][0])
+        np.testing.assert_array_equal(split.sizes, [[SIDE, SIDE]] * COUNTS[name])
 
 
 def test_nobody_can_change_a_split(root: Path) -> None:
     final = open_final("toy", TASK, root)
-    for split in (open_search("toy", TASK, root).train, final.train, final.test):
-        for array in (split.images, split.labels):
+    for split in (open_search("toy", TASK, root).train, *final.train, final.test):
+        assert isinstance(split, Split)
+        for array in (split.images, split.labels, split.sizes):
             with pytest.raises(ValueError, match="read-only"):
                 array[0] = 0
 
@@ -71,10 +59,9 @@ def test_images_are_views_of_the_mapped_file(root: Path) -> None:
     assert not images.flags.owndata
     assert pa.total_allocated_bytes() == before
     batch = pa.ipc.open_file(pa.memory_map(str(root / "toy/dots/train.arrow"))).get_batch(0)
-    assert batch.schema.names == ["image", "label"]
-    assert batch.schema.types == [pa.binary(6 * 8 * 3), pa.int32()]
-    metadata = {b"version": b"1", b"height": b"6", b"width": b"8", b"classes": b"4"}
-    assert batch.schema.metadata == metadata
+    assert batch.schema.names == ["image", "label", "size"]
+    assert batch.schema.types == [pa.binary(6 * 6 * 3), pa.int32(), pa.list_(pa.int32(), 2)]
+    assert batch.schema.metadata == {b"version": b"2", b"side": b"6", b"classes": b"4"}
 
 
 def test_search_is_given_no_test_split_and_no_way_to_one(root: Path) -> None:
@@ -92,8 +79,8 @@ def test_search_is_given_no_test_split_and_no_way_to_one(root: Path) -> None:
 
 
 def test_equal_input_gives_equal_bytes_and_fingerprints(root: Path, tmp_path: Path) -> None:
-    again = prepare("toy", TASK, made, tmp_path / "again")
-    assert again == identity("toy", TASK, root)
+    again = stored(tmp_path / "again")
+    assert again.identity == identity("toy", TASK, root)
     for name in ("train.arrow", "val.arrow", "test.arrow", "manifest.json"):
         one, other = (place / "toy/dots" / name for place in (root, tmp_path / "again"))
         assert one.read_bytes() == other.read_bytes()
@@ -108,27 +95,38 @@ def test_fingerprints_follow_the_content(name: str, part: int, root: Path) -> No
         array.flat[-1] = 3 - array.flat[-1] % 4
         return arrays
 
-    before, after = identity("toy", TASK, root), prepare("other", TASK, changed, root)
+    before, after = identity("toy", TASK, root), stored(root, changed, version="v2").identity
     assert (before.search != after.search) == (name != "test")
     assert (before.test != after.test) == (name == "test")
     train = open_search("toy", TASK, root).train
-    assert train.fingerprint == arrow.fingerprint(train.images, train.labels)
+    assert train.fingerprint == arrow.fingerprint(train.images, train.labels, train.sizes)
 
 
-def test_a_fingerprint_tells_shapes_apart() -> None:
+def test_a_fingerprint_tells_shapes_and_sizes_apart() -> None:
     images, labels = made()["train"]
-    other = images.reshape(12, 8, 6, 3)
-    assert arrow.fingerprint(images, labels) != arrow.fingerprint(other, labels)
+    sizes = np.full((12, 2), 6, np.int32)
+    one = arrow.fingerprint(images, labels, sizes)
+    assert one != arrow.fingerprint(images.reshape(12, 4, 9, 3), labels, sizes)
+    assert one != arrow.fingerprint(images, labels, sizes + 1)
+
+
+@pytest.mark.parametrize("change", [{"side": 8}, {"view": "centre"}, {"classes": 5}])
+def test_what_is_seen_of_an_image_is_part_of_the_identity(change: dict[str, Any]) -> None:
+    splits = {name: SplitRecord(1, 1, name) for name in ("train", "val", "test")}
+    manifest = Manifest("2", "s", 4, 6, "whole", splits)
+    other = replace(manifest, **change).identity
+    assert manifest.identity.search != other.search
+    assert manifest.identity.test != other.test
 
 
 def test_it_is_made_once(root: Path) -> None:
     def never() -> Arrays:
         raise AssertionError("made twice")
 
-    assert prepare("toy", TASK, never, root) == identity("toy", TASK, root)
+    assert stored(root, never).identity == identity("toy", TASK, root)
     (root / "toy/.dots.lock").unlink()
     (root / "toy").chmod(0o500)
-    prepare("toy", TASK, never, root)  # what is there needs no permission to write
+    stored(root, never)  # what is there needs no permission to write
     (root / "toy").chmod(0o700)
 
 
@@ -140,10 +138,14 @@ def test_another_source_or_another_task_makes_it_again(root: Path) -> None:
         return made()
 
     old = open_search("toy", TASK, root)
-    prepare("toy", TASK, make, root, source="v2")
-    prepare("toy", TASK, make, root, source="v2")
-    prepare("toy", replace(TASK, classes=5), make, root, source="v2")
+    stored(root, make, version="v2")
+    stored(root, make, version="v2")
+    assert len(calls) == 1
+    other = replace(TASK, classes=5)
+    prepare(SUITE, other, Toy(task=other, make=make, version="v2"), root)
     assert len(calls) == 2
+    prepare(replace(SUITE, view="centre"), other, Toy(task=other, make=make, version="v2"), root)
+    assert len(calls) == 3
     np.testing.assert_array_equal(old.val.images, made()["val"][0])  # mapped files stay readable
     assert sorted(path.name for path in (root / "toy").iterdir()) == [".dots.lock", "dots"]
     with pytest.raises(DataError, match="as the suite describes it"):
@@ -166,22 +168,22 @@ BAD = {
     "integers in 0…3": lambda a: a["test"][1].__setitem__(0, 4),
     "labels that are not integers": lambda a: a.update(val=(a["val"][0], a["val"][1] + 0.5)),
     "uint8": lambda a: a.update(val=(a["val"][0].astype(np.float32), a["val"][1])),
-    "(N, H, W, 3)": lambda a: a.update(val=(a["val"][0][..., 0], a["val"][1])),
-    "differ in image size": lambda a: a.update(val=(a["val"][0][:, :3], a["val"][1])),
+    "(N, side, side, 3)": lambda a: a.update(val=(a["val"][0][..., 0], a["val"][1])),
+    "(5, 3, 6, 3)": lambda a: a.update(val=(a["val"][0][:, :3], a["val"][1])),
 }
 
 
 @pytest.mark.parametrize("words", BAD)
-def test_a_source_that_breaks_its_promise_leaves_nothing(words: str, tmp_path: Path) -> None:
+def test_an_origin_that_breaks_its_promise_is_never_read(words: str, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
-        prepare("toy", TASK, broken(BAD[words]), tmp_path)
+        stored(tmp_path, broken(BAD[words]))
     assert words in str(caught.value)
-    assert [path.name for path in (tmp_path / "toy").iterdir()] == [".dots.lock"]
+    assert not (tmp_path / "toy" / "dots").exists()
 
 
 def test_negative_labels_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="integers in 0…3"):
-        prepare("toy", TASK, broken(lambda a: a["val"][1].__setitem__(0, -1)), tmp_path)
+        stored(tmp_path, broken(lambda a: a["val"][1].__setitem__(0, -1)))
 
 
 @pytest.mark.parametrize("manifest", [None, b"", b"{}", b"[1]", b"null"])
@@ -193,11 +195,11 @@ def test_a_folder_without_a_valid_manifest_is_never_read(
         path.unlink()
     else:
         path.write_bytes(manifest)
-    for read in (identity, verify, open_search, open_final):
+    for read in (identity, check, open_search, open_final):
         with pytest.raises(DataError, match=r"'toy/dots' is not prepared.*Run the sweep again"):
             read("toy", TASK, root)
-    prepare("toy", TASK, made, root)
-    verify("toy", TASK, root)
+    stored(root)
+    check("toy", TASK, root)
 
 
 def test_a_manifest_edited_by_hand_is_not_valid(root: Path) -> None:
@@ -221,16 +223,16 @@ def test_a_torn_file_is_named_with_what_to_do(name: str, root: Path) -> None:
         for use in (
             lambda: open_search("toy", TASK, root),
             lambda: open_final("toy", TASK, root),
-            lambda: verify("toy", TASK, root),
-            lambda: prepare("toy", TASK, made, root),
+            lambda: check("toy", TASK, root),
+            lambda: stored(root),
         ):
             with pytest.raises(DataError, match=rf"{path}' is damaged.*Delete the folder.*again"):
                 use()
         path.touch()
     path.unlink()
     shutil.rmtree(path.parent)
-    prepare("toy", TASK, made, root)
-    verify("toy", TASK, root)
+    stored(root)
+    check("toy", TASK, root)
 
 
 def test_damage_that_keeps_the_size_is_found(root: Path) -> None:
@@ -242,7 +244,7 @@ def test_damage_that_keeps_the_size_is_found(root: Path) -> None:
     path.write_bytes(bytes(pixel))
     open_search("toy", TASK, root)  # not read in full
     with pytest.raises(DataError, match="another fingerprint"):
-        verify("toy", TASK, root)
+        check("toy", TASK, root)
     path.write_bytes(b"?" * len(whole))
     with pytest.raises(DataError, match="damaged"):
         open_search("toy", TASK, root)
@@ -252,7 +254,8 @@ def test_labels_out_of_range_are_found_on_opening(root: Path) -> None:
     folder = root / "toy/dots"
     images, labels = made()["val"]
     (folder / "val.arrow").unlink()
-    arrow.write(folder / "val.arrow", images, labels + 4, 4)
+    sizes = np.full((len(labels), 2), SIDE, np.int32)
+    arrow.write_pixels(folder / "val.arrow", images, labels + 4, sizes, 4)
     with pytest.raises(DataError, match="labels outside 0…3"):
         open_search("toy", TASK, root)
 
@@ -266,8 +269,7 @@ def test_an_absent_task_is_not_prepared(tmp_path: Path) -> None:
 PREPARING = """
 import sys, time
 from pathlib import Path
-from orchestrator.data.prepare import prepare
-from tests.data.test_store import TASK, made
+from tests.data.toys import made, stored
 
 def make():
     with open(sys.argv[2], "a") as log:
@@ -275,7 +277,7 @@ def make():
     time.sleep(0.5)
     return made()
 
-print(prepare("toy", TASK, make, Path(sys.argv[1])).search)
+print(stored(Path(sys.argv[1]), make).identity.search)
 """
 
 
@@ -296,9 +298,7 @@ def test_threads_wait_for_one_another_too(tmp_path: Path) -> None:
         calls.append(1)
         return made()
 
-    threads = [
-        threading.Thread(target=prepare, args=("toy", TASK, make, tmp_path)) for _ in range(4)
-    ]
+    threads = [threading.Thread(target=stored, args=(tmp_path, make)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -306,21 +306,29 @@ def test_threads_wait_for_one_another_too(tmp_path: Path) -> None:
     assert len(calls) == 1
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    code = (
-        "import os, signal, sys\nfrom pathlib import Path\n"
-        "from orchestrator.data import manifest, prepare\n"
-        "from tests.data.test_store import TASK, made\n"
-        "manifest.Manifest.write = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "prepare.prepare('toy', TASK, made, Path(sys.argv[1]))\n"
-    )
-    run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, cwd=ROOT)
-    assert run.returncode == -9
-    left = [path for path in (tmp_path / "toy").iterdir() if path.is_dir()]
-    assert len(left) == 1
-    assert len(list(left[0].iterdir())) == 3
-    prepare("toy", TASK, made, tmp_path)
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from orchestrator.data import manifest, prepare
+from tests.data.toys import stored
+prepare.%s = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+stored(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "left"), [("_require_space", 0), ("write_whole", 1), ("_replace", 4)]
+)
+def test_what_a_killed_process_left_is_taken_up(moment: str, left: int, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED % moment, str(tmp_path)]
+    assert subprocess.run(command, check=False, cwd=ROOT).returncode == -9
+    with pytest.raises(DataError, match="not prepared"):
+        open_search("toy", TASK, tmp_path)
+    assert len(list((tmp_path / "toy/.dots.draft").iterdir())) == left
+    stored(tmp_path)
+    check("toy", TASK, tmp_path)
     assert sorted(path.name for path in (tmp_path / "toy").iterdir()) == [".dots.lock", "dots"]
+    assert len(list((tmp_path / "toy/dots").iterdir())) == 4
 
 
 def test_too_little_space_is_said_before_anything_is_written(
@@ -329,14 +337,15 @@ def test_too_little_space_is_said_before_anything_is_written(
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2**40, 2**40, 2**19))
     with pytest.raises(DataError, match=r"only 0 MiB are free.*ORCHESTRATE_DATA"):
-        prepare("toy", TASK, made, tmp_path)
-    assert [path.name for path in (tmp_path / "toy").iterdir()] == [".dots.lock"]
+        stored(tmp_path)
+    assert not (tmp_path / "toy" / "dots").exists()
+    assert not list(tmp_path.rglob("*.arrow"))
 
 
 def test_a_root_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"file/store.*ORCHESTRATE_DATA"):
-        prepare("toy", TASK, made, tmp_path / "file" / "store")
+        stored(tmp_path / "file" / "store")
 
 
 def test_the_default_root_follows_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,23 +355,17 @@ def test_the_default_root_follows_the_variable(monkeypatch: pytest.MonkeyPatch) 
     assert default_root() == Path.home() / ".cache/orchestrate/data"
 
 
-def test_the_code_that_makes_a_suite_is_part_of_its_source(
+def test_the_code_that_makes_a_suite_is_part_of_its_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = tmp_path / "toymaker"
     package.mkdir()
-    code = "from tests.data.test_store import made\ndef make(task):\n    return made()\n"
+    code = "from tests.data.toys import made\ndef make(task):\n    return made()\n"
     (package / "__init__.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
-    source = Source("toymaker", ("numpy",))
-    monkeypatch.setitem(SOURCES, "toy", source)  # type: ignore[arg-type]
-    first = source.state()
-    known = prepare_task("toy", TASK, tmp_path / "root")
-    assert known == identity("toy", TASK, tmp_path / "root")
+    origin = Made("toymaker", ("numpy",), TASK)
+    first = origin.state("train")
+    known = prepare(SUITE, TASK, origin, tmp_path / "root")
+    assert known.identity == identity("toy", TASK, tmp_path / "root")
     (package / "__init__.py").write_text(code + "# changed\n")
-    assert source.state() != first
-
-
-def test_a_suite_without_a_source_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match=r"unknown suite 'minni'.*Did you mean 'mini'"):
-        prepare_task("minni", TASK, tmp_path)
+    assert origin.state("train") != first

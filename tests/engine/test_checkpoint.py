@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from orchestrator.engine.checkpoint import path_of
+from orchestrator.engine.group import Group
+from orchestrator.engine.training import Evaluation, Training
 from orchestrator.errors import CheckpointError
 from orchestrator.spec import Trial
 from tests.engine.worlds import assert_same, final_data, run, search_data, trial
@@ -70,6 +72,27 @@ def test_a_final_trial_resumes_without_another_look_at_test(tmp_path: Path) -> N
     assert resumed.results[one.key].test_reads == 1
     assert resumed.rungs == []
     assert_same(resumed, run([(one, final_data())]), one.key, to=1e-6)
+
+
+@pytest.mark.parametrize("stop_after", [49, 83, 109, 165])  # 64 images: 8 steps an epoch
+def test_the_best_evaluation_of_a_paper_trial_survives(
+    stop_after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+
+    def scripted(self: Group, trainings: Sequence[Training]) -> dict[str, Evaluation]:
+        epoch = trainings[0].epoch
+        read.append(epoch)
+        return {trainings[0].key: Evaluation(1 / epoch, 0.5 / epoch, bytes([1, 0, epoch]))}
+
+    monkeypatch.setattr(Group, "evaluate", scripted)
+    pair = trial("linear", protocol="paper", epochs=22), final_data()
+    run([pair], keeping=tmp_path, stop_after=stop_after)
+    result = run([pair], keeping=tmp_path).results[pair[0].key]
+    assert read == [10, 20, 22]
+    assert result.test_reads == 3
+    assert (result.value, result.eval_loss) == (0.05, 0.1)
+    assert result.correct == bytes([1, 0, 10])
 
 
 def _flip(position: float) -> Callable[[Path], object]:

@@ -41,10 +41,26 @@ FAMILIES: dict[str, Sequence[Trial]] = {
         trial("linear", {}, 4, lr=999.0, weight_decay=999.0, drop_path=0.1, epochs=30, **OTHER),
     ),
 }  # fmt: skip
+CROPPED = {"augment": "crop_flip"}
+FAMILIES["lora, cropped"] = (
+    trial("lora", {"rank": 2, "dropout": 0.3}, 1, drop_path=0.3, **CROPPED),
+    trial("lora", {"rank": 6, "alpha": 24.0}, 1, weight_decay=0.1, **CROPPED, **OTHER),
+    trial("lora", {"rank": 1}, 3, epochs=4, warmup_epochs=2, **CROPPED),
+    trial("lora", {"rank": 3}, 4, lr=999.0, weight_decay=900.0, **CROPPED, **OTHER),
+)
+FAMILIES["linear, cropped"] = (
+    trial("linear", {}, 1, lr=1e-2, **CROPPED),
+    trial("linear", {}, 1, weight_decay=0.5, **CROPPED, **OTHER),
+    trial("linear", {}, 3, lr=1e-3, schedule="timm_epoch", **CROPPED),
+    trial("linear", {}, 4, lr=999.0, weight_decay=999.0, epochs=30, **CROPPED, **OTHER),
+)
 
 
 def data_of(one: Trial) -> SearchData:
-    return search_data(one.task, 4, 44) if one.task == "grey" else search_data(one.task, 7, 33)
+    """Two tasks; an evaluation sees all of the one's images, the middle of the other's."""
+    if one.task == "grey":
+        return search_data(one.task, 4, 44)
+    return search_data(one.task, 7, 33, "centre")
 
 
 def alone_and_together(trials: Sequence[Trial]) -> tuple[Any, Any]:
@@ -77,6 +93,18 @@ def test_the_company_test_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     alone, together = alone_and_together(trials)
     with pytest.raises(AssertionError):
         assert_same(together, alone[trials[0].key], trials[0].key)
+
+
+@pytest.mark.parametrize("adapter", ["lora", "linear"])
+def test_cropped_trials_see_other_images_but_are_evaluated_alike(adapter: str) -> None:
+    still = {"lr": 1e-9, "warmup_lr": 1e-9}
+    plain, cropped = trial(adapter, {}, 1, **still), trial(adapter, {}, 1, **still, **CROPPED)
+    seen = run([(one, data_of(one)) for one in (plain, cropped)])
+    one, other = (seen.results[some.key].curve[0] for some in (plain, cropped))
+    assert abs(one.loss - other.loss) > 1e-4 or adapter == "linear"  # whose head begins at 0
+    assert one.eval_loss == pytest.approx(other.eval_loss, abs=1e-5)
+    tensors = [seen.tensors[some.key]["head.weight"] for some in (plain, cropped)]
+    assert not torch.equal(*tensors)
 
 
 def test_divergence_names_the_step_and_is_the_record() -> None:

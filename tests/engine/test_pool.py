@@ -10,9 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from adapters import AdapterError, LoRA, attach
+from orchestrator.data.splits import EncodedSplit, Part, Split
+from orchestrator.engine import feed
 from orchestrator.engine import group as group_module
+from orchestrator.engine.batches import Batch, epoch_order, training_batch
+from orchestrator.engine.feed import DeviceSplit, Normaliser
 from orchestrator.engine.group import Group
 from orchestrator.engine.pool import AtRung, Pool
+from orchestrator.engine.training import Evaluation, Training
+from orchestrator.engine.views import centre
 from orchestrator.errors import DataError
 from orchestrator.spec import Recipe
 from tests.engine.worlds import (
@@ -22,6 +28,7 @@ from tests.engine.worlds import (
     WatchedPool,
     assert_same,
     backbone,
+    encoded,
     final_data,
     run,
     search_data,
@@ -116,6 +123,187 @@ def test_other_stages_evaluate_every_epoch_on_val(stage: str) -> None:
     assert all(point.eval_accuracy is not None for point in result.curve)
 
 
+def test_search_cannot_be_given_a_test_split() -> None:
+    pool = Pool(backbone(), CPU)
+    for one in (trial(), trial(stage="replicate")):
+        with pytest.raises(ValueError, match="under 'honest' do not read FinalData"):
+            pool.add(one, final_data())
+    for one in (trial(stage="final"), trial(protocol="paper")):
+        with pytest.raises(ValueError, match="do not read SearchData"):
+            pool.add(one, DATA)
+    assert len(pool) == 0
+
+
+@pytest.mark.parametrize("view", ["whole", "centre"])
+@pytest.mark.parametrize("adapter", ["lora", "linear"])
+def test_an_encoded_test_split_is_evaluated_as_its_pixels(
+    adapter: str, view: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "_READ", 8)
+    monkeypatch.setattr(Group, "_chunk", lambda self, trials: 4)
+    data = final_data()
+    pixels = replace(data.test, view=view, sizes=np.full((TEST, 2), 32, np.int32))
+    assert isinstance(pixels, Split)
+    trials = [trial(adapter, {}, seed, stage="final", lr=1e-2) for seed in (1, 2)]
+    seen = [
+        run([(one, replace(data, test=test)) for one in trials])
+        for test in (pixels, encoded(pixels))
+    ]
+    for one in trials:
+        assert_same(*seen, one.key, to=1e-6)
+        assert len(set(seen[0].results[one.key].correct)) == 2
+
+
+def test_a_streamed_test_split_is_decoded_once_for_all_trials() -> None:
+    data, parts = final_data(), []
+    original = EncodedSplit.part
+
+    def counting(self: EncodedSplit, start: int, stop: int) -> Part:
+        parts.append(start)
+        return original(self, start, stop)
+
+    data = replace(data, test=encoded(data.test))  # type: ignore[arg-type]  # pixels
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EncodedSplit, "part", counting)
+        pool = WatchedPool(backbone(), CPU)
+        for seed in (1, 2, 3):
+            pool.add(trial(stage="final", seed=seed), data)
+        while len(pool):
+            pool.advance()
+    assert parts == [0]
+    assert (pool._splits, pool._streams) == ({}, {})
+
+
+Seen = list[tuple[Tensor, Tensor | None]]
+
+
+def _looks(monkeypatch: pytest.MonkeyPatch) -> Seen:
+    """Boxes and flips of every batch of 8 or 16 images, and of every evaluation of VAL."""
+    seen: Seen = []
+    original = Normaliser.__call__
+
+    def noting(
+        self: Normaliser, images: Tensor, boxes: Tensor, flips: Tensor | None = None
+    ) -> Tensor:
+        seen.append((boxes, flips))
+        return original(self, images, boxes, flips)
+
+    monkeypatch.setattr(Normaliser, "__call__", noting)
+    return seen
+
+
+def test_training_looks_at_drawn_crops_and_evaluation_at_its_view(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen, data = _looks(monkeypatch), search_data(view="centre")
+    one, two = (trial(seed=seed, epochs=1, warmup_epochs=0, augment="crop_flip") for seed in (1, 2))
+    run([(one, data), (two, data)])
+    assert [len(boxes) for boxes, _ in seen] == [16] * 5 + [VAL]
+    for step, (boxes, flips) in enumerate(seen[:5], start=1):
+        for index, some in enumerate((one, two)):
+            order = epoch_order(len(data.train), some.seed, 0)[8 * (step - 1) : 8 * step]
+            held = DeviceSplit.of([data.train], CPU)
+            expected = training_batch(held, order, "crop_flip", some.seed, step)
+            own = slice(8 * index, 8 * index + 8)
+            assert torch.equal(boxes[own], expected.boxes)
+            assert flips is not None
+            assert torch.equal(flips[own], expected.flips)
+    boxes, flips = seen[5]
+    assert torch.equal(boxes, centre(torch.from_numpy(data.val.sizes.copy())))
+    assert flips is None
+
+
+def test_cropped_trials_do_not_make_others_resample(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = _looks(monkeypatch)
+    run([(trial(seed=1, augment="crop_flip"), DATA), (trial(seed=2), DATA)])
+    assert {len(boxes) for boxes, _ in seen} == {8, VAL}
+
+
+def test_final_training_on_two_splits_equals_training_on_both_as_one() -> None:
+    data, one = final_data(), trial(stage="final", augment="crop_flip", drop_path=0.2)
+    joined = Split(
+        *(
+            np.concatenate([getattr(part, name) for part in data.train])
+            for name in ("images", "labels", "sizes")
+        ),
+        "joined",
+    )
+    seen = [run([(one, replace(data, train=train))]) for train in (data.train, (joined,))]
+    assert_same(*seen, one.key, to=0)
+    assert not np.isclose(
+        seen[0].results[one.key].curve[0].loss,
+        run([(one, replace(data, train=data.train[:1]))]).results[one.key].curve[0].loss,
+        atol=1e-4,
+    )
+
+
+PAPER = {"protocol": "paper", "lr": 0.03}
+
+
+@pytest.mark.parametrize("stage", ["search", "replicate", "final"])
+@pytest.mark.parametrize(
+    ("epochs", "read"), [(3, [3]), (10, [10]), (20, [10, 20]), (23, [10, 20, 23])]
+)
+def test_a_paper_trial_reads_test_every_tenth_epoch_and_at_its_end(
+    stage: str, epochs: int, read: list[int]
+) -> None:
+    one = trial("linear", stage=stage, epochs=epochs, **PAPER)
+    seen = run([(one, final_data())], pauses=(1, 10))
+    result = seen.results[one.key]
+    assert [p.epoch for p in result.curve if p.eval_accuracy is not None] == read
+    assert (result.test_reads, result.epochs_run, seen.rungs) == (len(read), epochs, [])
+    assert (one.key in seen.kept) == (stage == "final")
+
+
+def _evaluations(monkeypatch: pytest.MonkeyPatch, found: list[Evaluation]) -> None:
+    coming = iter(found)
+
+    def scripted(self: Group, trainings: list[Training]) -> dict[str, Evaluation]:
+        return {training.key: next(coming) for training in trainings}
+
+    monkeypatch.setattr(Group, "evaluate", scripted)
+
+
+@pytest.mark.parametrize(("protocol", "counted"), [("paper", 1), ("honest", 3)])
+def test_what_counts_is_the_first_best_of_paper_and_the_last_of_honest(
+    protocol: str, counted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [
+        Evaluation(loss, accuracy, bytes([index]))
+        for index, (loss, accuracy) in enumerate([(0.1, 0.4), (3.0, 0.7), (0.2, 0.7), (0.3, 0.6)])
+    ]
+    _evaluations(monkeypatch, found)
+    if protocol == "paper":
+        pair = trial("linear", epochs=31, protocol="paper"), final_data()
+    else:
+        pair = trial("linear", epochs=4), DATA  # type: ignore[assignment]
+    result = run([pair]).results[pair[0].key]
+    expected = found[counted]
+    assert (result.value, result.eval_loss) == (expected.accuracy, expected.loss)
+    assert result.correct == expected.correct
+    assert [p.eval_accuracy for p in result.curve if p.eval_loss] == [0.4, 0.7, 0.7, 0.6]
+
+
+def test_a_diverged_paper_trial_has_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    _evaluations(monkeypatch, [Evaluation(0.1, 0.9, b"1"), Evaluation(float("nan"), 0.1, b"0")])
+    one = trial("linear", epochs=30, protocol="paper")
+    result = run([(one, final_data())]).results[one.key]
+    assert (result.status, result.value, result.eval_loss) == ("diverged", None, None)
+    assert (result.correct, result.test_reads, result.epochs_run) == (b"", 2, 20)
+
+
+def test_paper_trials_share_a_stack_with_honest_ones() -> None:
+    pairs = [
+        (trial("lora", {}, 1, epochs=12, protocol="paper"), final_data()),
+        (trial("lora", {}, 2, stage="final", epochs=11), final_data()),
+        (trial("lora", {}, 3), DATA),
+    ]
+    together = run(pairs)
+    for one, data in pairs:
+        assert_same(together, run([(one, data)]), one.key)
+    assert [together.results[one.key].test_reads for one, _ in pairs] == [2, 1, 0]
+
+
 def test_a_test_split_is_not_kept_on_the_device() -> None:
     pool = WatchedPool(backbone(), CPU)
     data = final_data()
@@ -146,9 +334,9 @@ def test_the_last_incomplete_batch_is_dropped(monkeypatch: pytest.MonkeyPatch) -
     taken: list[list[int]] = []
     original = group_module.take
 
-    def noting(splits: list[object], indices: list[Tensor]) -> tuple[Tensor, Tensor]:
-        taken.append(indices[0].tolist())
-        return original(splits, indices)  # type: ignore[arg-type]
+    def noting(splits: list[object], batches: list[Batch]) -> tuple[Tensor, Tensor]:
+        taken.append(batches[0].indices.tolist())
+        return original(splits, batches)  # type: ignore[arg-type]
 
     monkeypatch.setattr(group_module, "take", noting)
     run([(trial(epochs=2), DATA)])
@@ -204,10 +392,7 @@ def test_evaluation_does_not_depend_on_the_chunks(
     trials = [trial(adapter, {}, seed) for seed in (1, 2)]
     expected = run([(one, DATA) for one in trials])
 
-    def small(self: Group, split: object, trials: int) -> list[slice]:
-        return [slice(start, start + 3) for start in range(0, VAL, 3)]
-
-    monkeypatch.setattr(Group, "_chunks", small)
+    monkeypatch.setattr(Group, "_chunk", lambda self, trials: 3)
     found = run([(one, DATA) for one in trials])
     for one in trials:
         assert_same(found, expected, one.key)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
+from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
 from adapters.base import Tensors
 from orchestrator.backbones import HALF, Backbone
-from orchestrator.data.splits import FinalData, SearchData, Split
+from orchestrator.data.splits import EncodedSplit, FinalData, SearchData, Split
 from orchestrator.engine.pool import AtRung, Ended, Keeping, Pool
 from orchestrator.engine.training import Training
 from orchestrator.spec import DataIdentity, Recipe, Task, Trial, TrialResult
@@ -31,21 +34,37 @@ def backbone(**options: Any) -> Backbone:
     return Backbone("tiny", model.eval().requires_grad_(False), "w" * 64, 32, HALF)
 
 
-def split(name: str, count: int, classes: int) -> Split:
+def split(name: str, count: int, classes: int, view: str = "whole") -> Split:
     """Noise over a shade of grey that tells the class, so that there is something to learn."""
     rng = np.random.default_rng(sum(map(ord, name)))
     labels = rng.permutation(np.arange(count) % classes)
     noise = rng.integers(0, 120, (count, 32, 32, 3))
     images = (noise + (labels * 135 // max(classes - 1, 1))[:, None, None, None]).astype(np.uint8)
-    return Split(images, labels.astype(np.int64), name)
+    sizes = rng.integers(20, 90, (count, 2)).astype(np.int32)
+    for array in (images, sizes):
+        array.flags.writeable = False
+    return Split(images, labels.astype(np.int64), sizes, name, view)
 
 
-def search_data(name: str = "grey", classes: int = 4, train: int = TRAIN) -> SearchData:
+def encoded(pixels: Split) -> EncodedSplit:
+    """The same images as PNG files, in batches of seven, decoded when they are read."""
+    files = []
+    for image in pixels.images:
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "PNG")
+        files.append(file.getvalue())
+    columns = tuple(pa.array(files[i : i + 7], pa.large_binary()) for i in range(0, len(files), 7))
+    return EncodedSplit(columns, pixels.labels, f"{pixels.fingerprint}-files", 32, pixels.view)
+
+
+def search_data(
+    name: str = "grey", classes: int = 4, train: int = TRAIN, view: str = "whole"
+) -> SearchData:
     task = Task(name, "natural", classes, train, VAL, TEST)
     return SearchData(
         task,
-        split(f"{name}-train", train, classes),
-        split(f"{name}-val", VAL, classes),
+        split(f"{name}-train", train, classes, view),
+        split(f"{name}-val", VAL, classes, view),
         f"{name}-search",
     )
 
@@ -54,7 +73,7 @@ def final_data(name: str = "grey", classes: int = 4) -> FinalData:
     task = Task(name, "natural", classes, TRAIN, VAL, TEST)
     return FinalData(
         task,
-        split(f"{name}-all", TRAIN + VAL, classes),
+        (split(f"{name}-train", TRAIN, classes), split(f"{name}-val", VAL, classes)),
         split(f"{name}-test", TEST, classes),
         DataIdentity("s", "t"),
     )
@@ -63,8 +82,8 @@ def final_data(name: str = "grey", classes: int = 4) -> FinalData:
 def trial(
     adapter: str = "lora", params: Mapping[str, Any] | None = None, seed: int = 0, **changes: Any
 ) -> Trial:
-    """A search trial of `grey`; `changes` are recipe fields, or `task` and `stage`."""
-    own = {"task": "grey", "stage": "search"}
+    """A search trial of `grey`; `changes` are recipe fields, or `task`, `stage`, `protocol`."""
+    own = {"task": "grey", "stage": "search", "protocol": "honest"}
     own |= {name: changes.pop(name) for name in list(changes) if name in own}
     return Trial(
         suite="tests", backbone="tiny", adapter=adapter, params=params or {}, seed=seed,

@@ -364,7 +364,7 @@ def test_suggestions_of_another_sweep_are_refused(tmp_path: Path) -> None:
 
 def test_damaged_suggestions_and_unknown_names_are_refused(tmp_path: Path) -> None:
     machine(tmp_path).run(results=2)
-    AskStore(tmp_path).path("hard", "efft2", 0).write_text("{")
+    AskStore(tmp_path).path("hard/efft2", 0).write_text("{")
     with pytest.raises(LedgerError, match=r"hard--efft2/00000\.json"):
         machine(tmp_path)
     for changes in ({"sampler": "tp"}, {"stopping": "hyperband"}):

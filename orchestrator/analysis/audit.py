@@ -1,0 +1,265 @@
+"""The proof, from the ledger alone, that choices never saw the test split.
+
+Nothing here trusts the programme that wrote the rows: the checks use what each row states of itself
+(what it could read, how often it read test, where its curve was evaluated) and choose again with
+`orchestrator.selection`. Rows are the ledger's, whose seals say that nobody edited them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from orchestrator.selection import winner
+from orchestrator.spec import DataIdentity, Sweep, TrialResult
+
+Rows = Sequence[TrialResult]
+Identities = Mapping[str, DataIdentity]
+"""Task → the fingerprints that the folder's sweep recorded."""
+MAX_LISTED = 20
+"""Breaches and notes beyond this many are counted, not printed."""
+
+
+@dataclass(frozen=True)
+class Breach:
+    """A row that breaks a check, and how; `key` names its fragment in the ledger."""
+
+    study: str
+    stage: str
+    seed: int
+    key: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check over `rows` rows. `notes` are worth knowing and break nothing."""
+
+    letter: str
+    title: str
+    rows: int
+    breaches: tuple[Breach, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether no row breaks it."""
+        return not self.breaches
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Every check. `honest` and `paper` count the rows of the two protocols."""
+
+    checks: tuple[Check, ...]
+    honest: int
+    paper: int
+
+    @property
+    def clean(self) -> bool:
+        """Whether no choice that the sweep reports as honest saw the test split.
+
+        Rows of the protocol `paper` leak by design and do not count against honest ones beside
+        them; alone they prove nothing, and the audit is not clean.
+        """
+        return all(check.ok for check in self.checks) and not (self.paper and not self.honest)
+
+    def lines(self) -> list[str]:
+        """The audit for people: a verdict, then each check with what breaks it."""
+        return [self._verdict(), *(line for check in self.checks for line in _lines(check))]
+
+    def _verdict(self) -> str:
+        broken = [check.letter for check in self.checks if not check.ok]
+        if broken:
+            return f"NOT CLEAN: broken in {', '.join(broken)}, of {self.honest} honest trials"
+        if not self.honest:
+            only = "only trials of the protocol paper, which choose on the test split"
+            return f"NOT CLEAN: {only}" if self.paper else "nothing to audit: the ledger is empty"
+        return f"clean: in {self.honest} honest trials no choice saw the test split"
+
+
+def audit(results: Iterable[TrialResult], sweep: Sweep, data: Identities | None = None) -> Audit:
+    """Checks all of `results` (the whole ledger of the folder of `sweep`).
+
+    `data` are the identities that the folder's sweep recorded (`SweepFile.data`); with them the
+    fingerprints in the rows are compared with those, otherwise only with each other.
+    """
+    rows = sorted(results, key=lambda row: (row.trial.study, row.started, row.key))
+    honest = [row for row in rows if not row.trial.leaks]
+    known = data or {}
+    choosing = [row for row in honest if row.trial.stage != "final"]
+    finals = [row for row in honest if row.trial.stage == "final"]
+    reading = [row for row in rows if row.trial.reads_test]
+    paper = [row for row in rows if row.trial.leaks]
+    checks = (
+        _choices_read_no_test(choosing, reading, known),
+        _finals_read_test_once(finals, known),
+        _winners_chosen_on_val(honest),
+        _one_read_each(finals),
+        _other_images(choosing, finals),
+        _labelled(paper, sweep),
+    )
+    return Audit(checks, len(honest), len(paper))
+
+
+def _choices_read_no_test(choosing: Rows, reading: Rows, known: Identities) -> Check:
+    with_test = {(row.trial.task, row.trial.data) for row in reading}
+    usual = _usual(choosing)
+
+    def why(row: TrialResult) -> str:
+        task, found = row.trial.task, row.trial.data
+        wanted = known[task].search if task in known else usual[task]
+        if row.test_reads:
+            return f"read test {row.test_reads} time{'s' if row.test_reads > 1 else ''}"
+        if (task, found) in with_test:
+            return f"its data {found[:12]} is that of trials that read test"
+        if found != wanted:
+            return f"its data is {found[:12]}, not train and val ({wanted[:12]})"
+        return ""
+
+    title = "search and replicate trials had train and val only, and never read test"
+    return Check("a", title, len(choosing), _breaches(choosing, why))
+
+
+def _usual(rows: Rows) -> dict[str, str]:
+    """Task → the fingerprint that most of its rows carry (the smallest of equally many)."""
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        counts[row.trial.task][row.trial.data] += 1
+    return {task: min(found, key=lambda one: (-found[one], one)) for task, found in counts.items()}
+
+
+def _finals_read_test_once(finals: Rows, known: Identities) -> Check:
+    def why(row: TrialResult) -> str:
+        task, found = row.trial.task, row.trial.data
+        if task in known and found != known[task].final:
+            return f"its data is {found[:12]}, not every split ({known[task].final[:12]})"
+        # A final trial that diverged has nothing to evaluate: it may not have come to reading.
+        if row.test_reads > 1 or (row.test_reads == 0 and row.status != "diverged"):
+            return f"read test {row.test_reads} times, not once"
+        seen = [point.epoch for point in row.curve if point.eval_accuracy is not None]
+        seen_loss = [point.epoch for point in row.curve if point.eval_loss is not None]
+        early = sorted({*seen, *seen_loss} - {row.trial.recipe.epochs})
+        if early:
+            return f"its curve was evaluated at epoch {', '.join(map(str, early))}"
+        if row.status == "finished" and not seen:
+            return "its curve lacks the evaluation at the last epoch"
+        return ""
+
+    title = "final trials read test once, at their last epoch"
+    return Check("b", title, len(finals), _breaches(finals, why))
+
+
+def _winners_chosen_on_val(honest: Rows) -> Check:
+    """Choosing again from the rows; a former winner is one that the rows before its final chose."""
+    breaches: list[Breach] = []
+    notes: list[str] = []
+    checked = 0
+    for rows in _by_study(honest).values():
+        finals = [row for row in rows if row.trial.stage == "final"]
+        checked += len(finals)
+        now = winner(rows)
+        for row in finals:
+            if row.trial.config == now:
+                continue
+            if row.trial.config in _winners_then(rows, row):
+                notes.append(f"{_name(row)} also read test: chosen on val at that time")
+            else:
+                breaches.append(_breach(row, "its configuration is not the one chosen on val"))
+    title = "the configurations that read test are those chosen on val"
+    return Check("c", title, checked, tuple(breaches), tuple(notes))
+
+
+def _winners_then(rows: Rows, final: TrialResult) -> set[str | None]:
+    """What selection on val chose when the final trial began.
+
+    By the rows that had ended, and by those that had begun: the hosts' clocks may differ by more
+    than lies between an end and the next begin, but hardly by a whole training.
+    """
+    ended = [row for row in rows if row.finished <= final.started]
+    begun = [row for row in rows if row.started < final.started]
+    return {winner(ended), winner(begun)}
+
+
+def _one_read_each(finals: Rows) -> Check:
+    reads: Counter[tuple[str, ...]] = Counter()
+    for row in finals:
+        reads[_read_of(row)] += row.test_reads
+
+    def why(row: TrialResult) -> str:
+        found = reads[_read_of(row)]
+        return f"this configuration and seed read test {found} times" if found > 1 else ""
+
+    title = "no configuration read test twice with one seed"
+    return Check("d", title, len(finals), _breaches(finals, why))
+
+
+def _read_of(row: TrialResult) -> tuple[str, ...]:
+    of = row.trial
+    return of.suite, of.backbone, of.study, of.config, str(of.seed)
+
+
+def _other_images(choosing: Rows, finals: Rows) -> Check:
+    """By the number of images each row was evaluated on, and by what it could read."""
+    lengths: defaultdict[str, Counter[int]] = defaultdict(Counter)
+    for row in choosing:
+        if row.correct:
+            lengths[row.trial.task][len(row.correct)] += 1
+    tested = {(row.trial.task, len(row.correct), row.trial.data) for row in finals if row.correct}
+
+    def why(row: TrialResult) -> str:
+        task, images = row.trial.task, len(row.correct)
+        if not images:
+            return ""
+        usual = min(lengths[task], key=lambda one: (-lengths[task][one], one))
+        if images != usual:
+            return f"compared on {images} images, the task's other trials on {usual}"
+        if (task, images, row.trial.data) in tested:
+            return f"compared on {images} images of the same data as final trials"
+        return ""
+
+    title = "configurations were compared on one set of images, and not on the test images"
+    return Check("e", title, len(choosing), _breaches(choosing, why))
+
+
+def _labelled(paper: Rows, sweep: Sweep) -> Check:
+    title = "trials of the protocol paper are labelled: they choose on the test split, by design"
+    studies = len({row.trial.study for row in paper})
+    reads = sum(row.test_reads for row in paper)
+    notes = [f"{len(paper)} trials of {studies} studies leak: they read test {reads} times"]
+    if "paper" not in sweep.protocols:
+        notes.append("this sweep no longer asks for the protocol paper; none of them is reported")
+    return Check("f", title, len(paper), (), tuple(notes) if paper else ())
+
+
+def _breaches(rows: Rows, why: Callable[[TrialResult], str]) -> tuple[Breach, ...]:
+    return tuple(_breach(row, reason) for row in rows if (reason := why(row)))
+
+
+def _breach(row: TrialResult, why: str) -> Breach:
+    return Breach(row.trial.study, row.trial.stage, row.trial.seed, row.key, why)
+
+
+def _by_study(rows: Rows) -> dict[tuple[str, str, str], list[TrialResult]]:
+    """By suite, backbone and study: a ledger may hold more than its sweep asks for."""
+    groups: defaultdict[tuple[str, str, str], list[TrialResult]] = defaultdict(list)
+    for row in rows:
+        groups[row.trial.suite, row.trial.backbone, row.trial.study].append(row)
+    return groups
+
+
+def _name(row: TrialResult) -> str:
+    of = row.trial
+    return f"{of.study} {of.stage} seed {of.seed} ({row.key[:12]})"
+
+
+def _lines(check: Check) -> list[str]:
+    verdict = "ok" if check.ok else "BROKEN"
+    lines = [f"({check.letter}) {verdict}: {check.title} ({check.rows} trials)"]
+    found = [f"{b.study} {b.stage} seed {b.seed} ({b.key}): {b.why}" for b in check.breaches]
+    for some in (found, list(check.notes)):
+        lines += [f"    {line}" for line in some[:MAX_LISTED]]
+        if len(some) > MAX_LISTED:
+            lines.append(f"    and {len(some) - MAX_LISTED} more")
+    return lines

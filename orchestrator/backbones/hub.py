@@ -1,0 +1,68 @@
+"""The weights file of a timm tag: from the local Hugging Face cache, or else the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
+
+_GOOGLE = "https://storage.googleapis.com/vit_models/imagenet21k"
+_ORIGINALS = {
+    "vit_base_patch16_224.orig_in21k": f"{_GOOGLE}/ViT-B_16.npz",
+    "vit_base_patch32_224.orig_in21k": f"{_GOOGLE}/ViT-B_32.npz",
+    "vit_large_patch16_224.orig_in21k": f"{_GOOGLE}/ViT-L_16.npz",
+    "vit_large_patch32_224.orig_in21k": f"{_GOOGLE}/ViT-L_32.npz",
+    "vit_huge_patch14_224.orig_in21k": f"{_GOOGLE}/ViT-H_14.npz",
+}
+"""Tag → the authors' own file, where timm does not record it."""
+
+
+def hub_file(tag: str) -> Path:
+    """The weights of a tag that timm knows; downloads them if they are not cached.
+
+    What is cached is taken as it is: no network is waited for, and a sweep keeps its weights.
+    `CheckpointError` that says which file to put where, if there is neither cache nor network.
+    """
+    import timm
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    config = timm.get_pretrained_cfg(tag)
+    assert config is not None, tag
+    if not config.hf_hub_id:
+        raise CheckpointError(
+            f"the weights of '{tag}' are not on the Hugging Face hub; {_by_hand(tag, config)}."
+        )
+    cached = try_to_load_from_cache(config.hf_hub_id, _file_name(config))
+    if isinstance(cached, str):
+        return Path(cached)
+    try:
+        return Path(hf_hub_download(config.hf_hub_id, _file_name(config)))
+    except Exception as error:  # of many unrelated types, which all mean: not to be had
+        raise CheckpointError(
+            f"the weights of '{tag}' are neither cached nor reachable ({type(error).__name__}); "
+            f"{_by_hand(tag, config)}."
+        ) from error
+
+
+def _by_hand(tag: str, config: PretrainedCfg) -> str:
+    """What to download elsewhere, and how to name it then."""
+    offers = []
+    if config.hf_hub_id:
+        file = _file_name(config)
+        offers.append(
+            f"{file} of https://huggingface.co/{config.hf_hub_id} and pass --backbone "
+            f"{tag}@/path/to/{file}"
+        )
+    original = config.url or _ORIGINALS.get(tag)
+    if isinstance(original, str) and original:
+        file = original.rpartition("/")[2]
+        offers.append(f"the original {original} and pass --backbone {tag}@/path/to/{file}")
+    return f"download {', or '.join(offers)}"
+
+
+def _file_name(config: PretrainedCfg) -> str:
+    return config.hf_hub_filename or "model.safetensors"

@@ -1,0 +1,124 @@
+"""Lists of images in text files: one `relative/path label` a line."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from orchestrator.data.layouts.tree import Entry, Tree, relative
+from orchestrator.data.listing import Item, Listing
+from orchestrator.data.manifest import SPLITS
+
+UNKNOWN = -1
+"""The label of an entry whose list states none."""
+
+
+def read_list(path: Path, classes: int, problems: list[str]) -> tuple[list[Entry], bytes]:
+    """The entries of a list, and the file's bytes. Blank lines, CRLF and a BOM are fine."""
+    text, data = read_text(path, problems)
+    if text is None:
+        return [], data
+    entries: list[Entry] = []
+    for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
+        if line and not line.isspace():
+            entry = _entry(f"{path}:{number}", line, classes, problems)
+            if entry is not None:
+                entries.append(entry)
+    if not entries:
+        problems.append(f"{path}: it lists no image.")
+    return entries, data
+
+
+def read_text(path: Path, problems: list[str]) -> tuple[str | None, bytes]:
+    """A UTF-8 file's text without its BOM, and its bytes; None, with a problem, if it has none."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        problems.append(f"{path}: this list is missing.")
+        return None, b""
+    except OSError as error:
+        problems.append(f"{path}: this list cannot be read ({error.strerror}).")
+        return None, b""
+    try:
+        return data.decode("utf-8-sig"), data
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        problems.append(f"{path}:{line}: this is not UTF-8 text; save the list as UTF-8.")
+        return None, data
+
+
+def label_of(text: str, classes: int, listed: str, problems: list[str]) -> int:
+    """The label that a list states; a problem unless it is an integer in 0…classes-1."""
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit()):
+        problems.append(f"{listed}: the label is {text!r:.60}, not an integer.")
+        return UNKNOWN
+    label = int(text) if len(digits) < 10 else 10**9
+    if not 0 <= label < classes:
+        problems.append(f"{listed}: the label is {text:.60}; allowed: 0…{classes - 1}.")
+    return label
+
+
+def plain_path(path: str, listed: str, problems: list[str]) -> str | None:
+    """The relative path in its plain form; None, with a problem, if it leaves its folder."""
+    plain = relative(path)
+    if plain is None:
+        problems.append(
+            f"{listed}: the path {path!r:.200} leaves its folder; only relative paths without '..' "
+            "are allowed."
+        )
+    return plain
+
+
+def make_listing(
+    tree: Tree,
+    splits: Mapping[str, Sequence[Entry]],
+    lists: Sequence[bytes],
+    problems: list[str],
+    classes: Sequence[str] = (),
+) -> Listing:
+    """The listing of entries that lie in one tree; `lists` is what they were read from."""
+    check_repeats(splits, problems)
+    items: dict[str, Sequence[Item]] = {
+        name: tree.items(splits.get(name, ()), problems) for name in SPLITS
+    }
+    return Listing(items, digest_of(lists), tuple(problems), tuple(classes))
+
+
+def without_items(problems: Sequence[str]) -> Listing:
+    """The listing of a task that cannot be found."""
+    return Listing(dict.fromkeys(SPLITS, ()), digest_of([]), tuple(problems))
+
+
+def digest_of(lists: Sequence[bytes]) -> str:
+    """SHA-256 (hex) of the lists, in order."""
+    state = hashlib.sha256()
+    for data in lists:
+        state.update(hashlib.sha256(data).digest())
+    return state.hexdigest()
+
+
+def check_repeats(splits: Mapping[str, Sequence[Entry]], problems: list[str]) -> None:
+    """A problem for every image that is listed twice, in one split or in two."""
+    seen: dict[str, tuple[str, str]] = {}
+    for name, entries in splits.items():
+        for entry in entries:
+            if entry.path not in seen:
+                seen[entry.path] = (name, entry.listed)
+            else:
+                split, listed = seen[entry.path]
+                where = "twice" if split == name else f"in both {split} and {name}"
+                problems.append(
+                    f"{entry.listed}: the image {entry.path!r} is listed {where} (first: {listed})."
+                )
+
+
+def _entry(listed: str, line: str, classes: int, problems: list[str]) -> Entry | None:
+    parts = line.strip().rsplit(None, 1)
+    if len(parts) < 2:
+        problems.append(f"{listed}: the line is {line!r:.200}, not 'relative/path label'.")
+        return None
+    label = label_of(parts[1], classes, listed, problems)
+    path = plain_path(parts[0], listed, problems)
+    return None if path is None else Entry(listed, path, label)

@@ -1,0 +1,82 @@
+"""A contact sheet of a task: what its training images look like, class by class."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from orchestrator.data.splits import Split, open_search
+from orchestrator.data.store import manifest_of
+from orchestrator.files import make_folder, write_whole
+from orchestrator.spec import Suite
+
+COLUMNS, ROWS, SIDE, MARGIN, TEXT = 10, 3, 96, 6, 16
+"""Images in a row, rows, and lengths in pixels: of an image, between images, under one."""
+
+
+def contact_sheet(split: Split, names: Sequence[str] = ()) -> bytes:
+    """PNG of up to 30 images of a split, spread over its classes, each with its class below.
+
+    `names` are the classes' names by label; without them the number stands there.
+    """
+    chosen = spread(split.labels, COLUMNS * ROWS)
+    rows = -(-len(chosen) // COLUMNS)
+    cell = SIDE + MARGIN
+    size = (COLUMNS * cell + MARGIN, rows * (cell + TEXT) + MARGIN)
+    sheet = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for place, index in enumerate(chosen):
+        left = MARGIN + place % COLUMNS * cell
+        top = MARGIN + place // COLUMNS * (cell + TEXT)
+        picture = Image.fromarray(np.asarray(split.images[index]))
+        sheet.paste(picture.resize((SIDE, SIDE), _filter(picture.width)), (left, top))
+        label = int(split.labels[index])
+        text = names[label] if label < len(names) else f"class {label}"
+        draw.text((left, top + SIDE + 1), _fitting(draw, text, font), "#444", font)
+    stream = io.BytesIO()
+    # 256 colours: a report holds one sheet per task, and this is a third of the size.
+    sheet.quantize(256, Image.Quantize.FASTOCTREE).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def write_sheets(folder: Path, suite: Suite, tasks: Sequence[str], root: Path) -> list[Path]:
+    """A contact sheet of each prepared task's train split, `<folder>/<task>.png`."""
+    make_folder(folder)
+    paths = []
+    for name in tasks:
+        task = suite.task(name)
+        names = manifest_of(suite.name, task, root).names
+        train = open_search(suite.name, task, root).train
+        paths.append(folder / f"{name}.png")
+        write_whole(paths[-1], contact_sheet(train, names))
+    return paths
+
+
+def spread(labels: np.ndarray[tuple[int], np.dtype[np.int64]], most: int) -> list[int]:
+    """Indices of up to `most` images, evenly over the classes, ordered by class then place."""
+    by_class = [np.flatnonzero(labels == label).tolist() for label in np.unique(labels)]
+    if len(by_class) > most:
+        by_class = [by_class[round(i)] for i in np.linspace(0, len(by_class) - 1, most)]
+    taken = [0] * len(by_class)
+    while sum(taken) < most and any(n < len(c) for n, c in zip(taken, by_class, strict=True)):
+        for place, members in enumerate(by_class):
+            if taken[place] < len(members) and sum(taken) < most:
+                taken[place] += 1
+    return [index for n, members in zip(taken, by_class, strict=True) for index in members[:n]]
+
+
+def _filter(width: int) -> Image.Resampling:
+    """Small images are shown as the pixels that they are."""
+    return Image.Resampling.NEAREST if width < SIDE else Image.Resampling.BICUBIC
+
+
+def _fitting(
+    draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+) -> str:
+    while len(text) > 1 and draw.textlength(text, font) > SIDE:
+        text = text[:-2] + "…" if text.endswith("…") else text[:-1] + "…"
+    return text

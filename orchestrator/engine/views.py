@@ -1,0 +1,156 @@
+"""What a network sees of an image: a box of the original, resampled to the backbone's side.
+
+Images are stored as squares, stretched from originals of any height and width. A box (top, left,
+height, width) is in fractions of the original, hence of the stored square as well. Boxes and flips
+are made on the CPU from a trial's own generator: the same on every device and in any company.
+
+Shapes: N images, S stored side.
+"""
+
+from __future__ import annotations
+
+from math import log
+
+import torch
+from torch import Tensor
+
+from orchestrator.errors import unknown
+
+AREAS = (0.08, 1.0)
+"""Of a random crop, in areas of the original (uniform)."""
+ASPECTS = (3 / 4, 4 / 3)
+"""Width over height of a random crop, in original pixels (uniform in the logarithm)."""
+CENTRE = 7 / 8
+"""Side of the central square, in shorter sides: 224 / 256 of the papers' Resize and CenterCrop."""
+WHOLE = torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64)
+"""The box of a whole image."""
+
+_ATTEMPTS = 10
+_SLICE = 64  # images resampled at once: bounds the memory of their weights
+
+
+def view_boxes(view: str, sizes: Tensor) -> Tensor:
+    """The boxes (N, 4) that an evaluation sees: those of `whole` or `centre`."""
+    makers = {"whole": whole, "centre": centre}
+    if view not in makers:
+        raise unknown("view", view, makers)
+    return makers[view](sizes)
+
+
+def whole(sizes: Tensor) -> Tensor:
+    """All of every image: boxes (N, 4) for sizes (N, 2), heights and widths in pixels."""
+    return WHOLE.repeat(len(sizes), 1)
+
+
+def centre(sizes: Tensor) -> Tensor:
+    """The middle square of 7/8 of the shorter side, not rounded to pixels; shapes as `whole`."""
+    extent = sizes.double()
+    side = CENTRE * extent.amin(1, keepdim=True)
+    return torch.cat([(extent - side) / 2 / extent, side / extent], dim=1)
+
+
+def random_crop(sizes: Tensor, generator: torch.Generator) -> Tensor:
+    """Random boxes of whole original pixels, distributed as torchvision's RandomResizedCrop.
+
+    The first of ten attempts that fits into the image; else the largest central box of an allowed
+    aspect. Shapes as `whole`. Source: `torchvision.transforms.RandomResizedCrop.get_params`.
+    """
+    extent = sizes.double()
+    uniform = torch.rand((4, _ATTEMPTS, len(sizes)), generator=generator, dtype=torch.float64)
+    area = (AREAS[0] + (AREAS[1] - AREAS[0]) * uniform[0]) * extent.prod(1)
+    low, high = map(log, ASPECTS)
+    aspect = torch.exp(low + (high - low) * uniform[1])
+    shape = torch.stack([(area / aspect).sqrt(), (area * aspect).sqrt()], dim=-1).round()
+    corner = (torch.stack([uniform[2], uniform[3]], dim=-1) * (extent - shape + 1)).floor()
+    fits = ((shape >= 1) & (shape <= extent)).all(-1)
+    first = fits.to(torch.uint8).argmax(0)
+    drawn = torch.cat([corner, shape], dim=-1)[first, torch.arange(len(sizes))]
+    boxes = torch.where(fits.any(0).unsqueeze(1), drawn, _central(extent))
+    return boxes / extent.repeat(1, 2)
+
+
+def flips(count: int, generator: torch.Generator) -> Tensor:
+    """Which images (count,) are mirrored left to right: each with probability 1/2."""
+    return torch.rand(count, generator=generator) < 0.5
+
+
+def resample(images: Tensor, boxes: Tensor, flip: Tensor, side: int) -> Tensor:
+    """Cuts out boxes and resizes them: bicubic (a = −1/2) with antialiasing, as Pillow does.
+
+    A pixel of the result is the normalised sum of the stored pixels whose centres lie inside the
+    box, under the kernel around its own centre, which is as much wider as the box is shrunk: so a
+    box of whole stored pixels comes out as if it had been cropped first.
+
+    Args:
+        images: (N, 3, S, S), any dtype, values in [0, 255].
+        boxes: (N, 4) fractions, on the CPU.
+        flip: (N,) bool, mirrors left to right; on the CPU.
+        side: of the result in pixels.
+
+    Returns:
+        (N, 3, side, side) fp32 in [0, 255].
+    """
+    stored = images.shape[-1]
+    top, left, height, width = boxes.unbind(1)
+    rows = torch.stack([top, height, top, height], dim=1)
+    # A mirrored row runs from the right edge to the left.
+    start, run = torch.where(flip, left + width, left), torch.where(flip, -width, width)
+    columns = torch.stack([start, run, left, width], dim=1)
+    if len(boxes) and (rows == rows[0]).all() and (columns == columns[0]).all():
+        wy, wx = (_weights(spans[:1], stored, side, images.device)[0] for spans in (rows, columns))
+        return torch.cat([_apply(part, wy, wx) for part in torch.split(images, _SLICE)])
+    parts = zip(*(torch.split(every, _SLICE) for every in (images, rows, columns)), strict=True)
+    return torch.cat(
+        [
+            _apply(part, *(_weights(spans, stored, side, images.device) for spans in (r, c)))
+            for part, r, c in parts
+        ]
+    )
+
+
+def _central(extent: Tensor) -> Tensor:
+    """The fallback (N, 4) in pixels for extents (N, 2): all that the aspect allows, central."""
+    height, width = extent.unbind(1)
+    low, high = ASPECTS
+    shape = torch.stack(
+        [
+            torch.where(width / height < low, (width / low).round(), height),
+            torch.where(width / height > high, (height * high).round(), width),
+        ],
+        dim=1,
+    )
+    return torch.cat([((extent - shape) / 2).floor(), shape], dim=1)
+
+
+def _weights(spans: Tensor, stored: int, side: int, device: torch.device) -> Tensor:
+    """Matrices (N, side, S) of one axis.
+
+    spans (N, 4): start and signed length of the run of results, lower end and length of the box.
+    """
+    start, run, low, length = (stored * spans).to(device, torch.float32).unsqueeze(-1).unbind(1)
+    step = run / side
+    centres = start + (torch.arange(side, device=device) + 0.5) * step
+    pixels = torch.arange(stored, device=device) + 0.5
+    distance = (pixels - centres.unsqueeze(-1)) / step.abs().clamp(min=1).unsqueeze(-1)
+    # The pixel in the middle always counts: a box may lie between two pixel centres.
+    middle = (low + length / 2).floor().clamp(0, stored - 1) + 0.5
+    inside = ((pixels >= low) & (pixels <= low + length)) | (pixels == middle)
+    weights = _kernel(distance.abs()) * inside.unsqueeze(1)
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def _kernel(x: Tensor) -> Tensor:
+    """Keys' cubic convolution kernel with a = −1/2 at distances x ≥ 0."""
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+
+
+def _apply(images: Tensor, wy: Tensor, wx: Tensor) -> Tensor:
+    """wy · image · wxᵀ for every image (N, 3, S, S); matrices (N, side, S), or one for all."""
+    pixels = images.to(torch.float32, memory_format=torch.contiguous_format)
+    count, _, stored, _ = pixels.shape
+    side = wx.shape[-2]
+    narrow = (pixels.flatten(1, 2) @ wx.mT).view(count, 3, stored, side)
+    short = (wy @ narrow.transpose(1, 2).flatten(2)).view(count, side, 3, side)
+    return short.transpose(1, 2).clamp(0, 255).contiguous()

@@ -1,0 +1,451 @@
+"""The benchmarks' trees as listings, and everything that can be wrong with their lists."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orchestrator.data.layouts import LAYOUTS
+from orchestrator.data.listing import Listing
+from orchestrator.tasks import SUITES
+from tests.trees import make_fewshot, make_fgvc, make_vtab, shown_labels
+
+TRAIN, VAL, TEST = "train800.txt", "val200.txt", "test.txt"
+PETS = "oxford-pets-1shot-seed0"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("made")
+    make_vtab(root / "vtab", ["kitti"], train=12, val=4, test=6)
+    make_fgvc(root / "fgvc", ["oxford_flowers"], val=5, test=6)
+    make_fewshot(root / "fewshot", [PETS], train=12, val=4, test=6)
+    return root
+
+
+@pytest.fixture
+def vtab(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made / "vtab", tmp_path / "vtab"))
+
+
+@pytest.fixture
+def fgvc(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made / "fgvc", tmp_path / "fgvc"))
+
+
+@pytest.fixture
+def fewshot(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made / "fewshot", tmp_path / "fewshot"))
+
+
+def read(suite: str, task: str, root: Path) -> Listing:
+    return LAYOUTS[suite](root, SUITES[suite].task(task), {})
+
+
+def kitti(root: Path) -> Listing:
+    return read("vtab", "kitti", root)
+
+
+def flowers(root: Path) -> Listing:
+    return read("fgvc", "oxford_flowers", root)
+
+
+def counts(listing: Listing) -> dict[str, int]:
+    return {name: len(items) for name, items in listing.splits.items()}
+
+
+def paths(listing: Listing, split: str) -> list[Path]:
+    items = listing.splits[split]
+    return [Path(item.identity) for item in items]
+
+
+def change(path: Path, edit: Callable[[list[str]], None]) -> None:
+    """Edit a list's lines in place."""
+    lines = path.read_text().splitlines()
+    edit(lines)
+    path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def set_line(path: Path, number: int, text: str) -> None:
+    change(path, lambda lines: lines.__setitem__(number - 1, text))
+
+
+def only(listing: Listing) -> str:
+    assert len(listing.problems) == 1, listing.problems
+    return listing.problems[0]
+
+
+# What is right
+
+
+def test_vtab_lists_its_images_in_order(vtab: Path) -> None:
+    listing = kitti(vtab)
+    assert listing.problems == ()
+    assert counts(listing) == {"train": 12, "val": 4, "test": 6}
+    folder = vtab / "kitti"
+    for name, file in (("train", TRAIN), ("val", VAL), ("test", TEST)):
+        lines = (folder / file).read_text().splitlines()
+        for number, (line, item) in enumerate(zip(lines, listing.splits[name], strict=True), 1):
+            path, label = line.split()
+            assert item.identity == str(folder / path)
+            assert item.where == f"{folder / file}:{number}: {folder / path}"
+            assert item.label == int(label)
+            assert item.read() == (folder / path).read_bytes()
+            assert item.size() == (folder / path).stat().st_size
+
+
+def test_fgvc_counts_the_ids_of_all_lists_from_0(fgvc: Path) -> None:
+    listing = flowers(fgvc)
+    assert listing.problems == ()
+    assert counts(listing) == {"train": 102, "val": 5, "test": 6}
+    assert listing.classes == tuple(map(str, range(1, 103)))
+    assert [item.label for item in listing.splits["train"]] == list(range(102))
+    listed = json.loads((fgvc / "OxfordFlower" / "test.json").read_text())
+    assert [item.label for item in listing.splits["test"]] == [id - 1 for id in listed.values()]
+    assert paths(listing, "test") == [fgvc / "OxfordFlower" / name for name in listed]
+
+
+def test_fewshot_takes_the_draw_that_the_task_names(fewshot: Path) -> None:
+    listing = read("fewshot", PETS, fewshot)
+    assert listing.problems == ()
+    assert counts(listing) == {"train": 12, "val": 4, "test": 6}
+    assert {item.label for item in listing.splits["train"]} == set(shown_labels(37))
+    assert {path.parent.parent for path in paths(listing, "train")} == {
+        fewshot / "oxford-pets" / "images"
+    }
+    other = read("fewshot", "oxford-pets-2shot-seed1", fewshot)
+    assert "train_meta.list.num_shot_2.seed_1: this list is missing" in only(other)
+
+
+@pytest.mark.parametrize("task", ["cub", "nabirds", "dogs", "cars"])
+def test_fgvc_finds_the_images_of_every_dataset(tmp_path: Path, task: str) -> None:
+    make_fgvc(tmp_path, [task], val=3, test=3)
+    listing = read("fgvc", task, tmp_path)
+    assert listing.problems == ()
+    assert len(listing.splits["train"]) == SUITES["fgvc"].task(task).classes
+
+
+@pytest.mark.parametrize("name", ["kitti_distance", "KITTI", "vtab-1k/kitti", "vtab-1k/Kitti_Dist"])
+def test_a_task_folder_is_found_under_other_names(vtab: Path, name: str) -> None:
+    (vtab / name).parent.mkdir(exist_ok=True)
+    (vtab / "kitti").rename(vtab / name)
+    listing = kitti(vtab)
+    assert listing.problems == ()
+    assert paths(listing, "test")[0].is_relative_to(vtab / name)
+
+
+def test_the_exact_name_wins(vtab: Path) -> None:
+    for other in ("KITTI", "kitti_distance", "vtab-1k/kitti"):
+        (vtab / other).mkdir(parents=True)
+    assert kitti(vtab).problems == ()
+
+
+def test_lists_may_have_a_bom_crlf_blank_lines_and_spaces_in_paths(vtab: Path) -> None:
+    folder = vtab / "kitti"
+    (folder / "images" / "a  name of\u00a0words é.png").write_bytes(b"")
+    lines = (folder / TRAIN).read_text().splitlines()
+    text = "\ufeff" + "\r\n".join(["", *lines, "  ", "images/a  name of\u00a0words é.png\t3", ""])
+    (folder / TRAIN).write_bytes(text.encode())
+    (folder / "train800val200.txt").unlink()
+    listing = kitti(vtab)
+    assert listing.problems == ()
+    last = listing.splits["train"][-1]
+    assert last.identity.endswith("/a  name of\u00a0words é.png")
+    assert (last.label, len(listing.splits["train"])) == (3, 13)
+    assert f"{TRAIN}:15:" in last.where
+
+
+def test_the_digest_follows_the_lists_and_not_the_place(vtab: Path, made: Path) -> None:
+    assert kitti(vtab).digest == kitti(made / "vtab").digest
+    change(vtab / "kitti" / TEST, lambda lines: lines.reverse())
+    assert kitti(vtab).digest != kitti(made / "vtab").digest
+
+
+def test_the_task_folder_and_what_stays_inside_may_be_links(vtab: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (vtab / "kitti").rename(elsewhere)
+    (vtab / "kitti").symlink_to(elsewhere)
+    images = elsewhere / "images"
+    (images / "test").rename(images / "real")
+    (images / "test").symlink_to("real")
+    first = paths(kitti(vtab), "train")[0].name
+    (images / "train800" / first).rename(images / first)
+    (images / "train800" / first).symlink_to(f"../{first}")
+    assert kitti(vtab).problems == ()
+
+
+def test_folders_are_looked_at_and_not_each_file(
+    vtab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    real = os.scandir
+
+    def scandir(path: Path) -> object:
+        seen.append(os.fspath(path))
+        return real(path)
+
+    def stat(self: Path, **_: object) -> os.stat_result:
+        assert self.suffix not in (".jpg", ".png"), self
+        return os.stat(self)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(Path, "stat", stat)
+    assert kitti(vtab).problems == ()
+    assert sorted(Path(path).name for path in seen) == ["test", "train800", "val200"]
+
+
+# What is wrong
+
+
+def test_a_missing_root_says_what_to_set(tmp_path: Path) -> None:
+    for suite, task in (("vtab", "dtd"), ("fgvc", "cub"), ("fewshot", PETS)):
+        told = only(read(suite, task, tmp_path / "none"))
+        assert str(tmp_path / "none") in told and "does not exist" in told
+        assert f"{suite.upper()}_ROOT" in told and "--suite-root" in told
+    (tmp_path / "file").write_text("")
+    assert "is not a folder" in only(kitti(tmp_path / "file"))
+
+
+def test_a_missing_task_folder_says_what_was_looked_for(vtab: Path) -> None:
+    told = only(read("vtab", "clevr_dist", vtab))
+    for name in ("clevr_dist", "clevr_distance", "vtab-1k/", str(vtab), "VTAB_ROOT"):
+        assert name in told
+    assert counts(read("vtab", "clevr_dist", vtab)) == {"train": 0, "val": 0, "test": 0}
+
+
+def test_a_missing_list_leaves_the_others(vtab: Path) -> None:
+    (vtab / "kitti" / VAL).unlink()
+    listing = kitti(vtab)
+    assert f"{vtab / 'kitti' / VAL}: this list is missing" in only(listing)
+    assert counts(listing) == {"train": 12, "val": 0, "test": 6}
+
+
+@pytest.mark.parametrize(
+    ("line", "told", "label"),
+    [
+        ("images/train800/000001.png", "not 'relative/path label'", None),
+        ("{} x7", "the label is 'x7', not an integer", -1),
+        ("{} 1.0", "the label is '1.0', not an integer", -1),
+        ("{} ٣", "not an integer", -1),
+        ("{} 4", "the label is 4; allowed: 0…3", 4),
+        ("{} -1", "the label is -1; allowed: 0…3", -1),
+        ("{} " + "9" * 5000, "allowed: 0…3", 10**9),
+        ("../kitti/{} 1", "leaves its folder", None),
+        ("/etc/passwd 1", "leaves its folder", None),
+        ("images/../../other/x.jpg 1", "leaves its folder", None),
+        ("images/a\0b/x.jpg 1", "leaves its folder", None),
+        ("images/train800/none.jpg 1", "none.jpg' does not exist", None),
+        ("images/train800 1", "train800' is not a file", None),
+        ("images/train800/ 1", "is not a file", None),
+        (". 1", "is not a file", None),
+        (f"images/train800/{'n' * 300}.jpg 1", "does not exist", None),
+        ("images/none/x.jpg 1", "images/none' does not exist", None),
+        (f"images/{'n' * 300}/x.jpg 1", "cannot be read", None),
+    ],
+)
+def test_a_wrong_line_is_named_and_the_rest_is_kept(
+    vtab: Path, line: str, told: str, label: int | None
+) -> None:
+    path = vtab / "kitti" / TRAIN
+    image = path.read_text().splitlines()[1].split()[0]
+    set_line(path, 2, line.format(image))
+    listing = kitti(vtab)
+    assert only(listing).startswith(f"{path}:2: ")
+    assert told in only(listing)
+    labels = [item.label for item in listing.splits["train"]]
+    assert len(labels) == (11 if label is None else 12)
+    assert label is None or labels[1] == label
+
+
+def test_all_problems_are_told_at_once(vtab: Path) -> None:
+    for name, number, text in (
+        (TRAIN, 3, "nothing"),
+        (TRAIN, 5, "images/train800/none.jpg 0"),
+        (VAL, 1, "../x.jpg 0"),
+        (TEST, 6, "images/test/000000.jpg 17"),
+    ):
+        set_line(vtab / "kitti" / name, number, text)
+    told = "\n".join(kitti(vtab).problems)
+    for place in (f"{TRAIN}:3: the line", f"{TRAIN}:5: the image", f"{VAL}:1: the path"):
+        assert place in told
+    assert f"{TEST}:6: the label is 17" in told
+    assert f"{TEST}:6: the image 'images/test/000000.jpg' is listed twice" in told
+    assert len(kitti(vtab).problems) == 5
+
+
+def test_images_of_an_absent_folder_are_one_problem(vtab: Path) -> None:
+    shutil.rmtree(vtab / "kitti" / "images" / "test")
+    told = only(kitti(vtab))
+    assert told.startswith(f"{vtab / 'kitti' / TEST}:1: the folder ")
+    assert "images/test' does not exist (6 listed images lie in it)" in told
+
+
+def test_an_image_listed_twice_names_both_lines(vtab: Path) -> None:
+    path = vtab / "kitti" / TRAIN
+    first = path.read_text().splitlines()[0]
+    set_line(path, 7, first.replace("images/", "images/./"))
+    (vtab / "kitti" / "train800val200.txt").unlink()
+    told = only(kitti(vtab))
+    assert f"{path}:7: " in told and f"first: {path}:1" in told and "listed twice" in told
+
+
+def test_an_image_in_two_splits_names_both_lines(vtab: Path) -> None:
+    folder = vtab / "kitti"
+    change(folder / TEST, lambda lines: lines.append((folder / VAL).read_text().splitlines()[2]))
+    told = only(kitti(vtab))
+    assert f"{folder / TEST}:7: " in told and f"first: {folder / VAL}:3" in told
+    assert "in both val and test" in told
+
+
+def test_a_link_that_leads_out_is_told(vtab: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "x.jpg").write_bytes(b"x")
+    images = vtab / "kitti" / "images"
+    first = paths(kitti(vtab), "train")[0]
+    first.unlink()
+    first.symlink_to(outside / "x.jpg")
+    second = paths(kitti(vtab), "val")[0]
+    second.unlink()
+    second.symlink_to(vtab / "nowhere.jpg")
+    shutil.rmtree(images / "test")
+    (images / "test").symlink_to(outside)
+    problems = kitti(vtab).problems
+    assert len(problems) == 3
+    assert f"{TRAIN}:1: the image '{first}' is a link that leads out" in problems[0]
+    assert f"{VAL}:1: the image '{second}' is a link to no file" in problems[1]
+    assert f"images/test' leads out, to '{outside}'" in problems[2]
+
+
+def test_a_sibling_whose_name_begins_alike_is_outside(vtab: Path) -> None:
+    """`/x/vtab2` is not inside `/x/vtab`."""
+    other = vtab.with_name("vtab2")
+    shutil.copytree(vtab / "kitti", other)
+    shutil.rmtree(vtab / "kitti" / "images" / "test")
+    (vtab / "kitti" / "images" / "test").symlink_to(other / "images" / "test")
+    assert "leads out" in only(kitti(vtab))
+
+
+def test_what_is_no_utf8_names_its_line(vtab: Path) -> None:
+    path = vtab / "kitti" / TEST
+    path.write_bytes(path.read_bytes() + "images/test/é.jpg 1\n".encode("latin-1"))
+    assert f"{path}:7: this is not UTF-8 text" in only(kitti(vtab))
+
+
+@pytest.mark.parametrize("text", ["", "\n \r\n"])
+def test_an_empty_list_is_told(vtab: Path, text: str) -> None:
+    (vtab / "kitti" / TEST).write_text(text)
+    assert f"{vtab / 'kitti' / TEST}: it lists no image" in only(kitti(vtab))
+
+
+def test_a_list_that_is_a_folder_is_told(vtab: Path) -> None:
+    (vtab / "kitti" / TEST).unlink()
+    (vtab / "kitti" / TEST).mkdir()
+    assert "cannot be read" in only(kitti(vtab))
+
+
+def test_the_list_of_train_and_val_together_is_compared(vtab: Path) -> None:
+    both = vtab / "kitti" / "train800val200.txt"
+    set_line(both, 1, "images/train800val200/000000.jpg 3")
+    told = only(kitti(vtab))
+    assert str(both) in told and "3 (5 times, there 4)" in told and "0 (3 times, there 4)" in told
+    change(both, lambda lines: lines.__delitem__(-1))
+    assert f"{both}: it lists 15 images; {TRAIN} and {VAL} list 16" in only(kitti(vtab))
+    both.unlink()
+    assert kitti(vtab).problems == ()
+
+
+def rewrite(path: Path, edit: Callable[[dict[str, object]], None]) -> None:
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content, indent=0))
+
+
+def test_the_wrong_number_of_ids_names_both(fgvc: Path) -> None:
+    path = fgvc / "OxfordFlower" / "test.json"
+    rewrite(path, lambda content: content.update({next(iter(content)): 999}))
+    told = only(flowers(fgvc))
+    assert "103 class ids" in told and "102 classes" in told
+
+
+def test_ids_sort_as_numbers_or_else_as_text(fgvc: Path) -> None:
+    folder = fgvc / "OxfordFlower"
+    for split in ("train", "val", "test"):
+        content = json.loads((folder / f"{split}.json").read_text())
+        texts = {path: str(id) for path, id in content.items()}
+        (folder / f"{split}.json").write_text(json.dumps(texts))
+    assert [item.label for item in flowers(fgvc).splits["train"]] == list(range(102))
+    for split in ("train", "val", "test"):
+        content = json.loads((folder / f"{split}.json").read_text())
+        texts = {path: f"c{id}" for path, id in content.items()}
+        (folder / f"{split}.json").write_text(json.dumps(texts))
+    listing = flowers(fgvc)
+    assert listing.problems == ()
+    assert listing.classes[:4] == ("c1", "c10", "c100", "c101")
+    assert listing.splits["train"][1].label == listing.classes.index("c2")
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(1.5, "1.5"), (None, "None"), (True, "True"), ([1], "[1]"), ({"a": 1}, "an object")],
+)
+def test_an_id_that_is_none_is_told(fgvc: Path, value: object, told: str) -> None:
+    path = fgvc / "OxfordFlower" / "val.json"
+    rewrite(path, lambda content: content.update({next(iter(content)): value}))
+    listing = flowers(fgvc)
+    place = str(path) if isinstance(value, dict) else f"{path}:2"
+    assert only(listing).startswith(f"{place}: the class id of 'jpg/image_")
+    assert f"is {told}, no integer or text" in only(listing)
+    assert listing.splits["val"][0].label == -1
+
+
+def test_a_key_given_twice_names_both_lines(fgvc: Path) -> None:
+    path = fgvc / "OxfordFlower" / "val.json"
+    key, id = next(iter(json.loads(path.read_text()).items()))
+    path.write_text(f'{{\n"{key}": {id},\n\n"{key}":\n {id}}}')
+    assert only(flowers(fgvc)).startswith(f"{path}:4: the image '{key}' is listed twice")
+    assert f"first: {path}:2" in only(flowers(fgvc))
+
+
+def test_lines_of_json_are_not_misled_by_strings(fgvc: Path) -> None:
+    path = fgvc / "OxfordFlower" / "val.json"
+    path.write_text('{"a\\"b: c.jpg" : "x\\": y",\n "no such.jpg": 1}')
+    problems = flowers(fgvc).problems
+    assert any(problem.startswith(f"{path}:1: the image") for problem in problems)
+    assert any(problem.startswith(f"{path}:2: the image") for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{\n"a.jpg": 1,\n}', ":3: this is not JSON"),
+        ("[]", "must be one object"),
+        ("{}", "lists no image"),
+        ("[" * 100_000, "cannot be read"),
+        ('{"../a.jpg": 1}', "leaves its folder"),
+    ],
+)
+def test_json_that_is_no_list_is_told(fgvc: Path, text: str, told: str) -> None:
+    path = fgvc / "OxfordFlower" / "val.json"
+    path.write_text(text)
+    assert [p for p in flowers(fgvc).problems if p.startswith(str(path)) and told in p]
+
+
+def test_images_beside_the_annotations_are_found(fewshot: Path) -> None:
+    folder = fewshot / "oxford-pets"
+    for part in (folder / "images").iterdir():
+        part.rename(folder / part.name)
+    (folder / "images").rmdir()
+    assert read("fewshot", PETS, fewshot).problems == ()
+
+
+def test_a_missing_first_image_does_not_mislead(fewshot: Path) -> None:
+    """The folder of images is the one that has the first image of any list."""
+    path = fewshot / "oxford-pets" / "annotations" / "train_meta.list.num_shot_1.seed_0"
+    set_line(path, 1, "nowhere/x.jpg 0")
+    assert f"{path}:1: the folder" in only(read("fewshot", PETS, fewshot))

@@ -1,0 +1,212 @@
+"""`verify` finds everything at once."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator.data.verify import Report, verify
+from orchestrator.errors import InvalidInput
+from orchestrator.spec import Suite, Task
+from orchestrator.tasks import SUITES
+from orchestrator.tasks.own import read_suite
+from tests.trees import make_fgvc, make_own, make_vtab
+
+VTAB = SUITES["vtab"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_vtab(tmp_path_factory.mktemp("made"), ["kitti", "dtd"], train=12, val=4, test=6)
+
+
+@pytest.fixture
+def root(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "vtab"))
+
+
+def small(suite: Suite = VTAB) -> Suite:
+    """VTAB with the made tree's numbers of images."""
+    rows = tuple(replace(task, train=12, val=4, test=6) for task in suite.tasks)
+    return replace(suite, tasks=rows)
+
+
+def check(root: Path, task: str = "kitti", suite: Suite | None = None, threads: int = 2) -> Report:
+    suite = suite or small()
+    return verify(suite, suite.task(task), root, lambda done, total: None, threads)
+
+
+def images(root: Path, part: str) -> list[Path]:
+    return sorted((root / "kitti" / "images" / part).iterdir())
+
+
+def test_a_good_task_has_no_problems_and_no_notes(root: Path) -> None:
+    report = check(root)
+    assert (report.problems, report.notes) == ((), ())
+    assert report.task == "kitti"
+    assert report.counts == {"train": 12, "val": 4, "test": 6}
+    assert report.classes == {"train": 4, "val": 4, "test": 4}
+    assert len(report.fingerprint) == 64
+
+
+def test_every_kind_of_image_can_be_decoded(tmp_path: Path) -> None:
+    make_fgvc(tmp_path, ["oxford_flowers"])
+    report = check(tmp_path, "oxford_flowers", SUITES["fgvc"])
+    assert all(" the benchmark has " in problem for problem in report.problems)
+    assert (len(report.problems), report.classes["train"]) == (3, 102)
+
+
+def test_suites_of_ones_own_are_verified(tmp_path: Path) -> None:
+    suite = read_suite(make_own(tmp_path))
+    for task in suite.tasks:
+        report = check(tmp_path, task.name, suite)
+        assert (report.problems, report.notes) == ((), ())
+        assert report.fingerprint
+
+
+def test_the_fingerprint_is_of_content_and_not_of_the_place(root: Path, made: Path) -> None:
+    there = check(made).fingerprint
+    assert check(root, threads=1).fingerprint == there
+    (root / "kitti").rename(root / "KITTI_dist")
+    assert check(root).fingerprint == there
+    folder = root / "KITTI_dist"
+    (folder / "train800val200.txt").unlink()
+    for name in ("train800.txt", "test.txt"):
+        lines = (folder / name).read_text()
+        first = lines.splitlines(keepends=True)[0]
+        (folder / name).write_text(first[:-2] + "2\n" + lines.removeprefix(first))
+        assert check(root).fingerprint != there
+        (folder / name).write_text(lines)
+    assert check(root).fingerprint == there
+    image = folder / lines.split()[0]
+    image.write_bytes(image.read_bytes() + b"\0")  # behind the image's end
+    assert check(root).problems == ()
+    assert check(root).fingerprint != there
+
+
+def test_the_fingerprint_tells_the_splits_apart(root: Path) -> None:
+    """The last image of train as the first of val: the same images in the same order."""
+    there, folder = check(root).fingerprint, root / "kitti"
+    train = (folder / "train800.txt").read_text().splitlines(keepends=True)
+    (folder / "train800.txt").write_text("".join(train[:-1]))
+    (folder / "val200.txt").write_text(train[-1] + (folder / "val200.txt").read_text())
+    report = check(root, suite=replace(VTAB, tasks=(Task("kitti", "structured", 4),)))
+    assert report.problems == ()
+    assert report.fingerprint not in ("", there)
+
+
+def test_numbers_that_are_not_the_benchmarks_are_problems(root: Path) -> None:
+    told = check(root, suite=VTAB).problems
+    assert told == (
+        "train has 12 images; the benchmark has 800.",
+        "val has 4 images; the benchmark has 200.",
+        "test has 6 images; the benchmark has 711.",
+    )
+
+
+def test_classes_without_any_image_are_a_problem(root: Path) -> None:
+    (told,) = check(root, "dtd").problems
+    assert told == "no split has an image of classes 1…8, 10…17, 19…27, 29…36, 38…45."
+    folder = root / "kitti"
+    for name in ("train800.txt", "val200.txt", "test.txt"):
+        lines = (folder / name).read_text().splitlines()
+        (folder / name).write_text("\n".join(line for line in lines if not line.endswith("2")))
+    (folder / "train800val200.txt").unlink()
+    suite = replace(VTAB, tasks=(replace(VTAB.task("kitti"), train=None, val=None, test=None),))
+    assert check(root, suite=suite).problems == ("no split has an image of class 2.",)
+
+
+def test_a_class_of_test_that_train_lacks_is_a_note(root: Path) -> None:
+    folder = root / "kitti"
+    lines = (folder / "train800.txt").read_text()
+    (folder / "train800.txt").write_text(lines.replace(" 3\n", " 1\n").replace(" 0\n", " 1\n"))
+    (folder / "train800val200.txt").unlink()
+    report = check(root)
+    assert report.problems == ()
+    assert report.notes == ("test has images of classes 0, 3; train has none.",)
+
+
+def test_all_problems_are_found_at_once(root: Path) -> None:
+    """Images are looked at although lists are wrong, those behind a wrong label too."""
+    train, test = images(root, "train800"), images(root, "test")
+    train[0].write_bytes(train[0].read_bytes()[:-40])
+    train[1].write_bytes(b"")
+    test[2].write_text("no image at all")
+    folder = root / "kitti"
+    lines = (folder / "test.txt").read_text().splitlines()
+    lines[2] = lines[2].split()[0] + " 99"
+    (folder / "test.txt").write_text("\n".join([*lines, "images/test/none.jpg 1"]))
+    (folder / "val200.txt").unlink()
+    report = check(root)
+    told = "\n".join(report.problems)
+    assert "val200.txt: this list is missing" in told
+    assert "test.txt:3: the label is 99" in told
+    assert "none.jpg' does not exist" in told
+    assert f"train800.txt:1: {train[0]}: " in told
+    assert f"train800.txt:2: {train[1]}: " in told
+    assert f"test.txt:3: {test[2]}: " in told
+    assert len(report.problems) == 6
+    assert report.classes["test"] == 3  # 99 is no class
+
+
+def test_an_image_that_cannot_be_read_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = images(root, "val200")[1]
+    real = Path.read_bytes
+
+    def read_bytes(self: Path) -> bytes:
+        if self == bad:
+            raise PermissionError(13, "Permission denied")
+        return real(self)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    report = check(root)
+    (told,) = report.problems
+    assert told.endswith(f"val200.txt:2: {bad}: it cannot be read (Permission denied).")
+    assert report.fingerprint == ""
+
+
+def test_the_same_bytes_twice_are_noted(root: Path) -> None:
+    train, test = images(root, "train800"), images(root, "test")
+    for image in (train[5], test[0], test[1]):
+        image.write_bytes(train[2].read_bytes())
+    report = check(root)
+    assert report.problems == ()
+    within, between = report.notes
+    assert within.startswith("1 image of train have the bytes of another of the same split")
+    assert str(train[2]) in within and str(train[5]) in within
+    assert between.startswith("2 images of test have the bytes of one of train")
+    assert f"train800.txt:3: {train[2]} and " in between and f"test.txt:1: {test[0]}" in between
+
+
+def test_a_task_that_is_not_there_is_one_problem(tmp_path: Path) -> None:
+    report = check(tmp_path)
+    assert len(report.problems) == 1
+    assert report.fingerprint == ""
+
+
+def test_progress_reaches_its_end(root: Path) -> None:
+    told: list[tuple[int, int]] = []
+    suite = small()
+    verify(suite, suite.task("kitti"), root, lambda *done: told.append(done), 1)
+    assert told[-1] == (22, 22)
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+
+
+def test_a_stopped_check_leaves_no_threads_at_work(root: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    suite = small()
+    before = set(threading.enumerate())
+    with pytest.raises(KeyboardInterrupt):
+        verify(suite, suite.task("kitti"), root, stop, 2)
+    assert set(threading.enumerate()) <= before
+
+
+def test_a_suite_without_images_on_disk_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="layout of suite 'mini'"):
+        check(tmp_path, "digits", SUITES["mini"])

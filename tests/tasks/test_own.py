@@ -1,0 +1,165 @@
+"""A suite of one's own: what its YAML file may say, and what is told about a wrong one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import InvalidInput
+from orchestrator.spec import Recipe, Suite
+from orchestrator.tasks import SUITES, suite
+from orchestrator.tasks.own import read_suite
+from tests.trees import GARDEN
+
+TASK = "  a:\n    classes: 2\n    folders: {train: x, val: 0.2, test: y}\n"
+
+
+def read(folder: Path, text: str) -> Suite:
+    file = folder / "suite.yaml"
+    file.write_text(text)
+    return read_suite(file)
+
+
+def complaint(folder: Path, text: str) -> str:
+    with pytest.raises(InvalidInput) as caught:
+        read(folder, text)
+    assert str(folder / "suite.yaml") in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_fields_of_the_file_are_the_suites(tmp_path: Path) -> None:
+    garden = read(tmp_path, GARDEN)
+    assert (garden.name, garden.layout, garden.variable) == ("garden", "files", "")
+    assert [(task.name, task.group, task.classes) for task in garden.tasks] == [
+        ("tulips", "all", 3),
+        ("weeds", "hard", 4),
+        ("ferns", "all", 5),
+    ]
+    assert garden.task("weed").name == "weeds"
+    assert garden.recipe == Recipe(epochs=2, warmup_epochs=1, batch=8, lr=0.01)
+    assert garden.default_tasks == ("tulips", "weeds", "ferns")
+    assert (garden.default_adapters, garden.sampler) == (("linear",), "grid")
+    assert garden.backbone == SUITES["vtab"].backbone
+
+
+def test_every_option_can_be_given(tmp_path: Path) -> None:
+    text = (
+        "name: g\ntasks:\n  a:\n    classes: 2\n    train: 5\n    val: 6\n    test: 7\n"
+        "    lists: {root: ., train: t, val: v, test: e}\n    aliases: [b]\n"
+        "backbone: vit_mini\nrecipe: {lr: 5e-3, normalisation: half}\ndefault_tasks: [b]\n"
+        "default_adapters: [lora]\nsampler: random\nstopping: none\ntrials: 4\nseeds: 2\n"
+        "replicate: 1\nspaces: {lora: {rank: [2]}}\nside: 32\nview: centre\n"
+    )
+    made = read(tmp_path, text)
+    task = made.task("a")
+    assert (task.train, task.val, task.test) == (5, 6, 7)
+    assert made.recipe == Recipe(lr=0.005, normalisation="half")
+    assert (made.backbone, made.sampler, made.stopping) == ("vit_mini", "random", "none")
+    assert made.default_tasks == ("a",)
+    assert (made.trials, made.seeds, made.replicate) == (4, 2, 1)
+    assert (made.spaces, made.side, made.view) == ({"lora": {"rank": [2]}}, 32, "centre")
+
+
+def test_paths_are_relative_to_the_files_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "suite.yaml").write_text(
+        f"name: g\ntasks:\n  a:\n    classes: 2\n"
+        f"    folders: {{train: x/../train, val: 0.25, test: {tmp_path}/elsewhere}}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    files = suite("suite.yaml").files["a"]
+    assert files["folders"] == {
+        "train": str(tmp_path / "train"),
+        "val": 0.25,
+        "test": str(tmp_path / "elsewhere"),
+    }
+    assert files["inside"] == str(tmp_path)
+    assert json.loads(json.dumps(files)) == files
+
+
+def test_a_task_in_a_folder_of_the_parent_keeps_its_path(tmp_path: Path) -> None:
+    (tmp_path / "suites").mkdir()
+    made = read(tmp_path / "suites", f"name: g\ntasks:\n{TASK.replace('x', '../x')}")
+    assert made.files["a"]["folders"]["train"] == str(tmp_path / "x")
+
+
+def test_warm_up_keeps_its_tenth_of_fewer_epochs(tmp_path: Path) -> None:
+    for epochs, warmup in ((20, 2), (1, 0), (5, 0), (100, 10)):
+        made = read(tmp_path, f"name: g\ntasks:\n{TASK}recipe: {{epochs: {epochs}}}\n")
+        assert (made.recipe.epochs, made.recipe.warmup_epochs) == (epochs, warmup)
+
+
+@pytest.mark.parametrize(
+    ("text", "fragments"),
+    [
+        (f"tasks:\n{TASK}", ["'name' is missing"]),
+        ("name: g\n", ["'tasks' is missing"]),
+        ("name: g\ntasks: {}\n", ["'tasks' is {}", "at least 1"]),
+        (f"name: vtab\ntasks:\n{TASK}", ["'name' is 'vtab'", "taken", "fgvc"]),
+        (f"name: a/b\ntasks:\n{TASK}", ["'name' is 'a/b'", "letters"]),
+        (f"name: .hidden\ntasks:\n{TASK}", ["'name' is '.hidden'", "starts with no '.'"]),
+        (f"name: 'g\n'\ntasks:\n{TASK}", ["'name'", "letters"]),
+        (f"name: g\nsamplr: tpe\ntasks:\n{TASK}", ["'samplr'", "allowed", "sampler"]),
+        (f"name: g\nseeds: 0\ntasks:\n{TASK}", ["'seeds' is 0", "greater than or equal to 1"]),
+        (f"name: g\nside: 8\ntasks:\n{TASK}", ["'side' is 8", "16"]),
+        (f"name: g\nview: all\ntasks:\n{TASK}", ["'view' is 'all'", "centre"]),
+        (f"name: g\nrecipe: {{lrr: 1}}\ntasks:\n{TASK}", ["'recipe'", "'lrr'", "'lr'"]),
+        (f"name: g\nrecipe: {{epochs: 0}}\ntasks:\n{TASK}", ["'epochs' is 0", "at least 1"]),
+        (f"name: g\nrecipe: {{batch: x}}\ntasks:\n{TASK}", ["'batch'", "int", "'x'"]),
+        (
+            f"name: g\nrecipe: {{epochs: 3, warmup_epochs: 3}}\ntasks:\n{TASK}",
+            ["'warmup_epochs' is 3", "below epochs (3)"],
+        ),
+        (f"name: g\ndefault_tasks: [b]\ntasks:\n{TASK}", ["'default_tasks' has 'b'", "a."]),
+        ("name: g\ntasks:\n" + TASK.replace("a:", "../a:"), ["'tasks.../a'", "letters"]),
+        ("name: g\ntasks:\n" + TASK.replace("a:", "all:"), ["'tasks.all'", "taken"]),
+        ("name: g\ntasks:\n" + TASK.replace("2\n", "1\n", 1), ["'tasks.a.classes' is 1", "from 2"]),
+        (
+            "name: g\ntasks:\n" + TASK.replace("2\n", "[x, x]\n", 1),
+            ["'tasks.a.classes' is ['x', 'x']", "different names"],
+        ),
+        (
+            "name: g\ntasks:\n" + TASK.replace("0.2", "1.5"),
+            ["'tasks.a.folders.val' is 1.5", "above 0 and below 1"],
+        ),
+        (
+            "name: g\ntasks:\n" + TASK.replace("train: x", "train: 0.5"),
+            ["'tasks.a.folders.train' is 0.5", "path"],
+        ),
+        (
+            "name: g\ntasks:\n" + TASK.replace("val:", "vall:"),
+            ["'tasks.a.folders.val' is missing", "'tasks.a.folders.vall'", "train, val, test"],
+        ),
+        (
+            "name: g\ntasks:\n" + TASK + "    lists: {root: r, train: x, val: 0.2, test: y}\n",
+            ["'tasks.a'", "has folders and lists", "one of folders, lists, parquet"],
+        ),
+        ("name: g\ntasks:\n  a: {classes: 2}\n", ["'tasks.a'", "says nowhere"]),
+        (
+            "name: g\ntasks:\n" + TASK + TASK.replace("a:", "b:") + "    aliases: [A]\n",
+            ["'tasks.b'", "the name 'A' is task 'a' as well"],
+        ),
+        ("name: g\ntasks: [a]\n", ["'tasks' is ['a']"]),
+        ("[1, 2]\n", ["mapping"]),
+        ("name: [\n", ["not valid YAML", "line 2"]),
+        ("name: !!python/object/apply:os.system ['true']\n", ["not valid YAML"]),
+    ],
+)
+def test_a_wrong_field_is_named_with_what_is_allowed(
+    tmp_path: Path, text: str, fragments: list[str]
+) -> None:
+    told = complaint(tmp_path, text)
+    assert not [fragment for fragment in fragments if fragment not in told], told
+
+
+def test_all_wrong_fields_are_told_at_once(tmp_path: Path) -> None:
+    told = complaint(tmp_path, "name: .g\ntrials: 0\ntasks:\n  a: {classes: 0, grup: x}\n")
+    for name in ("name", "trials", "tasks.a.classes", "tasks.a.grup"):
+        assert f"'{name}' is" in told
+    told = complaint(
+        tmp_path, f"name: g\nrecipe: {{lr: -1, batch: 0}}\ndefault_tasks: [q]\ntasks:\n{TASK}"
+    )
+    assert all(f in told for f in ("'lr' is -1", "'batch' is 0", "'default_tasks' has 'q'"))
