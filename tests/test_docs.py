@@ -14,7 +14,10 @@ from tests.imports import ROOT, modules
 
 README = ROOT / "README.md"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-COMMANDS = ["pip install -e . && orchestrate sweep mini", 'pip install -e ".[dev]" && pytest -n auto']
+COMMANDS = [
+    "pip install -e . && orchestrate sweep mini",
+    'pip install -e ".[dev]" && pytest -n auto',
+]
 
 
 def _without_comments(path: Path) -> str:
