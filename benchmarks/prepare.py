@@ -81,7 +81,7 @@ def prepared(paths: list[Path], root: Path) -> None:
     items = [FileItem(path, int(path.parent.name), "bench") for path in paths]
     cut = len(items) * 4 // 5
     splits = {"train": items[:cut], "val": items[cut:], "test": items[:1]}
-    prepare(SUITE, TASK, Listed(SUITE, TASK, Listing(splits, "bench")), root)
+    prepare(SUITE, TASK, Listed(SUITE, TASK, Listing(splits)), root)
 
 
 def seconds(call: Callable[[], None]) -> float:

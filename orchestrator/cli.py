@@ -29,6 +29,8 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 out_console = Console(soft_wrap=True)
 err_console = Console(stderr=True, soft_wrap=True)
+_INTERRUPTED = 130
+_GO_ON = "interrupted; run the same command again to go on"
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The sweep's folder (its --out).")]
 
 
@@ -37,10 +39,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = app(standalone_mode=False)
+        if code == _INTERRUPTED:  # typer's own answer to Ctrl-C
+            _fail(_GO_ON, _INTERRUPTED)
     except OrchestrateError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _fail("interrupted; run the same command again to go on", 130)
+        _fail(_GO_ON, _INTERRUPTED)
     except Exception as error:
         if not hasattr(error, "format_message"):  # typer's and click's own errors have it
             raise

@@ -50,7 +50,7 @@ def fetch(
     from orchestrator.display import DataProgress
 
     found = tasks.suite(suite)
-    with DataProgress(console) as bars:
+    with DataProgress(console, "", unit="bytes") as bars:
         place = get(found, source, fetch_target(found, suite_root), _say, bars)
     _say(f"{found.name}: {place}")
 
@@ -71,9 +71,10 @@ def verify(suite: SuiteName, tasks: Tasks = "all", suite_root: SuiteRoot = None)
     if root is None and found.variable:
         raise InvalidInput(
             f"there is no folder of images of '{found.name}': name it with --suite-root or in the "
-            f"variable {found.variable}, or get it: `orchestrate data fetch {found.name}`."
+            f"variable {found.variable}, or get it: `orchestrate data fetch {found.name} --from "
+            "SOURCE`."
         )
-    with DataProgress(console, "checking") as bars:
+    with DataProgress(console, "checking ") as bars:
         reports = [
             check(found, task, root or Path(), _counter(bars, task), cores()) for task in chosen
         ]
@@ -138,7 +139,8 @@ def _chosen(name: str, tasks: str) -> tuple[Suite, Sequence[Task]]:
     found = suite(name)
     if tasks == "all":
         return found, found.tasks
-    return found, [found.task(text.strip()) for text in tasks.split(",")]
+    chosen = {task.name: task for task in map(found.task, map(str.strip, tasks.split(",")))}
+    return found, list(chosen.values())
 
 
 def _counter(bars: Callable[[str, int, int], None], task: Task) -> Callable[[int, int], None]:

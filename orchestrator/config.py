@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from orchestrator.errors import InvalidInput, unknown
 
+_MERGE = "tag:yaml.org,2002:merge"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -89,7 +90,7 @@ def make_config(given: Mapping[str, Any], file: Path | None) -> SweepConfig:
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
     """A YAML file that holds a mapping; `InvalidInput` naming the file and the line otherwise."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Unrepeated)  # noqa: S506 (safe)
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"the {what} file '{path}' cannot be read: {error}.") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date like 2024-13-45
@@ -101,6 +102,22 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
             f"the {what} file '{path}' must hold a mapping of fields, not {content!r:.80}."
         )
     return content
+
+
+class _Unrepeated(yaml.SafeLoader):
+    """The safe loader, which also refuses a key that is given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping; `ConstructorError` with the line of a repeated key."""
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if isinstance(key_node, yaml.ScalarNode) and key_node.tag != _MERGE:
+                if key_node.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"'{key_node.value}' is given twice", key_node.start_mark
+                    )
+                seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
 
 
 def parse_settings(pairs: list[str]) -> dict[str, Any]:

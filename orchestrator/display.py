@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     TaskID,
@@ -116,12 +117,17 @@ def _recorded(study: StudyProgress) -> int:
 class DataProgress:
     """Context manager that shows how far the preparation of data is."""
 
-    def __init__(self, console: Console, doing: str = "preparing") -> None:
-        self._doing = doing
+    def __init__(
+        self,
+        console: Console,
+        doing: str = "preparing ",
+        unit: Literal["images", "bytes"] = "images",
+    ) -> None:
+        self._doing, self._unit = doing, unit
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            MofNCompleteColumn() if unit == "images" else DownloadColumn(),
             TimeRemainingColumn(),
             console=console,
             transient=True,
@@ -147,7 +153,7 @@ class DataProgress:
             if self._console.is_terminal:
                 self._bars.start()
             else:
-                self._console.print(f"{self._doing} {what}: {total:,} images", highlight=False)
+                self._console.print(f"{self._doing}{what}: {total:,} {self._unit}", highlight=False)
         self._bars.update(self._tasks[what], completed=done, total=total)
         if done >= total:
             self._bars.update(self._tasks[what], visible=False)
@@ -185,7 +191,7 @@ def _table(studies: Sequence[StudyProgress], left: str) -> Table:
         "diverged",
         "failed",
         "of",
-        "best val %",
+        "best %",
     ):
         side: Literal["left", "right"] = "left" if name in ("study", "stage") else "right"
         table.add_column(name, justify=side, no_wrap=True)
@@ -199,20 +205,26 @@ def _table(studies: Sequence[StudyProgress], left: str) -> Table:
             study.total,
         )
         table.add_row(
-            study.study, study.stage, *(str(n) if n else "·" for n in counts), percent(study.best)
+            study.study, study.stage, *(str(n) if n else "·" for n in counts), _best(study)
         )
     return table
+
+
+def _best(study: StudyProgress) -> str:
+    """The best accuracy, and on which split it is."""
+    split = "" if study.best is None else " test, leaks" if study.leaks else " val"
+    return percent(study.best) + split
 
 
 def _line(studies: Sequence[StudyProgress], left: str) -> str:
     total = sum(study.total for study in studies)
     running = sum(study.running for study in studies)
     stopped = sum(study.stopped for study in studies)
-    found = [f"{s.study} {percent(s.best)}" for s in studies if s.best is not None]
+    found = [f"{s.study} {_best(s)}" for s in studies if s.best is not None]
     more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
     best = ", ".join(found[:_NAMED]) + more
     recorded = sum(map(_recorded, studies))
     return (
         f"trials {recorded}/{total} ({stopped} stopped early), {running} running; {left}; "
-        f"best val %: {best or '–'}"
+        f"best %: {best or '–'}"
     )

@@ -33,7 +33,7 @@ def _measure(pool: Pool, planned: Planned, study: Study) -> float:
     from orchestrator.data.splits import open_search
     from orchestrator.search.configurations import search_trial
 
-    data = open_search(planned.sweep.suite, planned.suite.task(study.task), planned.data_root)
+    data = open_search(planned.suite.store, planned.suite.task(study.task), planned.data_root)
     # A leaking trial takes as long as an honest one.
     pool.add(search_trial(replace(study, protocol="honest"), {}), data)
     pool.advance()

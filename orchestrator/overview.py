@@ -74,6 +74,8 @@ def print_status(folder: Path, console: Console) -> None:
     for study in studies:
         table.add_row(study.name, *_counts(study), percent(study.val.mean), _interval(study))
     console.print(table)
+    if any(summary.leaks for summary in summaries):
+        console.print(LEAKS, style="bold red", highlight=False)
     for study in studies:
         if study.missing:
             console.print(f"{study.name}: {study.missing}", highlight=False, markup=False)
@@ -89,10 +91,11 @@ def print_outcome(outcome: Outcome, places: Places, console: Console) -> None:
         console.print(f"failed: {key}: {message}", style="red", highlight=False, markup=False)
     if outcome.tracking:
         console.print(outcome.tracking, style="yellow", highlight=False, markup=False)
-    facts = outcome.summary.run
+    facts = [summary.run for summary in outcome.summaries.values() if summary.run.trials]
+    span = max((f.finished for f in facts), default=0) - min((f.started for f in facts), default=0)
     console.print(
-        f"{facts.trials} trials, {facts.trial_epochs} trial-epochs, "
-        f"{duration(facts.finished - facts.started)} from first to last",
+        f"{sum(f.trials for f in facts)} trials, {sum(f.trial_epochs for f in facts)} "
+        f"trial-epochs, {duration(span)} from first to last",
         highlight=False,
     )
     console.print(

@@ -29,6 +29,7 @@ HEAD_INITS = ("default", "zero")
 AUGMENTS = ("crop_flip", "none")
 VIEWS = ("centre", "whole")
 PROTOCOLS = ("honest", "paper")
+_SMALL = "0 or more and below 1000"
 
 
 @dataclass(frozen=True)
@@ -79,16 +80,16 @@ class Recipe:
             )
         _require("epochs", self.epochs, self.epochs >= 1, "at least 1")
         _require("batch", self.batch, self.batch >= 1, "at least 1")
-        _require("lr", self.lr, 0 < self.lr < 1e3, "above 0")
-        _require("weight_decay", self.weight_decay, 0 <= self.weight_decay < 1e3, "0 or more")
+        _require("lr", self.lr, 0 < self.lr < 1e3, "above 0 and below 1000")
+        _require("weight_decay", self.weight_decay, 0 <= self.weight_decay < 1e3, _SMALL)
         _require(
             "warmup_epochs",
             self.warmup_epochs,
             0 <= self.warmup_epochs < self.epochs,
             f"at least 0 and below epochs ({self.epochs})",
         )
-        _require("warmup_lr", self.warmup_lr, 0 <= self.warmup_lr < 1e3, "0 or more")
-        _require("min_lr", self.min_lr, 0 <= self.min_lr < 1e3, "0 or more")
+        _require("warmup_lr", self.warmup_lr, 0 <= self.warmup_lr < 1e3, _SMALL)
+        _require("min_lr", self.min_lr, 0 <= self.min_lr < 1e3, _SMALL)
         _require("drop_path", self.drop_path, 0 <= self.drop_path < 1, "in [0, 1)")
         for name, allowed in (
             ("schedule", SCHEDULES),
@@ -141,6 +142,11 @@ class Suite:
     side: int = 224
     view: str = "whole"
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def store(self) -> str:
+        """Its folder of prepared data: two people's own suites of one name have two."""
+        return f"{self.name}-{digest(dict(self.files))[:8]}" if self.files else self.name
 
     def task(self, name: str) -> Task:
         """The task of that name or alias; `InvalidInput` with the alternatives otherwise."""

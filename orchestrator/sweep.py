@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from orchestrator.analysis.aggregate import summarise
 from orchestrator.analysis.report import write_report
@@ -96,13 +98,14 @@ def plan(config: SweepConfig, watch: Watch) -> Planned:
     weights = fingerprint(wanted.backbone)
     normalisation_of(wanted.backbone, wanted.recipe.normalisation)  # refused now, not in a pool
     places = Places(config.folder)
-    before = SweepFile.read(places)
+    before = _begun(places)
     sweep = wanted if before is None else extend(before.sweep, wanted, suite)
     root = config.data_root or default_root()
     wanted_tasks = [suite.task(name) for name in sweep.tasks]
     raw = suite_root(suite, config.suite_root)
     manifests = prepare_tasks(suite, wanted_tasks, root, raw, watch.data)
     planned = Planned(config, suite, sweep, manifests, weights, root)
+    _check_batches(planned)
     if before is not None:
         _check_identities(before, planned.data, weights)
     return planned
@@ -115,8 +118,7 @@ def run(planned: Planned, command: str, watch: Watch) -> Outcome:
     """
     places = planned.places
     with SweepLease(places.out, waiting=watch.say) as lease:
-        before = SweepFile.read(places)
-        _write_sweep(planned, command, before)
+        _write_sweep(planned, command, _continued(planned))
         write_sheets(places.sheets, planned.suite, planned.sweep.tasks, planned.data_root)
         ledger = Ledger(places.ledger)
         ledger.clean()
@@ -156,6 +158,42 @@ def conclude(places: Places, failures: Mapping[str, str], command: str) -> Outco
         sheets=_sheets(places, found.sweep.tasks),
     )
     return Outcome(summary, failures, "", summaries=summaries)
+
+
+def _begun(places: Places) -> SweepFile | None:
+    """The folder's sweep, if it has any result: before that it may still become another."""
+    found = SweepFile.read(places)
+    return found if found and places.ledger.exists() and Ledger(places.ledger).keys() else None
+
+
+def _continued(planned: Planned) -> SweepFile | None:
+    """The sweep that this command goes on with; what another one only asked for is removed."""
+    places = planned.places
+    found, begun = SweepFile.read(places), _begun(places)
+    wanted = (planned.sweep, planned.data, planned.weights)
+    if begun or (found and (found.sweep, dict(found.data), found.weights) == wanted):
+        return found
+    for folder in (places.asks, places.checkpoints):
+        shutil.rmtree(folder, ignore_errors=True)
+    return None
+
+
+def _check_batches(planned: Planned) -> None:
+    """Every batch that may be tried fits into every training split."""
+    smallest = min(planned.manifests, key=lambda name: planned.manifests[name].counts["train"])
+    images = planned.manifests[smallest].counts["train"]
+    for study in planned.studies:
+        tried = _largest(study.space["batch"]) if "batch" in study.space else study.recipe.batch
+        if tried > images:
+            how = "--space" if "batch" in study.space else f"--set batch={images} or less"
+            raise InvalidInput(
+                f"batch {tried} of adapter '{study.adapter}' is larger than the training split of "
+                f"task '{smallest}', which has {images} images; change it with {how}."
+            )
+
+
+def _largest(distribution: Any) -> int:
+    return int(max(getattr(distribution, "choices", None) or (distribution.high,)))
 
 
 def _write_sweep(planned: Planned, command: str, before: SweepFile | None) -> None:

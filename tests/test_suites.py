@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+import shutil
+from collections import Counter, namedtuple
 from pathlib import Path
 
 import pytest
@@ -243,3 +244,74 @@ def test_the_data_commands_say_what_they_did(vtab: Path, tmp_path: Path, here: H
     here(["data", "fetch", "vtab", "--from", str(vtab), "--suite-root", str(tmp_path / "link")])
     assert (tmp_path / "link").resolve() == vtab.resolve()
     here(["data", "prepare", "vtab", "--tasks", "kitti", "--suite-root", str(tmp_path / "link")])
+
+
+def test_damaged_prepared_pixels_are_never_trained_on(
+    vtab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: Here
+) -> None:
+    command = ["sweep", "vtab", "--tasks", "kitti", "--adapter", "linear", *QUICK, *ONE]
+    here(["data", "prepare", "vtab", "--tasks", "kitti"])
+    path = tmp_path / "data/vtab/kitti/train.arrow"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    out = ["--out", str(tmp_path / "out")]
+    refused(here, [*command, *out], "train.arrow' is damaged", "another fingerprint", "Delete")
+
+
+def test_a_sweep_that_could_not_start_does_not_keep_its_folder(
+    vtab: Path, tmp_path: Path, here: Here
+) -> None:
+    command = ["sweep", "vtab", "--tasks", "kitti", "--adapter", "linear", *QUICK, *ONE]
+    command += ["--out", str(tmp_path / "out")]
+    refused(here, [*command, "--set", "batch=64"], "batch 64", "36 images", "--set batch=36")
+    (tmp_path / "out").mkdir(exist_ok=True)
+    here([*command, "--device", "cpu", "--width", "1", "--dry-run"])
+    refused(here, [*command, "--device", "cuda:7"], "cuda:7")
+    assert (tmp_path / "out/sweep.json").exists()
+    here([*command, "--set", "batch=9"])  # nothing had come of it: it may still become another
+    refused(here, [*command, "--set", "batch=8"], "another sweep", "batch=9")
+
+
+def test_space_for_all_tasks_is_looked_for_first(
+    vtab: Path, monkeypatch: pytest.MonkeyPatch, here: Here, tmp_path: Path
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2**40, 2**40, 9 * 2**20))
+    refused(here, ["data", "prepare", "vtab", "--tasks", "kitti,patch_camelyon"], "only 9 MiB")
+    assert not list(tmp_path.glob("data/vtab/*"))
+
+
+def test_what_is_prepared_is_used_where_the_images_are_gone(
+    vtab: Path, tmp_path: Path, here: Here
+) -> None:
+    here(["data", "prepare", "vtab", "--tasks", "kitti"])
+    shutil.rmtree(vtab / "kitti")
+    here(["data", "prepare", "vtab", "--tasks", "kitti"])
+    refused(here, ["data", "prepare", "vtab", "--tasks", "kitti", "--data-root", "x"], "kitti")
+
+
+def test_draws_of_a_few_shot_data_set_share_what_they_have_in_common(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: Here
+) -> None:
+    draws = tuple(f"oxford-pets-1shot-seed{seed}" for seed in (0, 1))
+    trees.make_fewshot(tmp_path / "fewshot", tasks=draws)
+    monkeypatch.setenv("FEWSHOT_ROOT", str(tmp_path / "fewshot"))
+    monkeypatch.setenv("ORCHESTRATE_DATA", str(tmp_path / "data"))
+    here(["data", "prepare", "fewshot", "--tasks", ",".join(draws)])
+    files = {
+        split: {(tmp_path / "data/fewshot" / draw / f"{split}.arrow").stat().st_ino
+                for draw in draws}
+        for split in ("train", "val", "test")
+    }  # fmt: skip
+    assert {split: len(inodes) for split, inodes in files.items()} == {
+        "train": 2, "val": 1, "test": 1,
+    }  # fmt: skip
+
+
+def test_a_key_that_is_given_twice_is_refused(tmp_path: Path, here: Here) -> None:
+    file = trees.make_own(tmp_path / "own")
+    text = file.read_text()
+    again = "  tulips:\n    classes: 3\n    folders: {train: a, val: b, test: c}\n"
+    file.write_text(text.replace("recipe:", again + "recipe:"))
+    refused(here, ["data", "verify", str(file)], "garden.yaml", "'tulips' is given twice", "line")

@@ -92,11 +92,11 @@ class PoolHost:
         """What the trial may see; only final trials, and leaking ones, get a test split."""
         task, root = self._plan.suite.task(trial.task), self._plan.data_root
         if trial.reads_test:
-            final = open_final(trial.suite, task, root)
+            final = open_final(self._plan.suite.store, task, root)
             _check_identity(trial, final.identity.final)
             return final
         if trial.task not in self._search_data:
-            self._search_data[trial.task] = open_search(trial.suite, task, root)
+            self._search_data[trial.task] = open_search(self._plan.suite.store, task, root)
         _check_identity(trial, self._search_data[trial.task].identity)
         return self._search_data[trial.task]
 

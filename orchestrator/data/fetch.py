@@ -189,7 +189,8 @@ def _is_there(target: Path, label: str, say: Say) -> bool:
 def _occupied(target: Path) -> InvalidInput:
     link = f", a link to '{target.readlink()}'," if target.is_symlink() else ""
     origin = _read(target / MARKER)
-    what = f"holds what was fetched from '{origin}'" if origin else "is there already"
+    source = re.sub(r" \d+ \d+$", "", origin or "")  # without an archive's size and time
+    what = f"holds what was fetched from '{source}'" if source else "is there already"
     return InvalidInput(
         f"'{target}'{link} {what}. Use it as it is, delete it, or name another folder with "
         "--suite-root."

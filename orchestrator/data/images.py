@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,8 +17,11 @@ Pixels = npt.NDArray[np.uint8]
 Size = tuple[int, int]
 """Height and width in pixels."""
 
-_DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+_DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 """Pillow's modes for grey images of more than 8 bits."""
+
+# What it warns of (transparency in a palette, many pixels) is handled here, or an error anyway.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class ImageError(ValueError):
@@ -40,16 +44,17 @@ def load(data: bytes) -> Picture:
     try:
         with Image.open(io.BytesIO(data)) as picture:
             picture.load()
+            if picture.mode == "F":
+                raise ImageError("it has floating-point values; save it with 8 or 16 bits")
             return _deep(picture) if picture.mode in _DEEP else picture.convert("RGB")
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, …
         raise ImageError(_reason(data, error)) from error
 
 
 def _deep(picture: Picture) -> Picture:
-    """Grey of 16 bits (or more) scaled to 8; Pillow's own conversion would clip it."""
+    """Grey of 16 bits scaled to 8; Pillow's own conversion would clip it."""
     values = np.asarray(picture).astype(np.float64)
-    depth = 257.0 if values.max(initial=0) > 255 else 1.0
-    grey = np.clip(np.rint(values / depth), 0, 255).astype(np.uint8)
+    grey = np.clip(np.rint(values / 257), 0, 255).astype(np.uint8)
     return Image.fromarray(grey).convert("RGB")
 
 
@@ -57,4 +62,6 @@ def _reason(data: bytes, error: Exception) -> str:
     if not data:
         return "the file is empty"
     text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, Image.DecompressionBombError):
+        return "it has more than 179 million pixels; make it smaller"
     return "it is no image that Pillow knows" if "cannot identify" in text else text

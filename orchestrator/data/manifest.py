@@ -20,13 +20,14 @@ SPLITS = ("train", "val", "test")
 class SplitRecord:
     """What `<split>.arrow` must be: `images` in number, its size in `bytes`, its fingerprint.
 
-    `encoded` images are decoded when they are read.
+    `encoded` images are decoded when they are read. `state` is that of what it was made of.
     """
 
     images: int
     bytes: int
     fingerprint: str
     encoded: bool = False
+    state: str = ""
 
     def __post_init__(self) -> None:
         if not (isinstance(self.images, int) and isinstance(self.bytes, int)):

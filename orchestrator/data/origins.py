@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -56,9 +56,13 @@ class Listed:
     suite: Suite
     task: Task
     listing: Listing
+    _states: dict[str, str] = field(default_factory=dict, init=False, compare=False)
 
     def state(self, name: str) -> str:
-        return self.listing.state(name)
+        """As the listing's, looked at once: a file server takes its time."""
+        if name not in self._states:
+            self._states[name] = self.listing.state(name)
+        return self._states[name]
 
     def names(self) -> tuple[str, ...]:
         return self.listing.classes
@@ -121,7 +125,7 @@ class Made:
         """Changes with the package's code and the versions it uses."""
         found = find_spec(self.package)
         assert found is not None and found.submodule_search_locations is not None
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(f"{self.task.name} {name}".encode())
         for folder in found.submodule_search_locations:
             for path in sorted(Path(folder).rglob("*.py")):
                 digest.update(path.read_bytes())

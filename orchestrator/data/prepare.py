@@ -9,7 +9,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from orchestrator.data import arrow
@@ -24,14 +24,20 @@ from orchestrator.spec import Suite, Task, digest
 def current(suite: Suite, task: Task, root: Path, state: str | None = None) -> Manifest | None:
     """The task's manifest if it is prepared, from an origin in that state where one is given.
 
-    `DataError` if a file of it is missing or has another size.
+    `DataError` if a file of it is missing or has another size, and there is no origin to make it
+    again from.
     """
-    folder = root / suite.name / task.name
+    folder = root / suite.store / task.name
     manifest = Manifest.read(folder)
     if manifest is None or not manifest.fits(task, suite) or state not in (None, manifest.source):
         return None
-    for name in SPLITS:
-        check_size(folder, name, manifest)
+    try:
+        for name in SPLITS:
+            check_size(folder, name, manifest)
+    except DataError:
+        if state is None:
+            raise
+        return None
     return manifest
 
 
@@ -50,7 +56,7 @@ def prepare(
         states = {name: origin.state(name) for name in SPLITS}
         found = current(suite, task, root, digest(states))
         if found is None:
-            with _lock(root / suite.name / task.name):
+            with _lock(root / suite.store / task.name):
                 found = current(suite, task, root, digest(states)) or _make(
                     suite, task, origin, root, states, tick
                 )
@@ -60,16 +66,18 @@ def prepare(
 def _make(
     suite: Suite, task: Task, origin: Origin, root: Path, states: Mapping[str, str], tick: Tick
 ) -> Manifest:
-    folder = root / suite.name / task.name
+    folder = root / suite.store / task.name
     draft = folder.parent / f".{folder.name}.draft"
     make_folder(draft)
     # What a split is made of and how: a draft of another command may be of another kind.
     own = {n: digest([s, arrow.VERSION, task.classes, suite.side]) for n, s in states.items()}
     done = {name: record for name in SPLITS if (record := _finished(draft, name, own[name]))}
-    _require_space(draft, sum(origin.size(name) for name in SPLITS if name not in done))
+    require_space(draft, sum(origin.size(name) for name in SPLITS if name not in done))
     for name in SPLITS:
         if name not in done:
-            done[name] = _split(draft, name, own[name], origin, tick)
+            done[name] = _shared(folder, draft, name, own[name]) or _split(
+                draft, name, own[name], origin, tick
+            )
     manifest = Manifest(
         arrow.VERSION,
         digest(states),
@@ -92,22 +100,33 @@ def _split(draft: Path, name: str, state: str, origin: Origin, tick: Tick) -> Sp
     for old in (_record(draft, name), path):
         old.unlink(missing_ok=True)
     try:
-        record = origin.write(name, path, tick)
+        record = replace(origin.write(name, path, tick), state=state)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-    content = {"state": state, "record": asdict(record)}
-    write_whole(_record(draft, name), json.dumps(content).encode())
+    write_whole(_record(draft, name), json.dumps(asdict(record)).encode())
     return record
+
+
+def _shared(folder: Path, draft: Path, name: str, state: str) -> SplitRecord | None:
+    """The same split of another task, linked: few-shot draws share val and test."""
+    for path in folder.parent.glob(f"[!.]*/{name}.arrow"):
+        manifest = Manifest.read(path.parent)
+        record = manifest and manifest.splits[name]
+        if record and record.state == state and path.stat().st_size == record.bytes:
+            (draft / f"{name}.arrow").unlink(missing_ok=True)
+            os.link(path, draft / f"{name}.arrow")
+            write_whole(_record(draft, name), json.dumps(asdict(record)).encode())
+            return record
+    return None
 
 
 def _finished(draft: Path, name: str, state: str) -> SplitRecord | None:
     """The record of a split that an interrupted command finished, from the same files."""
     try:
-        content = json.loads(_record(draft, name).read_bytes())
-        record = SplitRecord(**content["record"])
+        record = SplitRecord(**json.loads(_record(draft, name).read_bytes()))
         whole = (draft / f"{name}.arrow").stat().st_size == record.bytes
-        return record if whole and content["state"] == state else None
+        return record if whole and record.state == state else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -127,11 +146,13 @@ def _replace(folder: Path, draft: Path) -> None:
         shutil.rmtree(gone, ignore_errors=True)
 
 
-def _require_space(folder: Path, size: int) -> None:
+def require_space(folder: Path, size: int) -> None:
+    """`DataError` unless about `size` bytes are free where a folder is or will be."""
+    folder = next(place for place in (folder, *folder.parents) if place.exists())
     needed, free = size + size // 50 + 2**20, shutil.disk_usage(folder).free
     if free < needed:
         raise DataError(
-            f"preparing needs {needed / 2**20:,.0f} MiB in '{folder.parent}', but only "
+            f"preparing needs {needed / 2**20:,.0f} MiB in '{folder}', but only "
             f"{free / 2**20:,.0f} MiB are free. Free some, or name another folder with --data-root "
             "or in the variable ORCHESTRATE_DATA."
         )

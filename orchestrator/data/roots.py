@@ -32,8 +32,7 @@ def suite_root(suite: Suite, given: Path | None) -> Path | None:
         what = "is no folder" if folder.exists() else "does not exist"
         raise InvalidInput(
             f"{whose} is '{folder}', which {what}. Name the folder that holds the task folders of "
-            f"suite '{suite.name}', or fill it with `orchestrate data fetch {suite.name} "
-            "--from SOURCE`."
+            f"suite '{suite.name}', or leave it out: without it, what is prepared already is used."
         )
     return tasks_root(suite, folder)
 
@@ -94,6 +93,6 @@ def _below(suite: Suite, folder: Path, depth: int) -> Iterator[Path]:
 def _folders(folder: Path) -> list[Path]:
     """Sub-folders by name, without hidden ones and what macOS adds to archives (`__MACOSX`)."""
     with suppress(OSError), os.scandir(folder) as entries:  # gone, or not ours to read
-        names = (entry.name for entry in entries if entry.is_dir())
+        names = (entry.name for entry in entries if os.path.isdir(entry.path))
         return sorted(folder / name for name in names if not name.startswith((".", "__")))
     return []

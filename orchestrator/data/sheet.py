@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from orchestrator.data.splits import Split, open_search
 from orchestrator.data.store import manifest_of
+from orchestrator.errors import InvalidInput
 from orchestrator.files import make_folder, write_whole
 from orchestrator.spec import Suite
 
@@ -45,15 +47,27 @@ def contact_sheet(split: Split, names: Sequence[str] = ()) -> bytes:
 
 def write_sheets(folder: Path, suite: Suite, tasks: Sequence[str], root: Path) -> list[Path]:
     """A contact sheet of each prepared task's train split, `<folder>/<task>.png`."""
-    make_folder(folder)
     paths = []
+    _make(folder)
     for name in tasks:
         task = suite.task(name)
-        names = manifest_of(suite.name, task, root).names
-        train = open_search(suite.name, task, root).train
+        names = manifest_of(suite.store, task, root).names
+        train = open_search(suite.store, task, root).train
         paths.append(folder / f"{name}.png")
         write_whole(paths[-1], contact_sheet(train, names))
     return paths
+
+
+def _make(folder: Path) -> None:
+    try:
+        make_folder(folder)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError("it cannot be written")
+    except OSError as error:
+        raise InvalidInput(
+            f"contact sheets cannot be put into '{folder}': {error.strerror or error}. Name a "
+            "folder that you may write to."
+        ) from error
 
 
 def spread(labels: np.ndarray[tuple[int], np.dtype[np.int64]], most: int) -> list[int]:

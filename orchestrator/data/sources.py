@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
+from orchestrator.data.ahead import cores
 from orchestrator.data.layouts import LAYOUTS
 from orchestrator.data.listing import Listing
 from orchestrator.data.manifest import SPLITS, Manifest
 from orchestrator.data.origins import Listed, Made, Origin, report
-from orchestrator.data.prepare import current, prepare
-from orchestrator.data.store import default_root
+from orchestrator.data.prepare import current, prepare, require_space
+from orchestrator.data.store import check, default_root
 from orchestrator.errors import DataError
-from orchestrator.spec import Suite, Task
+from orchestrator.spec import Suite, Task, digest
 
 Progress = Callable[[str, int, int], None]
 """Called with what is prepared, the images done and their number."""
@@ -28,23 +31,9 @@ def prepare_task(
     """Prepare one task of a suite in the store at `root` (default: `default_root()`).
 
     `raw` is the suite's folder of images; without one, what was prepared before is taken. Raises
-    `DataError` as `prepare`, and where there is nothing to prepare it from.
+    `DataError` as `prepare`, where there is nothing to prepare it from, and for damaged content.
     """
-    root = root or default_root()
-    origin = origin_of(suite, task, raw)
-    if origin is None:
-        found = current(suite, task, root)
-        if found is None:
-            raise DataError(_no_images(suite, task, root))
-        return found
-    done = 0
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        progress(f"{suite.name}/{task.name}", done, origin.count())
-
-    return prepare(suite, task, origin, root, tick)
+    return prepare_tasks(suite, [task], root or default_root(), raw, progress)[task.name]
 
 
 def prepare_tasks(
@@ -54,24 +43,94 @@ def prepare_tasks(
     raw: Path | None,
     progress: Progress = lambda *_: None,
 ) -> dict[str, Manifest]:
-    """Prepare several tasks. One that cannot be is named in the end, after all others are done."""
+    """Prepare several tasks, after a look at whether there is space for all of them.
+
+    One that cannot be prepared is named in the end, after all others are done. The content of what
+    was there before is checked against its fingerprints.
+    """
     found: dict[str, Manifest] = {}
+    missing: dict[str, Origin] = {}
     problems: dict[str, str] = {}
     for task in tasks:
-        try:
-            found[task.name] = prepare_task(suite, task, root, raw, progress)
-        except DataError as error:
-            problems[task.name] = str(error)
+        with _noted(problems, task):
+            there, origin = _look(suite, task, root, raw)
+            if there is not None:
+                found[task.name] = there
+            elif origin is not None:
+                missing[task.name] = origin
+            else:
+                raise DataError(_no_images(suite, task, root))
+    with ThreadPoolExecutor(cores()) as pool:  # hashing runs outside the interpreter's lock
+        for name, problem in zip(found, pool.map(_damage(suite, root), list(found)), strict=True):
+            if problem:
+                problems[name] = problem
+    sizes = (origin.size(name) for origin in missing.values() for name in SPLITS)
+    require_space(root / suite.store, sum(sizes))
+    for name, origin in missing.items():
+        task = suite.task(name)
+        with _noted(problems, task):
+            found[name] = prepare(
+                suite, task, origin, root, _counter(suite, task, origin, progress)
+            )
+    whole = {task.name: found[task.name] for task in tasks if task.name not in problems}
     if problems:
-        raise DataError(_unprepared(suite, problems, found))
-    return found
+        raise DataError(_unprepared(suite, problems, whole))
+    return whole
 
 
-def origin_of(suite: Suite, task: Task, raw: Path | None) -> Origin | None:
-    """What a task is made of, None if it is not at hand; `DataError` if its lists are wrong."""
+def _look(
+    suite: Suite, task: Task, root: Path, raw: Path | None
+) -> tuple[Manifest | None, Origin | None]:
+    """What is prepared and still true, and what the task is made of; a damaged file is neither."""
+    origin = origin_of(suite, task, root, raw)
+    if origin is None:
+        return current(suite, task, root), None
+    state = digest({name: origin.state(name) for name in SPLITS})
+    return current(suite, task, root, state), origin
+
+
+@contextmanager
+def _noted(problems: dict[str, str], task: Task) -> Iterator[None]:
+    try:
+        yield
+    except DataError as error:
+        problems[task.name] = str(error)
+
+
+def _damage(suite: Suite, root: Path) -> Callable[[str], str]:
+    """A call that reads a prepared task whole and says what is wrong with it."""
+
+    def call(name: str) -> str:
+        try:
+            check(suite.store, suite.task(name), root)
+        except DataError as error:
+            return str(error)
+        return ""
+
+    return call
+
+
+def _counter(suite: Suite, task: Task, origin: Origin, progress: Progress) -> Callable[[], None]:
+    done, total = 0, origin.count()
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        progress(f"{suite.name}/{task.name}", done, total)
+
+    return tick
+
+
+def origin_of(suite: Suite, task: Task, root: Path, raw: Path | None) -> Origin | None:
+    """What a task is made of; `DataError` if its lists are wrong.
+
+    None if it is not at hand: nothing was named, or not one image is there and it is prepared.
+    """
     if suite.layout == "mini":
         return Made("orchestrator.data.mini", ("numpy", "scikit-learn"), task)
     listing = listing_of(suite, task, raw)
+    if listing is not None and listing.empty and current(suite, task, root) is not None:
+        return None
     if listing is not None and listing.problems:
         raise DataError(report(f"{suite.name}/{task.name}", listing.problems))
     return None if listing is None else Listed(suite, task, listing)

@@ -64,6 +64,7 @@ def verify(
     every = [item for name in SPLITS for item in listing.splits[name]]
     contents = list(_read_all(every, tick, threads))
     labels = _labels(listing, task)
+    shared, doubled = _repeats(listing, contents)
     return Report(
         task=task.name,
         counts={name: len(listing.splits[name]) for name in SPLITS},
@@ -74,8 +75,9 @@ def verify(
             *_count_problems(listing, task),
             *_class_problems(listing, task, labels),
             *(content.problem for content in contents if content.problem),
+            *shared,
         ),
-        notes=(*_repeats(listing, contents), *_unlearnt(labels)),
+        notes=(*doubled, *_unlearnt(labels)),
     )
 
 
@@ -147,8 +149,12 @@ def _unlearnt(labels: Mapping[str, set[int]]) -> Iterator[str]:
         yield f"test has images of {_classes(strange)}; train has none."
 
 
-def _repeats(listing: Listing, contents: Sequence[_Content]) -> Iterator[str]:
-    """A note per pair of splits that have files of the same bytes, with the first such pair."""
+def _repeats(
+    listing: Listing, contents: Sequence[_Content]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Files of the same bytes: in two splits a problem, in one a note; one text for each pair of
+    splits, with the first such files.
+    """
     seen: dict[bytes, tuple[str, str]] = {}
     pairs: Counter[tuple[str, str]] = Counter()
     examples: dict[tuple[str, str], str] = {}
@@ -162,10 +168,16 @@ def _repeats(listing: Listing, contents: Sequence[_Content]) -> Iterator[str]:
                 examples.setdefault((split, name), f"{first} and {item.where}")
             elif digest:
                 seen[digest] = (name, item.where)
-    for (first, second), count in pairs.items():
-        images = "1 image" if count == 1 else f"{count:,} images"
-        of = "another of the same split" if first == second else f"one of {first}"
-        yield f"{images} of {second} have the bytes of {of}, first: {examples[first, second]}."
+    shared = (_repeat(p, n, examples[p]) for p, n in pairs.items() if p[0] != p[1])
+    doubled = (_repeat(p, n, examples[p]) for p, n in pairs.items() if p[0] == p[1])
+    return tuple(shared), tuple(doubled)
+
+
+def _repeat(pair: tuple[str, str], count: int, example: str) -> str:
+    first, second = pair
+    images = "1 image" if count == 1 else f"{count:,} images"
+    of = "another of the same split" if first == second else f"one of {first}"
+    return f"{images} of {second} have the bytes of {of}, first: {example}."
 
 
 def _classes(labels: Iterable[int]) -> str:

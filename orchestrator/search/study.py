@@ -35,7 +35,7 @@ class StudyProgress:
     """How far a study is. `done` are full-length results; `total` is the best known plan.
 
     `stage` is empty in a sum over studies. `best` is the highest value of a configuration searched
-    to the end, in [0, 1].
+    to the end, in [0, 1]: on val or, where the protocol `leaks`, on test.
     """
 
     study: str
@@ -47,6 +47,7 @@ class StudyProgress:
     failed: int
     total: int
     best: float | None
+    leaks: bool = False
 
 
 class StudyRun:
@@ -140,6 +141,7 @@ class StudyRun:
             failed=len(self.failures),
             total=self._total(),
             best=max((value for value in best if value is not None), default=None),
+            leaks=self._leaks,
         )
 
     def _accept(self, row: TrialResult) -> bool:

@@ -160,10 +160,16 @@ def test_lists_may_have_a_bom_crlf_blank_lines_and_spaces_in_paths(vtab: Path) -
     assert f"{TRAIN}:15:" in last.where
 
 
-def test_the_digest_follows_the_lists_and_not_the_place(vtab: Path, made: Path) -> None:
-    assert kitti(vtab).digest == kitti(made / "vtab").digest
-    change(vtab / "kitti" / TEST, lambda lines: lines.reverse())
-    assert kitti(vtab).digest != kitti(made / "vtab").digest
+def test_the_state_follows_lists_and_files_and_not_the_place(vtab: Path) -> None:
+    before = {split: kitti(vtab).state(split) for split in ("train", "test")}
+    moved = vtab.rename(vtab.with_name("moved"))
+    assert {split: kitti(moved).state(split) for split in before} == before
+    change(moved / "kitti" / TEST, lambda lines: lines.reverse())
+    assert kitti(moved).state("train") == before["train"]
+    assert kitti(moved).state("test") != before["test"]
+    image = Path(kitti(moved).splits["train"][-1].identity)
+    image.write_bytes(image.read_bytes() + b" ")
+    assert kitti(moved).state("train") != before["train"]
 
 
 def test_the_task_folder_and_what_stays_inside_may_be_links(vtab: Path, tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_space_is_asked_for_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    monkeypatch.setattr(room, "_require_space", lambda _, size: asked.append(size))
+    monkeypatch.setattr(room, "require_space", lambda _, size: asked.append(size))
     origin = listed(tmp_path / "raw")
     prepare(SUITE, TASK, origin, tmp_path)
     encoded = sum(item.size() for item in origin.listing.splits["test"])

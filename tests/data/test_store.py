@@ -17,7 +17,7 @@ import pytest
 from orchestrator.data import arrow
 from orchestrator.data.manifest import Manifest, SplitRecord
 from orchestrator.data.origins import Made
-from orchestrator.data.prepare import prepare
+from orchestrator.data.prepare import current, prepare
 from orchestrator.data.splits import SearchData, Split, open_final, open_search
 from orchestrator.data.store import check, default_root, identity
 from orchestrator.errors import DataError
@@ -224,15 +224,12 @@ def test_a_torn_file_is_named_with_what_to_do(name: str, root: Path) -> None:
             lambda: open_search("toy", TASK, root),
             lambda: open_final("toy", TASK, root),
             lambda: check("toy", TASK, root),
-            lambda: stored(root),
+            lambda: current(SUITE, TASK, root),
         ):
             with pytest.raises(DataError, match=rf"{path}' is damaged.*Delete the folder.*again"):
                 use()
-        path.touch()
-    path.unlink()
-    shutil.rmtree(path.parent)
-    stored(root)
-    check("toy", TASK, root)
+        stored(root)  # what it is made of is at hand
+        check("toy", TASK, root)
 
 
 def test_damage_that_keeps_the_size_is_found(root: Path) -> None:
@@ -317,7 +314,7 @@ stored(Path(sys.argv[1]))
 
 
 @pytest.mark.parametrize(
-    ("moment", "left"), [("_require_space", 0), ("write_whole", 1), ("_replace", 4)]
+    ("moment", "left"), [("require_space", 0), ("write_whole", 1), ("_replace", 4)]
 )
 def test_what_a_killed_process_left_is_taken_up(moment: str, left: int, tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED % moment, str(tmp_path)]

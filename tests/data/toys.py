@@ -90,4 +90,4 @@ def listed(folder: Path, counts: Mapping[str, int] = COUNTS) -> Listed:
                 path.write_bytes(picture(100 * place + index, (7 + index, 30 - index), form))
             items.append(FileItem(path, index % 4, f"{name}.txt, line {index + 1}"))
         splits[name] = items
-    return Listed(SUITE, TASK, Listing(splits, "lists"))
+    return Listed(SUITE, TASK, Listing(splits))

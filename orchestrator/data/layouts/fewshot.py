@@ -26,13 +26,11 @@ def read(root: Path, task: Task, files: Mapping[str, Any]) -> Listing:
     if folder is None:
         return without_items(problems)
     entries: dict[str, list[Entry]] = {}
-    lists: list[bytes] = []
     for split, name in _lists(task).items():
-        entries[split], data = read_list(folder / "annotations" / name, task.classes, problems)
-        lists.append(data)
+        entries[split] = read_list(folder / "annotations" / name, task.classes, problems)
     firsts = [entry.path for part in entries.values() for entry in part[:1]]
     tree = pick_tree(folder, root, ("images", "."), firsts)
-    return make_listing(tree, entries, lists, problems)
+    return make_listing(tree, entries, problems)
 
 
 def _lists(task: Task) -> Mapping[str, str]:

@@ -51,10 +51,8 @@ def read(root: Path, task: Task, files: Mapping[str, Any]) -> Listing:
     if folder is None:
         return without_items(problems)
     named: dict[str, list[_Named]] = {}
-    lists: list[bytes] = []
     for split in SPLITS:
-        named[split], data = _read_json(folder / f"{split}.json", problems)
-        lists.append(data)
+        named[split] = _read_json(folder / f"{split}.json", problems)
     ids = _sorted_ids(image.id for part in named.values() for image in part)
     if len(ids) != task.classes and all(named.values()):
         problems.append(
@@ -64,29 +62,29 @@ def read(root: Path, task: Task, files: Mapping[str, Any]) -> Listing:
     firsts = [image.path for part in named.values() for image in part[:1]]
     tree = pick_tree(folder, root, ("images", "Images", "."), firsts)
     entries = {split: _labelled(part, ids) for split, part in named.items()}
-    return make_listing(tree, entries, lists, problems, ids)
+    return make_listing(tree, entries, problems, ids)
 
 
-def _read_json(path: Path, problems: list[str]) -> tuple[list[_Named], bytes]:
-    """The images of a list, in order, and the file's bytes."""
-    text, data = read_text(path, problems)
+def _read_json(path: Path, problems: list[str]) -> list[_Named]:
+    """The images of a list, in order."""
+    text = read_text(path, problems)
     if text is None:
-        return [], data
+        return []
     try:
         content = json.loads(text, object_pairs_hook=_Pairs)
     except json.JSONDecodeError as error:
         problems.append(f"{path}:{error.lineno}: this is not JSON: {error.msg}.")
-        return [], data
+        return []
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits; too many brackets
         problems.append(f"{path}: this JSON cannot be read: {error}.")
-        return [], data
+        return []
     if not isinstance(content, _Pairs):
         problems.append(f'{path}: a list must be one object, {{"relative/path": class id}}.')
-        return [], data
+        return []
     images = list(_images(path, text, content, problems))
     if not images:
         problems.append(f"{path}: it lists no image.")
-    return images, data
+    return images
 
 
 def _images(path: Path, text: str, pairs: _Pairs, problems: list[str]) -> Iterator[_Named]:

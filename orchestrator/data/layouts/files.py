@@ -50,15 +50,12 @@ def _read_lists(
 ) -> Listing:
     """`{root: DIR, train: FILE, val: FILE, test: FILE}`, lines `relative/path label`."""
     entries: dict[str, list[Entry]] = {}
-    lists: list[bytes] = []
     for split in SPLITS:
         if split == "val" and not isinstance(files["val"], str):
             entries["train"], entries["val"] = hold_out(entries["train"], files["val"])
-            lists.append(repr(files["val"]).encode())
         else:
-            entries[split], data = read_list(Path(files[split]), task.classes, problems)
-            lists.append(data)
-    return make_listing(Tree(Path(files["root"]), inside), entries, lists, problems, names)
+            entries[split] = read_list(Path(files[split]), task.classes, problems)
+    return make_listing(Tree(Path(files["root"]), inside), entries, problems, names)
 
 
 _FORMS: Mapping[str, _Form] = {

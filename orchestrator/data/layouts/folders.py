@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.data.layouts.held_out import hold_out
-from orchestrator.data.layouts.lists import UNKNOWN, digest_of
+from orchestrator.data.layouts.lists import UNKNOWN
 from orchestrator.data.layouts.tree import Entry, Tree
 from orchestrator.data.listing import Listing
 from orchestrator.data.manifest import SPLITS
@@ -47,15 +47,12 @@ def read(
     if names:
         _check_strangers(found, names, f"the suite names {len(names)} classes", problems)
     entries = {split: _entries(part, classes) for split, part in found.items()}
-    lists = ["\n".join(f"{e.path} {e.label}" for e in part) for part in entries.values()]
     if "val" not in entries:
         entries["train"], entries["val"] = hold_out(entries["train"], files["val"])
-        lists.append(repr(files["val"]))
     trees = {split: Tree(Path(files["train"]), inside) for split in ("train", "val")}
     trees |= {split: Tree(part.folder, inside) for split, part in found.items() if split != "train"}
     items = {split: trees[split].items(entries[split], problems) for split in SPLITS}
-    digest = digest_of([text.encode("utf-8", "surrogateescape") for text in lists])
-    return Listing(items, digest, tuple(problems), tuple(classes))
+    return Listing(items, tuple(problems), tuple(classes))
 
 
 def _look(folder: Path, problems: list[str]) -> _Split:
@@ -90,7 +87,8 @@ def _inside(folder: Path, problems: list[str]) -> list[tuple[str, bool]]:
     """What is in a folder, sorted by name, and whether it is a folder itself."""
     try:
         with os.scandir(folder) as entries:
-            found = [(entry.name, entry.is_dir()) for entry in entries]
+            # os.path: a link that leads in a circle is no folder, and no reason to give up.
+            found = [(entry.name, os.path.isdir(entry.path)) for entry in entries]
     except OSError as error:
         problems.append(f"{folder}: this folder cannot be read ({error.strerror}).")
         return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,11 +13,11 @@ UNKNOWN = -1
 """The label of an entry whose list states none."""
 
 
-def read_list(path: Path, classes: int, problems: list[str]) -> tuple[list[Entry], bytes]:
-    """The entries of a list, and the file's bytes. Blank lines, CRLF and a BOM are fine."""
-    text, data = read_text(path, problems)
+def read_list(path: Path, classes: int, problems: list[str]) -> list[Entry]:
+    """The entries of a list. Blank lines, CRLF and a BOM are fine."""
+    text = read_text(path, problems)
     if text is None:
-        return [], data
+        return []
     entries: list[Entry] = []
     for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
         if line and not line.isspace():
@@ -27,25 +26,25 @@ def read_list(path: Path, classes: int, problems: list[str]) -> tuple[list[Entry
                 entries.append(entry)
     if not entries:
         problems.append(f"{path}: it lists no image.")
-    return entries, data
+    return entries
 
 
-def read_text(path: Path, problems: list[str]) -> tuple[str | None, bytes]:
-    """A UTF-8 file's text without its BOM, and its bytes; None, with a problem, if it has none."""
+def read_text(path: Path, problems: list[str]) -> str | None:
+    """A UTF-8 file's text without its BOM; None, with a problem, if it cannot be read."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         problems.append(f"{path}: this list is missing.")
-        return None, b""
+        return None
     except OSError as error:
         problems.append(f"{path}: this list cannot be read ({error.strerror}).")
-        return None, b""
+        return None
     try:
-        return data.decode("utf-8-sig"), data
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         problems.append(f"{path}:{line}: this is not UTF-8 text; save the list as UTF-8.")
-        return None, data
+        return None
 
 
 def label_of(text: str, classes: int, listed: str, problems: list[str]) -> int:
@@ -74,29 +73,20 @@ def plain_path(path: str, listed: str, problems: list[str]) -> str | None:
 def make_listing(
     tree: Tree,
     splits: Mapping[str, Sequence[Entry]],
-    lists: Sequence[bytes],
     problems: list[str],
     classes: Sequence[str] = (),
 ) -> Listing:
-    """The listing of entries that lie in one tree; `lists` is what they were read from."""
+    """The listing of entries that lie in one tree."""
     check_repeats(splits, problems)
     items: dict[str, Sequence[Item]] = {
         name: tree.items(splits.get(name, ()), problems) for name in SPLITS
     }
-    return Listing(items, digest_of(lists), tuple(problems), tuple(classes))
+    return Listing(items, tuple(problems), tuple(classes))
 
 
 def without_items(problems: Sequence[str]) -> Listing:
     """The listing of a task that cannot be found."""
-    return Listing(dict.fromkeys(SPLITS, ()), digest_of([]), tuple(problems))
-
-
-def digest_of(lists: Sequence[bytes]) -> str:
-    """SHA-256 (hex) of the lists, in order."""
-    state = hashlib.sha256()
-    for data in lists:
-        state.update(hashlib.sha256(data).digest())
-    return state.hexdigest()
+    return Listing(dict.fromkeys(SPLITS, ()), tuple(problems))
 
 
 def check_repeats(splits: Mapping[str, Sequence[Entry]], problems: list[str]) -> None:

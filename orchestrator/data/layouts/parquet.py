@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.data.layouts.held_out import hold_out
-from orchestrator.data.layouts.lists import UNKNOWN, digest_of
+from orchestrator.data.layouts.lists import UNKNOWN
 from orchestrator.data.layouts.tree import Entry
 from orchestrator.data.listing import Item, Listing
 from orchestrator.data.manifest import SPLITS
@@ -110,16 +110,14 @@ def read(
         if labels is not None:
             tables[split] = Table(path, files["image"])
             entries[split] = _entries(path, labels, task.classes, problems)
-    lists = [repr([entry.label for entry in entries[split]]).encode() for split in SPLITS]
     if not isinstance(files["val"], str):
         entries["train"], entries["val"] = hold_out(entries["train"], files["val"])
-        lists.append(repr(files["val"]).encode())
         tables |= {"val": tables["train"]} if "train" in tables else {}
     items: dict[str, Sequence[Item]] = {
         split: [RowItem(tables[split], int(entry.path), entry.label) for entry in part]
         for split, part in entries.items()
     }
-    return Listing(items, digest_of(lists), tuple(problems), names)
+    return Listing(items, tuple(problems), names)
 
 
 def _labels(path: Path, image: str, label: str, problems: list[str]) -> list[int | None] | None:

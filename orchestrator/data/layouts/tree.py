@@ -76,7 +76,10 @@ class Tree:
             if not self._contains(real := os.path.realpath(path)):
                 return _Directory(path, problem=f"the folder '{path}' leads out, to '{real}'")
             with os.scandir(path) as entries:
-                kinds = [(entry.name, entry.is_symlink(), entry.is_file()) for entry in entries]
+                kinds = [
+                    (entry.name, entry.is_symlink(), entry.is_file(follow_symlinks=False))
+                    for entry in entries
+                ]
         except FileNotFoundError:
             return _Directory(path, problem=f"the folder '{path}' does not exist")
         except (OSError, ValueError) as error:  # ValueError: a NUL character in the path

@@ -30,13 +30,11 @@ def read(root: Path, task: Task, files: Mapping[str, Any]) -> Listing:
     if folder is None:
         return without_items(problems)
     entries: dict[str, list[Entry]] = {}
-    lists: list[bytes] = []
     for split, name in _LISTS.items():
-        entries[split], data = read_list(folder / name, task.classes, problems)
-        lists.append(data)
+        entries[split] = read_list(folder / name, task.classes, problems)
     if not problems:
         _check_both(folder / _BOTH, [*entries["train"], *entries["val"]], task.classes, problems)
-    return make_listing(Tree(folder, root), entries, lists, problems)
+    return make_listing(Tree(folder, root), entries, problems)
 
 
 def _check_both(path: Path, parts: Sequence[Entry], classes: int, problems: list[str]) -> None:
@@ -46,7 +44,7 @@ def _check_both(path: Path, parts: Sequence[Entry], classes: int, problems: list
     """
     if not os.path.exists(path):
         return
-    together, _ = read_list(path, classes, problems)
+    together = read_list(path, classes, problems)
     if problems:
         return
     names = f"{_LISTS['train']} and {_LISTS['val']}"
