@@ -1,22 +1,23 @@
-"""attach, detach, merge: an adapter's life on a timm model."""
+"""attach and detach: an adapter on a timm model and off it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.utils.parametrize import register_parametrization, type_before_parametrizations
 
+from adapters.backbones import find_sites
 from adapters.base import Adapter
 from adapters.errors import AdapterError
-from adapters.sites import Sites, find_sites
-from adapters.stack import AdaptedLinear, Member, Stack, StackedHead, TrialDropPath, start_member
+from adapters.modules import Edited, Replaced, StackedHead, TrialDropPath
+from adapters.sites import Sites
+from adapters.stack import Member, Stack, start_member
 
 M = TypeVar("M", bound=nn.Module)
-_LINEAR_TO = 1e-3  # relative; a non-linear update is off by a share of itself
 
 
 def attach(
@@ -73,13 +74,17 @@ def attach_members(model: M, members: Sequence[Member], *, replace_drop_path: bo
         stack.undo.substituted.append((path, model.get_submodule(path)))
         model.set_submodule(path, module)
 
-    for site in stack.sites.linears:
-        substitute(site.path, AdaptedLinear(model.get_submodule(site.path), stack, site.path))
+    adapter = members[0].adapter
     if replace_drop_path:
         for index in range(2 * sites.depth):
-            substitute(f"blocks.{index // 2}.drop_path{index % 2 + 1}", TrialDropPath(stack, index))
+            place = sites.every_block[index // 2].drop_path(index % 2 + 1)
+            substitute(place, TrialDropPath(stack, index))
+    for path in sorted(adapter.places(stack.sites), key=_depth, reverse=True):
+        substitute(path, Edited(model.get_submodule(path), stack, path))
+    for name in adapter.weights(stack.stacked()):
+        _replace(model, stack, name)
     if members[0].classes is not None:
-        substitute("head", StackedHead(stack))
+        substitute(sites.head, StackedHead(stack))
     model.add_module("adapter", stack)
     model.train(model.training)  # the new modules too
     first = model.get_submodule("patch_embed")  # every way through a timm ViT begins with it
@@ -102,39 +107,14 @@ def detach(model: M) -> M:
     undo = attached(model).undo
     for hook in undo.hooks:
         hook.remove()
+    for path in {name.rpartition(".")[0] for name in undo.replaced}:
+        _put_back(model.get_submodule(path))
     delattr(model, "adapter")
     place = next(model.parameters())  # the model may have moved meanwhile
     for path, module in reversed(undo.substituted):
         model.set_submodule(path, module.to(place).train(model.training))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(undo.flags[name])
-    return model
-
-
-@torch.no_grad()
-def merge(model: M) -> M:
-    """Folds a lone adapter and its head into the weights: a plain timm model, no trace left.
-
-    The merged forward equals the adapted one to 1e-5 relative in fp32. ΔW of a layer is its own
-    update of the identity matrix, so there is no second implementation of any method. Raises
-    `AdapterError`, the model unchanged, for a stack of several trials (merge one: `adapters.load`
-    it first) and for an adapter whose update is not linear in the layer's input.
-    """
-    stack = attached(model)
-    if len(stack.members) != 1:
-        raise AdapterError(f"merge takes one trial, this stack has {len(stack.members)}.")
-    tensors, changes = stack.tensors_of(0), _changes(stack)
-    detach(model)
-    for path, change in changes.items():
-        weight = model.get_parameter(f"{path}.weight")
-        weight.add_(change.to(weight.dtype))
-    if "head.weight" in tensors:
-        classes, width = tensors["head.weight"].shape
-        head = nn.Linear(width, classes).to(next(model.parameters()))
-        head.weight.copy_(tensors["head.weight"])
-        head.bias.copy_(tensors["head.bias"])
-        model.set_submodule("head", head.train(model.training))
-        setattr(model, "num_classes", classes)  # noqa: B010 (nn.Module types attributes as tensors)
     return model
 
 
@@ -147,6 +127,32 @@ def free_sites(model: nn.Module) -> Sites:
     return find_sites(model)
 
 
+def _depth(path: str) -> int:
+    return path.count(".")
+
+
+def _replace(model: nn.Module, stack: Stack, name: str) -> None:
+    path, _, last = name.rpartition(".")
+    replaced = Replaced(stack, name)
+    # Unsafe only in that torch does not run it now, when there is no forward pass yet.
+    register_parametrization(model.get_submodule(path), last, replaced, unsafe=True)
+    stack.undo.replaced.append(name)
+
+
+def _put_back(module: nn.Module) -> None:
+    """The module's own class and parameters again.
+
+    Not with torch's `remove_parametrizations`: it also changes the class that torch made for the
+    module, which a copy of the model shares.
+    """
+    replaced = module.parametrizations
+    assert isinstance(replaced, nn.ModuleDict)
+    module.__class__ = type_before_parametrizations(module)
+    del module.parametrizations
+    for last, entry in replaced.items():
+        module.register_parameter(last, entry.get_parameter("original"))
+
+
 class _Prepare:
     """Readies the stack before a forward pass: an object, so that a copied model copies it too."""
 
@@ -155,30 +161,6 @@ class _Prepare:
 
     def __call__(self, first: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._stack.prepare(inputs[0].shape[0], next(first.parameters()).dtype)
-
-
-def _changes(stack: Stack) -> dict[str, Tensor]:
-    """Layer path → ΔWᵀ (out of all parts, in) in fp32, as nn.Linear keeps its weight."""
-    mode = stack.training
-    stack.eval()
-    stack.prepare(1, torch.float32)
-    stack.train(mode)
-    changes = {}
-    for site in stack.sites.linears:
-        update = stack.update(site.path)
-        if update is None:
-            continue
-        device = next(iter(stack.parameters())).device
-        change = update(torch.eye(site.inputs, device=device).unsqueeze(0))[0]
-        probe = torch.linspace(-1, 1, 4 * site.inputs, device=device).sin().view(1, 4, -1)
-        found, expected = update(probe)[0], probe[0] @ change
-        if (found - expected).norm() > _LINEAR_TO * max(found.norm(), expected.norm()):
-            raise AdapterError(
-                f"{stack.members[0].adapter.name} cannot be merged: its update of {site.path} is "
-                "not linear in the layer's input; save it instead."
-            )
-        changes[site.path] = change.mT
-    return changes
 
 
 def _per_trial(value: Any, count: int) -> list[Any]:
@@ -190,7 +172,7 @@ def _per_trial(value: Any, count: int) -> list[Any]:
 
 
 def _with_own_head(member: Member, model: nn.Module) -> Member:
-    head = model.get_submodule("head")
+    head = model.get_submodule(find_sites(model).head)
     if isinstance(head, nn.Linear):
         member.tensors["head.weight"] = head.weight.detach().clone()
         bias = head.bias if head.bias is not None else head.weight.new_zeros(head.out_features)

@@ -5,9 +5,9 @@
     ...                                              # train model.parameters() that require grad
     save(model, "folder"); merge(model)              # a plain timm model again
 
-An adapter is a frozen dataclass whose fields are its hyper-parameters. It says which linear layers
-it changes (`select`), how its tensors start (`start`) and what it adds to a layer's output
-(`updates`). It is written once, on the trial axis: see `adapters.stack`.
+An adapter is a frozen dataclass whose fields are its hyper-parameters. It says which places of a
+backbone it changes (`select`, `places`), how its tensors start (`start`) and what becomes of those
+places in a forward pass (`edits`). It is written once, on the trial axis: see `adapters.stack`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adapters.knobs import check_fields
 from adapters.noise import Noise
@@ -27,6 +27,9 @@ from adapters.sites import Linear, Sites
 Tensors = dict[str, Tensor]
 Update = Callable[[Tensor], Tensor]
 """x (K, N, in) → what is added to the layer's output (K, N, out of all its parts)."""
+Edit = Callable[..., Tensor]
+"""(x, base, …) → the place's new output: `x` (K·B, …) is its input as the backbone gives it, `base`
+the frozen module, which the edit calls. `Context` makes the common ones: added, mapped."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,36 @@ class Context:
     noise: Noise | None
     device: torch.device
     dtype: torch.dtype
+
+    @property
+    def trials(self) -> int:
+        """K."""
+        return len(self.adapters)
+
+    def split(self, x: Tensor) -> Tensor:
+        """(K·B, …, features) → (K, N, features)."""
+        return x.reshape(self.trials, -1, x.shape[-1])
+
+    def added(self, update: Update) -> Edit:
+        """The edit of a linear layer to whose output an update of its input is added."""
+
+        def edit(x: Tensor, base: nn.Module, *_: object, **__: object) -> Tensor:
+            y: Tensor = base(x)
+            return y + update(self.split(x)).view(y.shape)
+
+        return edit
+
+    def mapped(self, change: Update) -> Edit:
+        """The edit of a place whose output (K, N, features) is changed; a convolution's too."""
+
+        def edit(x: Tensor, base: nn.Module, *arguments: Any, **named: Any) -> Tensor:
+            y: Tensor = base(x, *arguments, **named)
+            if isinstance(base, nn.Conv2d):
+                y = y.permute(0, 2, 3, 1)
+                return change(self.split(y)).view(y.shape).permute(0, 3, 1, 2)
+            return change(self.split(y)).view(y.shape)
+
+        return edit
 
     def vector(self, name: str) -> Tensor:
         """Field `name` of every trial as (K, 1, 1), ready to scale (K, N, features)."""
@@ -69,14 +102,21 @@ class Context:
 class Adapter(ABC):
     """How a frozen backbone becomes trainable; the fields of a subclass are the hyper-parameters.
 
-    Subclasses set `name` (unique, lower case) and implement the three methods below. `updates` is
-    called on one member of a stack for all K of them: what differs between trials comes from
-    `context`, never from `self`.
+    Subclasses set `name` (unique, lower case) and implement `select`, `start` and `edits` (or, if
+    all they do is add to linear layers, `updates`). `edits` is called on one member of a stack for
+    all K of them: what differs between trials comes from `context`, never from `self`.
+
+    Tensors whose name starts with `head.` belong to the head: they stay in fp32 and are not counted
+    as the adapter's. Those that start with `state.` are not trained (running statistics).
     """
 
     name: ClassVar[str]
     zero_head: ClassVar[bool] = False
     """Whether the head starts at 0 by default, not as nn.Linear does."""
+    lone: ClassVar[bool] = False
+    """Whether a stack of it holds one trial only."""
+    frozen_features: ClassVar[bool] = False
+    """Whether the features before the head are the frozen backbone's own."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -89,9 +129,26 @@ class Adapter(ABC):
     def start(self, sites: Sites, generator: torch.Generator) -> Tensors:
         """One trial's tensors at their start, without the trial axis (fp32, CPU)."""
 
-    @abstractmethod
+    def places(self, sites: Sites) -> tuple[str, ...]:
+        """Paths of the modules that are edited; those of the selected linear layers by default."""
+        return tuple(site.path for site in sites.linears)
+
+    def edits(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Edit]:
+        """Path → edit, for one forward pass; `tensors` are (K, …), zero-padded."""
+        updates = self.updates(tensors, sites, context)
+        return {path: context.added(update) for path, update in updates.items()}
+
     def updates(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Update]:
-        """Layer path → update, for one forward pass; `tensors` are (K, …), zero-padded."""
+        """Path of a linear layer → what is added to its output; for those that only add."""
+        return {}
+
+    def weights(self, tensors: Tensors) -> Mapping[str, Tensor]:
+        """Name → tensor of the backbone's own parameters that this (lone) adapter replaces."""
+        return {}
+
+    def head(self, tensors: Tensors, context: Context) -> Update | None:
+        """Features (K, B, D) → what the last linear layer reads; None: the features themselves."""
+        return None
 
     def to_dict(self) -> dict[str, Any]:
         """The hyper-parameters as JSON values."""

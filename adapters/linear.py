@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
-from adapters.base import Adapter, Context, Tensors, Update
+from adapters.base import Adapter, Tensors
 from adapters.sites import Sites
 
 
@@ -17,15 +17,12 @@ class LinearProbe(Adapter):
 
     name: ClassVar[str] = "linear"
     zero_head: ClassVar[bool] = True
+    frozen_features: ClassVar[bool] = True
 
     def select(self, sites: Sites) -> Sites:
         """None of them."""
-        return replace(sites, linears=())
+        return sites.nothing()
 
     def start(self, sites: Sites, generator: torch.Generator) -> Tensors:
         """No tensors."""
-        return {}
-
-    def updates(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Update]:
-        """No updates."""
         return {}

@@ -8,15 +8,28 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from adapters.arc import ARC
 from adapters.base import Adapter
-from adapters.efft2 import EFFT2
+from adapters.bitfit import BitFit
+from adapters.bottleneck import AdaptFormer, Bottleneck
+from adapters.efft import EFFT1, EFFT2
 from adapters.errors import AdapterError
-from adapters.hta import HTA
+from adapters.fact import FactTK, FactTT
+from adapters.full import Full, Partial
+from adapters.hta import HTA, HTAAdapter
 from adapters.linear import LinearProbe
 from adapters.lora import LoRA
+from adapters.mlp_head import MLPHead
+from adapters.noah import NOAH
+from adapters.rlrr import RLRR
+from adapters.ssf import SSF
+from adapters.vpt import VPTDeep, VPTShallow
 
 GROUP = "orchestrate.adapters"
-_BUILT_IN: tuple[type[Adapter], ...] = (LinearProbe, LoRA, EFFT2, HTA)
+_BUILT_IN: tuple[type[Adapter], ...] = (
+    *(Full, LinearProbe, Partial, MLPHead, BitFit, VPTShallow, VPTDeep, Bottleneck, AdaptFormer),
+    *(LoRA, SSF, FactTT, FactTK, EFFT1, EFFT2, HTA, HTAAdapter, ARC, RLRR, NOAH),
+)
 
 
 @cache

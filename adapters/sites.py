@@ -1,17 +1,17 @@
-"""Where the adaptable layers of a backbone are: q k v o fc1 fc2 of every block.
+"""The places of a backbone that an adapter can change, and selections of them.
 
-Supported today: every timm model built on `vision_transformer.Block` with the standard attention
-and MLP (ViT and DeiT of any size). Anything else is refused by name.
+Found by `adapters.backbones` in timm's ViT, DeiT and Swin. Blocks are numbered from 0 through the
+whole network; Swin's have stages, whose width doubles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from torch import nn
+from torch import Tensor
 
-from adapters.errors import AdapterError, UnsupportedBackbone
+from adapters.errors import AdapterError
 
 PARTS: tuple[str, ...] = ("q", "k", "v", "o", "fc1", "fc2")
 MHSA: tuple[str, ...] = ("q", "k", "v", "o")
@@ -21,12 +21,6 @@ SELECTORS: dict[str, tuple[str, ...]] = {
     "ffn": FFN,
     **{part: (part,) for part in PARTS},
 }
-_MODULES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("attn.qkv", ("q", "k", "v")),
-    ("attn.proj", ("o",)),
-    ("mlp.fc1", ("fc1",)),
-    ("mlp.fc2", ("fc2",)),
-)
 
 
 @dataclass(frozen=True)
@@ -43,15 +37,83 @@ class Linear:
     chosen: tuple[str, ...]
     inputs: int
     out: int
+    stage: int = 0
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A layer norm: `group` says which half of its block it belongs to (`mhsa`, `ffn`), or that it
+    lies outside the blocks (empty). `feeds` is the path of the linear layer that reads it, if any.
+    """
+
+    path: str
+    block: int
+    group: str
+    width: int
+    feeds: str = ""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A transformer block: `width` of its tokens, paths of what lies in it."""
+
+    path: str
+    index: int
+    stage: int
+    width: int
+
+    @property
+    def attention(self) -> str:
+        """Path of the self-attention."""
+        return f"{self.path}.attn"
+
+    def drop_path(self, half: int) -> str:
+        """Path of the stochastic depth after MHSA (1) or FFN (2)."""
+        return f"{self.path}.drop_path{half}"
+
+
+@dataclass(frozen=True)
+class Conv:
+    """The patch embedding's convolution with its output channels."""
+
+    path: str
+    width: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Consecutive blocks of one width; `ratio` is its width over the first stage's."""
+
+    index: int
+    width: int
+    ratio: int
 
 
 @dataclass(frozen=True)
 class Sites:
-    """The linear layers that a selection of blocks and parts leaves, in forward order."""
+    """The places that a selection of blocks and parts leaves, in forward order.
 
+    `family` is `vit` or `swin`. `width` and `depth` are the features' and the number of all blocks.
+    `patch`, the norms outside the blocks and `reductions` (Swin's patch merging) are there while
+    nothing was deselected. `weights` are the backbone's own parameters by name.
+    """
+
+    family: str
     width: int
     depth: int
     linears: tuple[Linear, ...]
+    norms: tuple[Norm, ...]
+    blocks: tuple[Block, ...]
+    patch: Conv | None
+    reductions: tuple[Linear, ...]
+    head: str
+    """Path of the classification layer."""
+    tokens: int
+    """Class and register tokens before those of the patches."""
+    patch_size: int
+    every_block: tuple[Block, ...]
+    """All blocks, whatever was selected."""
+    weights: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def select(self, parts: Sequence[str], layers: Sequence[int] | None = None) -> Sites:
         """Keeps the named parts (`q k v o fc1 fc2`, or `mhsa`, `ffn`) of the blocks in `layers`.
@@ -61,9 +123,7 @@ class Sites:
         wanted = {part for name in parts for part in _selector(name)}
         blocks = range(self.depth) if layers is None else _blocks(layers, self.depth)
         kept = tuple(
-            Linear(
-                s.path, s.block, s.parts, tuple(p for p in s.chosen if p in wanted), s.inputs, s.out
-            )
+            replace(s, chosen=tuple(part for part in s.chosen if part in wanted))
             for s in self.linears
             if s.block in blocks and wanted.intersection(s.chosen)
         )
@@ -72,60 +132,52 @@ class Sites:
                 f"sites={tuple(parts)} with layers={layers} matches nothing in this backbone; "
                 f"sites are {', '.join(SELECTORS)}, layers are 0…{self.depth - 1}."
             )
-        return Sites(self.width, self.depth, kept)
+        groups = {name for name in ("mhsa", "ffn") if wanted.intersection(SELECTORS[name])}
+        whole = layers is None and wanted == set(PARTS)
+        return replace(
+            self,
+            linears=kept,
+            norms=tuple(n for n in self.norms if _keeps(n, blocks, groups, whole)),
+            blocks=tuple(block for block in self.blocks if block.index in blocks),
+            patch=self.patch if whole else None,
+            reductions=self.reductions if whole else (),
+        )
+
+    def nothing(self) -> Sites:
+        """No place at all."""
+        return replace(self, linears=(), norms=(), blocks=(), patch=None, reductions=())
 
     def slices(self) -> list[tuple[int, str]]:
         """Every chosen (block, part), in forward order."""
         return [(site.block, part) for site in self.linears for part in site.chosen]
 
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages that have a selected block; a ViT is one stage."""
+        first = self.every_block[0].width
+        found = {block.stage: block.width for block in self.blocks}
+        return tuple(Stage(index, width, width // first) for index, width in found.items())
 
-def find_sites(model: nn.Module) -> Sites:
-    """The sites of a timm ViT or DeiT; `UnsupportedBackbone` for anything else."""
-    # timm takes seconds to import, and who has a model has paid them: names and hyper-parameters
-    # of adapters can be had without.
-    from timm.models.vision_transformer import VisionTransformer
-
-    if type(model) is not VisionTransformer:  # subclasses have other tokens, heads or passes
-        raise UnsupportedBackbone(
-            f"{type(model).__name__} is not supported; looked for timm's VisionTransformer (ViT, "
-            "and DeiT without a distillation head)."
+    def of_stage(self, stage: int) -> Sites:
+        """The same selection, of one stage only."""
+        return replace(
+            self,
+            linears=tuple(site for site in self.linears if site.stage == stage),
+            blocks=tuple(block for block in self.blocks if block.stage == stage),
+            norms=tuple(n for n in self.norms if n.block in self._indices(stage)),
         )
-    linears = []
-    for index, block in enumerate(model.blocks):
-        for suffix, parts in _MODULES:
-            layer = _linear(index, block, suffix)
-            linears.append(
-                Linear(
-                    path=f"blocks.{index}.{suffix}",
-                    block=index,
-                    parts=parts,
-                    chosen=parts,
-                    inputs=layer.in_features,
-                    out=layer.out_features // len(parts),
-                )
-            )
-    return Sites(model.embed_dim, len(model.blocks), tuple(linears))
+
+    def linear(self, path: str) -> Linear:
+        """The selected linear layer at a path."""
+        return next(site for site in self.linears if site.path == path)
+
+    def _indices(self, stage: int) -> set[int]:
+        return {block.index for block in self.every_block if block.stage == stage}
 
 
-def _linear(index: int, block: nn.Module, suffix: str) -> nn.Linear:
-    """The linear layer at `suffix` of a block, after checking that the block is a known one."""
-    from timm.layers import Attention, Mlp
-    from timm.models.vision_transformer import Block
-
-    room, _, _ = suffix.partition(".")
-    for place, wanted in (("", Block), (room, {"attn": Attention, "mlp": Mlp}[room])):
-        found = block.get_submodule(place)
-        if type(found) is not wanted:
-            raise UnsupportedBackbone(
-                f"{f'blocks.{index}.{place}'.rstrip('.')} is a {type(found).__name__}; looked for "
-                f"timm's {wanted.__name__}."
-            )
-    layer = block.get_submodule(suffix)
-    if type(layer) is not nn.Linear:
-        raise UnsupportedBackbone(
-            f"blocks.{index}.{suffix} is a {type(layer).__name__}; looked for nn.Linear."
-        )
-    return layer
+def _keeps(
+    norm: Norm, blocks: Sequence[int] | frozenset[int], groups: set[str], whole: bool
+) -> bool:
+    return whole if not norm.group else norm.block in blocks and norm.group in groups
 
 
 def _selector(name: str) -> tuple[str, ...]:

@@ -11,18 +11,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import sqrt
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from adapters.base import Adapter, Context, Tensors, Update, uniform
+from adapters.base import Adapter, Context, Edit, Tensors, Update, uniform
 from adapters.errors import AdapterError
 from adapters.noise import Noise
 from adapters.padding import own_part, pad_stack
 from adapters.sites import Sites
 
 HEAD = ("head.weight", "head.bias")
+STATE = "state."
 HEAD_INITS = ("default", "zero")
 
 
@@ -75,9 +77,10 @@ def start_member(
 
 @dataclass
 class Undo:
-    """What `detach` needs: the modules substituted, earlier requires_grad flags, forward hooks."""
+    """What `detach` needs: modules substituted, parameters replaced, earlier flags, hooks."""
 
     substituted: list[tuple[str, nn.Module]] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
     flags: dict[str, bool] = field(default_factory=dict)
     hooks: list[RemovableHandle] = field(default_factory=list)
 
@@ -99,7 +102,9 @@ class Stack(nn.Module):
         self.paths: Tensor | None = None
         self.undo = Undo()
         self._lone = lone
-        self._updates: dict[str, Update] = {}
+        self._edits: dict[str, Edit] = {}
+        self._weights: dict[str, Tensor] = {}
+        self._head: Update | None = None
         self.rebuild(members)
 
     @property
@@ -114,22 +119,22 @@ class Stack(nn.Module):
         self.steps = [0] * len(members)
         self.sites = members[0].adapter.select(self.backbone_sites)
         self.shapes = tuple({n: tuple(t.shape) for n, t in m.tensors.items()} for m in members)
-        for name in list(self._parameters):
-            del self._parameters[name]
+        for name in (*self._parameters, *self._states()):
+            delattr(self, name)
         for name in members[0].tensors:
-            stacked = pad_stack([member.tensors[name].float() for member in members])
-            self.register_parameter(_registered(name), nn.Parameter(stacked.to(device)))
+            stacked = pad_stack([member.tensors[name].float() for member in members]).to(device)
+            if name.startswith(STATE):
+                self.register_buffer(_registered(name), stacked)
+            else:
+                self.register_parameter(_registered(name), nn.Parameter(stacked))
         classes = [member.classes or 0 for member in members]
         padding = torch.arange(max(classes)).unsqueeze(0) >= torch.tensor(classes).unsqueeze(1)
         self.register_buffer("padding", padding.unsqueeze(1).to(device), persistent=False)
 
     def stacked(self) -> Tensors:
-        """Name → parameter (K, …), padded."""
-        return {
-            _plain(name): parameter
-            for name, parameter in self._parameters.items()
-            if parameter is not None
-        }
+        """Name → parameter or state (K, …), padded."""
+        every = {**self._parameters, **{name: self._buffers[name] for name in self._states()}}
+        return {_plain(name): tensor for name, tensor in every.items() if tensor is not None}
 
     def tensors_of(self, index: int) -> Tensors:
         """The tensors of one trial at its own shapes, copied."""
@@ -147,7 +152,7 @@ class Stack(nn.Module):
             )
         picked = range(len(self.members)) if self.chosen is None else self.chosen
         members = tuple(self.members[index] for index in picked)
-        tensors = {n: self._pick(t).to(dtype) for n, t in self.stacked().items() if n not in HEAD}
+        tensors = {n: self._cast(n, t, dtype) for n, t in self.stacked().items() if n not in HEAD}
         noise = self._noise(picked) if self.training else None
         context = Context(
             tuple(member.adapter for member in members),
@@ -156,19 +161,36 @@ class Stack(nn.Module):
             self.padding.device,
             dtype,
         )
-        self._updates = members[0].adapter.updates(tensors, self.sites, context)
+        adapter = members[0].adapter
+        self._edits = adapter.edits(tensors, self.sites, context)
+        self._weights = {name: t[0] for name, t in adapter.weights(tensors).items()}
+        self._head = adapter.head(tensors, context)
         rates = [path_rates(member.drop_path, self.backbone_sites.depth) for member in members]
         paths = noise.paths(rates, images // self.trials) if noise else None
-        self.paths = None if paths is None else paths.flatten(1)[..., None, None].to(dtype)
+        self.paths = None if paths is None else paths.flatten(1).to(dtype)
 
-    def update(self, path: str) -> Update | None:
-        """The update of the layer at `path` in the current forward pass."""
-        return self._updates.get(path)
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes: not the last forward pass, whose tensors belong to its graph."""
+        return {**self.__dict__, "_edits": {}, "_weights": {}, "_head": None}
+
+    @property
+    def changes_head(self) -> bool:
+        """Whether something happens to the features before the last linear layer."""
+        return self._head is not None
+
+    def edit(self, path: str) -> Edit | None:
+        """The edit of the module at `path` in the current forward pass."""
+        return self._edits.get(path)
+
+    def replacement(self, name: str, original: Tensor) -> Tensor:
+        """What stands in the place of a parameter of the backbone; itself if nothing does yet."""
+        return self._weights.get(name, original)
 
     def logits(self, features: Tensor) -> Tensor:
         """Pooled features (K·B, D) → logits (K·B, most classes), −inf beyond a trial's own."""
         weight, bias = (self._pick(self.get_parameter(_registered(name))) for name in HEAD)
         x = features.float().view(self.trials, -1, features.shape[-1])
+        x = x if self._head is None else self._head(x)
         logits = x @ weight.mT + bias.unsqueeze(1)
         return logits.masked_fill(self._pick(self.padding), -torch.inf).flatten(0, 1)
 
@@ -178,53 +200,16 @@ class Stack(nn.Module):
             self.steps[index] += 1
         return Noise([self.members[index].seed for index in picked], steps, self.padding.device)
 
+    def _cast(self, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        """The picked trials' tensor, in the backbone's dtype; the head's and states stay as is."""
+        picked = self._pick(tensor)
+        return picked if name.startswith(("head.", STATE)) else picked.to(dtype)
+
+    def _states(self) -> list[str]:
+        return [name for name in self._buffers if name.startswith(_registered(STATE))]
+
     def _pick(self, tensor: Tensor) -> Tensor:
         return tensor if self.chosen is None else tensor[self.chosen]
-
-
-class AdaptedLinear(nn.Module):
-    """A frozen nn.Linear plus the stack's update of it."""
-
-    def __init__(self, base: nn.Module, stack: Stack, path: str) -> None:
-        super().__init__()
-        self.base = base
-        self._stack = (stack,)  # in a tuple, so that its parameters are not registered here again
-        self._path = path
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (K·B, tokens, in) → (K·B, tokens, out)."""
-        y: Tensor = self.base(x)
-        (stack,) = self._stack
-        update = stack.update(self._path)
-        if update is None:
-            return y
-        return y + update(x.reshape(stack.trials, -1, x.shape[-1])).view(y.shape)
-
-
-class StackedHead(nn.Module):
-    """The heads of all trials."""
-
-    def __init__(self, stack: Stack) -> None:
-        super().__init__()
-        self._stack = (stack,)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (K·B, D) → (K·B, classes)."""
-        return self._stack[0].logits(x)
-
-
-class TrialDropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016) whose masks come from each trial's own seed."""
-
-    def __init__(self, stack: Stack, place: int) -> None:
-        super().__init__()
-        self._stack = (stack,)
-        self._place = place
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (K·B, tokens, D), scaled by 0 or 1/(1-rate) per image in training."""
-        paths = self._stack[0].paths
-        return x if paths is None or not self.training else x * paths[self._place]
 
 
 def path_rates(last: float, depth: int) -> list[float]:
@@ -239,6 +224,11 @@ def _check_company(members: Sequence[Member], lone: str) -> None:
         raise AdapterError(f"only trials of one adapter family share a stack, not: {shown}.")
     if len({member.classes is None for member in members}) != 1:
         raise AdapterError("a stack has heads for all of its trials or for none.")
+    if members[0].adapter.lone and len(members) > 1:
+        raise AdapterError(
+            f"'{members[0].adapter.name}' trains the backbone's own weights, of which there is one "
+            f"copy: one trial, not {len(members)}."
+        )
     if lone and len(members) > 1:
         raise AdapterError(
             f"'{lone}' draws from the global random generator or mixes images, so this model takes "

@@ -72,7 +72,19 @@ def sweep(
     backbone: Annotated[
         str | None, typer.Option(help="vit_mini, a timm tag, or ARCHITECTURE@FILE.safetensors.")
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="ablation: instead of the search space every layer group × MHSA, FFN or both."
+        ),
+    ] = None,
     sampler: Annotated[str | None, typer.Option(help="tpe, random or grid.")] = None,
+    warm_start: Annotated[
+        str | None,
+        typer.Option(
+            help="none, or published: begin with the authors' configuration for the task, if any."
+        ),
+    ] = None,
     stopping: Annotated[str | None, typer.Option(help="none or asha.")] = None,
     protocol: Annotated[
         str | None,
@@ -219,9 +231,9 @@ def ui(
 
 
 _SWEEP_OPTIONS = (
-    "suite", "tasks", "backbone", "sampler", "stopping", "protocol", "trials", "seeds", "replicate",
-    "epochs", "time_budget", "device", "precision", "backend", "address", "width", "tracking_uri",
-    "out", "data_root", "suite_root",
+    "suite", "tasks", "backbone", "preset", "sampler", "warm_start", "stopping", "protocol",
+    "trials", "seeds", "replicate", "epochs", "time_budget", "device", "precision", "backend",
+    "address", "width", "tracking_uri", "out", "data_root", "suite_root",
 )  # fmt: skip
 
 

@@ -25,7 +25,9 @@ class SweepConfig(BaseModel):
     adapter: tuple[str, ...] | None = Field(None, min_length=1)
     tasks: tuple[str, ...] | None = Field(None, min_length=1)
     backbone: str | None = None
+    preset: str | None = None
     sampler: str | None = None
+    warm_start: str | None = None
     stopping: str | None = None
     protocol: str | None = None
     trials: int | None = Field(None, ge=1, strict=True)

@@ -12,10 +12,9 @@ def extend(old: Sweep, new: Sweep, suite: Suite) -> Sweep:
     """The sweep of a folder after another command: more of everything, or `InvalidInput`.
 
     More seeds, trials, tasks, adapters, replicated configurations and another protocol extend it;
-    anything else
-    would make its results incomparable, and the message says what differs.
+    anything else would make its results incomparable, and the message says what differs.
     """
-    same = ("suite", "backbone", "sampler", "stopping", "recipe", "seed")
+    same = ("suite", "backbone", "sampler", "stopping", "recipe", "seed", "warm_start")
     differing = [n for n in same if getattr(old, n) != getattr(new, n)]
     shared = set(old.adapters) & set(new.adapters)
     differing += [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -15,13 +16,16 @@ from optuna.distributions import (
 )
 
 import search_spaces
-from adapters import AdapterError, build, get
+from adapters import Adapter, AdapterError, build, get
 from adapters import names as adapter_names
+from adapters.sites import Sites
 from orchestrator import tasks
+from orchestrator.backbones import architecture
 from orchestrator.config import SweepConfig
 from orchestrator.errors import InvalidInput, unknown
 from orchestrator.search.samplers import SAMPLERS
 from orchestrator.search.stopping import RULES
+from orchestrator.search.warm import WARM_STARTS
 from orchestrator.spec import (
     PROTOCOLS,
     RECIPE_FIELDS,
@@ -38,21 +42,24 @@ def plan_sweep(config: SweepConfig) -> tuple[Suite, Sweep]:
     suite = tasks.suite(config.suite)
     recipe = _recipe(config, suite)
     adapters = _adapters(config, suite)
-    resolved = {name: _space(name, config, suite, recipe) for name in adapters}
+    backbone = config.backbone or suite.backbone
+    defaults = _defaults(config, suite)
+    resolved = {name: _space(name, config, defaults, recipe, backbone) for name in adapters}
     sweep = Sweep(
         suite=suite.name,
-        backbone=config.backbone or suite.backbone,
+        backbone=backbone,
         tasks=_tasks(config, suite),
         adapters=adapters,
-        sampler=_among("sampler", config.sampler or suite.sampler, SAMPLERS),
-        stopping=_among("stopping rule", config.stopping or suite.stopping, RULES),
-        trials=config.trials or suite.trials,
+        sampler=_among("sampler", config.sampler or defaults.sampler, SAMPLERS),
+        stopping=_among("stopping rule", config.stopping or defaults.stopping, RULES),
+        trials=config.trials or defaults.trials,
         seeds=config.seeds or suite.seeds,
         replicate=config.replicate or suite.replicate,
         recipe=recipe,
         spaces={name: search_spaces.to_yaml(space) for name, (space, _) in resolved.items()},
         fixed={name: fixed for name, (_, fixed) in resolved.items() if fixed},
         protocols=(_among("protocol", config.protocol or "honest", PROTOCOLS),),
+        warm_start=_among("warm start", config.warm_start or "none", WARM_STARTS),
     )
     _check_grid(sweep)
     return suite, sweep
@@ -70,10 +77,9 @@ def plan_studies(sweep: Sweep, data: Mapping[str, DataIdentity], weights: str) -
 
 def _study(sweep: Sweep, task: str, name: str, data: DataIdentity, weights: str) -> Study:
     fixed = sweep.fixed.get(name, {})
-    own = {key: value for key, value in fixed.items() if key not in RECIPE_FIELDS}
     of_recipe = {key: value for key, value in fixed.items() if key in RECIPE_FIELDS}
     try:
-        params = build(name, own).to_dict()
+        params = _adapter(name, fixed).to_dict()
         space = search_spaces.from_yaml(sweep.spaces.get(name, {}))[0]
     except (AdapterError, ValueError) as error:  # a folder's adapter that is not installed here
         raise InvalidInput(f"study '{task}/{name}': {error}") from error
@@ -88,6 +94,14 @@ def _study(sweep: Sweep, task: str, name: str, data: DataIdentity, weights: str)
         data=data,
         weights=weights,
     )
+
+
+def _defaults(config: SweepConfig, suite: Suite) -> Suite:
+    """The suite as it stands in for what was not chosen: a preset is gone through whole."""
+    if config.preset is None:
+        return suite
+    _among("preset", config.preset, search_spaces.PRESETS)
+    return replace(suite, sampler="grid", stopping="none", trials=None, spaces={})
 
 
 def _recipe(config: SweepConfig, suite: Suite) -> Recipe:
@@ -138,14 +152,16 @@ def _known_adapters() -> list[str]:
 
 
 def _space(
-    name: str, config: SweepConfig, suite: Suite, recipe: Recipe
+    name: str, config: SweepConfig, suite: Suite, recipe: Recipe, backbone: str
 ) -> tuple[search_spaces.Space, dict[str, Any]]:
-    """The adapter's space, narrowed by the suite, then by --space; what --set fixes leaves it."""
+    """The adapter's (or a preset's) space, narrowed by the suite, then by --space; what --set fixes
+    leaves it.
+    """
     for stranger in config.space:
         _among("adapter in --space", stranger, _known_adapters())
     fixed: dict[str, Any] = {}
     try:
-        space = search_spaces.get(name) if name in search_spaces.names() else {}
+        space = _base_space(name, config, backbone)
         for changes in (suite.spaces.get(name, {}), config.space.get(name, {})):
             space, newly = search_spaces.narrow(space, changes)
             fixed = {key: value for key, value in {**fixed, **newly}.items() if key not in space}
@@ -155,7 +171,20 @@ def _space(
     space = {key: value for key, value in space.items() if key not in set_by_hand}
     fixed = {key: value for key, value in fixed.items() if key not in set_by_hand}
     _check_fields(name, space, fixed, recipe)
+    _check_places(name, space, fixed, backbone)
     return space, fixed
+
+
+def _base_space(name: str, config: SweepConfig, backbone: str) -> search_spaces.Space:
+    if config.preset is None:
+        return search_spaces.get(name) if name in search_spaces.names() else {}
+    space = search_spaces.PRESETS[config.preset](_sites(backbone).depth)
+    if missing := [key for key in space if key not in get(name).__dataclass_fields__]:
+        raise InvalidInput(
+            f"preset '{config.preset}' varies {', '.join(space)}, but adapter '{name}' has no "
+            f"{', '.join(missing)}; choose others with --adapter."
+        )
+    return space
 
 
 def _check_fields(
@@ -169,9 +198,42 @@ def _check_fields(
     try:
         for values in _candidates(space, fixed):
             recipe.with_values({k: v for k, v in values.items() if k in RECIPE_FIELDS})
-            build(name, {k: v for k, v in values.items() if k not in RECIPE_FIELDS})
+            _adapter(name, values)
     except (AdapterError, InvalidInput) as error:
         raise InvalidInput(f"search space of adapter '{name}': {error}") from None
+
+
+def _check_places(
+    name: str, space: search_spaces.Space, fixed: Mapping[str, Any], backbone: str
+) -> None:
+    """Every selection of blocks and parts that can be tried has a place in the backbone."""
+    chosen = [key for key in search_spaces.SELECTIONS if key in space]
+    if not chosen and not fixed.keys() & set(search_spaces.SELECTIONS):
+        return  # the adapter's defaults: nothing to check, and no model to build
+    for values in product(*(_extremes(space[key]) for key in chosen)):
+        try:
+            _adapter(name, {**fixed, **dict(zip(chosen, values, strict=True))}).select(
+                _sites(backbone)
+            )
+        except AdapterError as error:
+            raise InvalidInput(f"search space of adapter '{name}': {error}") from None
+
+
+@cache
+def _sites(backbone: str) -> Sites:
+    """The places of a backbone, from its architecture alone."""
+    from adapters.backbones import find_sites
+    from orchestrator.backbones.models import empty
+    from orchestrator.backbones.names import check
+
+    check(backbone)
+    return find_sites(empty(architecture(backbone)))
+
+
+def _adapter(name: str, values: Mapping[str, Any]) -> Adapter:
+    """The adapter with those of the values that are its own, selections made from their texts."""
+    own = {key: value for key, value in values.items() if key not in RECIPE_FIELDS}
+    return build(name, {key: search_spaces.to_field(key, value) for key, value in own.items()})
 
 
 def _candidates(

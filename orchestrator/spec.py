@@ -225,6 +225,9 @@ class Sweep:
     protocols: tuple[str, ...] = ("honest",)
     """`honest`; `paper`, the published scripts' own, which selects on the test split; or both."""
 
+    warm_start: str = "none"
+    """`published`: each study begins with the authors' configuration, where its space has one."""
+
 
 @dataclass(frozen=True)
 class Trial:

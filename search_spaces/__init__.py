@@ -8,7 +8,7 @@ name is the adapter's, its object a dict like the ones here. Only Optuna's distr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import entry_points
 from importlib.resources import files
@@ -17,12 +17,37 @@ from typing import Any
 import yaml
 from optuna.distributions import BaseDistribution
 
-from search_spaces import efft2, hta, linear, lora
+from search_spaces import (
+    ablation,
+    adapter,
+    adaptformer,
+    arc,
+    bitfit,
+    efft1,
+    efft2,
+    fact_tk,
+    fact_tt,
+    full,
+    hta,
+    hta_adapter,
+    linear,
+    lora,
+    mlp_head,
+    noah,
+    partial,
+    rlrr,
+    ssf,
+    vpt_deep,
+    vpt_shallow,
+)
 from search_spaces.finite import choices, contains, grid_point, grid_size, snap
 from search_spaces.form import Space, from_yaml, narrow, to_yaml
+from search_spaces.selections import SELECTIONS, to_choice, to_field
 
 __all__ = [
     "ENTRY_POINTS",
+    "PRESETS",
+    "SELECTIONS",
     "Space",
     "choices",
     "contains",
@@ -34,17 +59,38 @@ __all__ = [
     "narrow",
     "published",
     "snap",
+    "to_choice",
+    "to_field",
     "to_yaml",
 ]
 
 ENTRY_POINTS = "orchestrate.search_spaces"
 
 _BUILT_IN: dict[str, Space] = {
+    "adapter": adapter.SPACE,
+    "adaptformer": adaptformer.SPACE,
+    "arc": arc.SPACE,
+    "bitfit": bitfit.SPACE,
+    "efft1": efft1.SPACE,
     "efft2": efft2.SPACE,
+    "fact_tk": fact_tk.SPACE,
+    "fact_tt": fact_tt.SPACE,
+    "full": full.SPACE,
     "hta": hta.SPACE,
+    "hta_adapter": hta_adapter.SPACE,
     "linear": linear.SPACE,
     "lora": lora.SPACE,
+    "mlp_head": mlp_head.SPACE,
+    "noah": noah.SPACE,
+    "partial": partial.SPACE,
+    "rlrr": rlrr.SPACE,
+    "ssf": ssf.SPACE,
+    "vpt_deep": vpt_deep.SPACE,
+    "vpt_shallow": vpt_shallow.SPACE,
 }
+
+PRESETS: dict[str, Callable[[int], Space]] = {"ablation": ablation.space}
+"""Name → depth of the backbone → a space instead of the adapter's own, to be gone through whole."""
 
 
 def names() -> tuple[str, ...]:

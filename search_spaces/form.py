@@ -4,6 +4,7 @@ rank: [4, 8]                                  categorical: the choices
 scale: {low: 0.01, high: 100, log: true}      a range; integers if low, high and step are
 dropout: {low: 0.0, high: 0.3, step: 0.1}
 init: vv                                      fixed: leaves the space
+layers: [0-2, 9-11]                           selections as text, see `search_spaces.selections`
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+
+from search_spaces.selections import to_choice
 
 Space = dict[str, BaseDistribution]
 _RANGE_KEYS = ("low", "high", "log", "step")
@@ -85,7 +88,7 @@ def _value(name: str, value: Any, floats: bool) -> Any:
         raise ValueError(f"field '{name}' is {value!r}; allowed: {_FORMS} of plain values.")
     if floats and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    return value
+    return to_choice(name, value)
 
 
 def _categorical(name: str, form: list[Any] | tuple[Any, ...], floats: bool) -> BaseDistribution:

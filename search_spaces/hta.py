@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
+from search_spaces.grids import HTA_LR, HTA_WEIGHT_DECAY
+
 SPACE: dict[str, BaseDistribution] = {
     # Rank of the low-rank part beside the Householder product: the values of HTA's ablation.
     "rank": CategoricalDistribution((0, 1, 2, 4)),
     # The rest is HTA's training grid.
     "dropout": CategoricalDistribution((0.5, 0.3, 0.2, 0.1, 0.0)),
-    "lr": CategoricalDistribution((0.2, 0.1, 0.05, 0.01, 0.005, 0.001, 0.0001)),
-    "weight_decay": CategoricalDistribution((0.05, 0.01, 0.005, 0.001, 0.0)),
+    "lr": CategoricalDistribution(HTA_LR),
+    "weight_decay": CategoricalDistribution(HTA_WEIGHT_DECAY),
     "batch": CategoricalDistribution((64, 32, 16)),
 }

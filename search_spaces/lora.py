@@ -1,4 +1,4 @@
-"""Search space of `lora` (Hu et al. 2021)."""
+"""Search space of `lora` (Hu et al. 2021, arXiv 2106.09685)."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ ARROWS: dict[str, set[str]] = {
     "tracking": {"ledger", "lease", "selection"},
     "config": set(),
     "extension": {"tasks"},
-    "planning": {"config", "tasks", "search", "search_spaces", "adapters"},
+    "planning": {"config", "tasks", "search", "search_spaces", "adapters", "backbones"},
     "sweepfile": set(),
     "sweep": {
         "search", "backends", "tracking", "registry", "analysis",

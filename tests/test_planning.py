@@ -10,14 +10,17 @@ from typing import Any
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
+from adapters import get
+from adapters import names as adapter_names
 from orchestrator.config import SweepConfig
 from orchestrator.errors import InvalidInput
 from orchestrator.extension import extend
 from orchestrator.places import Places
 from orchestrator.planning import plan_studies, plan_sweep
-from orchestrator.spec import DataIdentity, Sweep
+from orchestrator.spec import DataIdentity, Study, Sweep
 from orchestrator.sweepfile import SweepFile, read_sweep
 from orchestrator.tasks.mini import MINI
+from search_spaces import grid_size
 
 
 def sweep(**changes: Any) -> Sweep:
@@ -84,6 +87,53 @@ def test_a_space_is_narrowed_and_a_single_value_fixes_a_field() -> None:
     assert study.params["rank"] == 4
 
 
+def planned(found: Sweep) -> Study:
+    return plan_studies(found, {task: DataIdentity("s", "t") for task in found.tasks}, "w")[0]
+
+
+def test_the_ablation_preset_searches_places_and_nothing_else() -> None:
+    suite, found = plan_sweep(SweepConfig(suite="mini", adapter=("efft2",), preset="ablation"))
+    assert suite == MINI
+    assert found.spaces["efft2"] == {
+        "layers": [None, "0", "0-1", "1-2", "3"],
+        "sites": ["mhsa", "ffn", "mhsa+ffn"],
+    }
+    assert found.fixed == {}
+    assert (found.sampler, found.stopping, found.trials) == ("grid", "none", None)
+    study = planned(found)
+    assert study.params == get("efft2")().to_dict(), "the rest at its default"
+    assert grid_size(study.space) == 15
+    assert (found.seeds, found.replicate, found.recipe) == (MINI.seeds, MINI.replicate, MINI.recipe)
+
+
+def test_a_preset_gives_way_to_what_is_chosen() -> None:
+    space = {"efft2": {"sites": ["mhsa", "ffn"], "scale": 10}}
+    found = sweep(
+        adapter=("efft2",), preset="ablation", space=space, sampler="tpe", stopping="asha", trials=3
+    )
+    assert grid_size(planned(found).space) == 10
+    assert found.fixed["efft2"] == {"scale": 10}
+    assert (found.sampler, found.stopping, found.trials) == ("tpe", "asha", 3)
+
+
+def test_a_preset_in_the_folder_of_another_sweep_is_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"spaces\[lora\]"):
+        extend(sweep(adapter=("lora",)), sweep(adapter=("lora",), preset="ablation"), MINI)
+
+
+def test_selections_can_be_narrowed_and_fixed() -> None:
+    space = {"lora": {"rank": 4, "layers": ["0-1", "2+3"], "sites": "q+v+fc1"}}
+    study = planned(sweep(adapter=("lora",), space=space))
+    assert study.space == {"layers": CategoricalDistribution(("0-1", "2-3"))}
+    assert study.params["sites"] == ["q", "v", "fc1"]
+
+
+@pytest.mark.parametrize("name", adapter_names())
+def test_mini_asks_a_handful_of_every_adapter(name: str) -> None:
+    study = planned(sweep(adapter=(name,)))
+    assert 2 <= (grid_size(study.space) or 0) <= 5
+
+
 def test_what_is_set_by_hand_leaves_the_space() -> None:
     space = {"linear": {"lr": [0.1, 0.2], "precision": ["fp32", "bf16"], "epochs": [3, 5]}}
     found = sweep(adapter=("linear",), space=space, set={"lr": 0.3}, precision="fp32", epochs=4)
@@ -108,6 +158,13 @@ def test_epochs_and_warm_up_are_tried_together() -> None:
         ({"adapter": ("lorra",)}, ["'lorra'", "Did you mean 'lora'?"]),
         ({"sampler": "gird"}, ["sampler 'gird'", "grid"]),
         ({"stopping": "asa"}, ["stopping rule 'asa'", "asha"]),
+        ({"warm_start": "publishd"}, ["warm start 'publishd'", "Did you mean 'published'?"]),
+        ({"warm_start": "best"}, ["warm start 'best'", "published"]),
+        ({"preset": "ablations"}, ["preset 'ablations'", "ablation"]),
+        ({"preset": "ablation"}, ["preset 'ablation'", "'linear' has no layers, sites"]),
+        ({"space": {"lora": {"layers": ["0-2", "x"]}}}, ["'lora'", "layers is 'x'", "'0-2'"]),
+        ({"space": {"lora": {"layers": ["0-1", "3-4"]}}}, ["'lora'", "[4]", "0…3"]),
+        ({"space": {"lora": {"sites": "mhssa"}}}, ["'lora'", "'mhssa'", "mhsa"]),
         ({"set": {"lrr": 1}}, ["recipe field 'lrr'", "Did you mean 'lr'?"]),
         ({"set": {"lr": "fast"}}, ["'lr'", "float", "'fast'"]),
         ({"set": {"lr": 10**400}}, ["'lr'", "float"]),
@@ -151,6 +208,7 @@ def test_more_of_everything_extends_a_sweep() -> None:
         ({"trials": None}, ["trials: 4 there, None now"]),
         ({"sampler": "random"}, ["sampler: tpe there, random now"]),
         ({"stopping": "none"}, ["stopping: asha there, none now"]),
+        ({"warm_start": "published"}, ["warm_start: none there, published now"]),
         ({"backbone": "vit_tiny_patch16_224"}, ["backbone: vit_mini there"]),
         ({"set": {"lr": 0.25}}, ["recipe: lr=0.01 there, lr=0.25 now", "another --out"]),
         ({"space": {"lora": {"rank": [4]}}}, ["spaces[lora]", "[2, 8]", "[4]"]),

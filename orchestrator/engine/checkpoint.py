@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from adapters.stack import STATE
 from orchestrator.engine.training import Evaluation, Training
 from orchestrator.errors import CheckpointError
 from orchestrator.files import make_folder, write_whole
@@ -56,15 +57,15 @@ def restore(training: Training, folder: Path) -> bool:
         return False
     progress, tensors = _read(path)
     own = training.member.tensors
-    expected = {f"{part}:{name}": t.shape for name, t in own.items() for part in _PARTS}
+    expected = {f"{part}:{name}": t.shape for name, t in own.items() for part in _parts(name)}
     found = {name: tensor.shape for name, tensor in tensors.items()}
     if progress["key"] != training.key or found != expected:
         raise CheckpointError(
             f"checkpoint {path} belongs to another trial; delete it and run the same command again."
         )
-    parts = {part: {n: tensors[f"{part}:{n}"] for n in own} for part in _PARTS}
-    training.member = replace(training.member, tensors=parts["tensor"])
-    training.moments = {n: (parts["first"][n], parts["second"][n]) for n in own}
+    parts = {n: [tensors[f"{part}:{n}"] for part in _parts(n)] for n in own}
+    training.member = replace(training.member, tensors={n: some[0] for n, some in parts.items()})
+    training.moments = {n: (some[1], some[2]) for n, some in parts.items() if len(some) > 1}
     training.epoch, training.step = progress["epoch"], progress["step"]
     training.seconds, training.started = progress["seconds"], progress["started"]
     training.curve = [Point(**point) for point in progress["curve"]]
@@ -85,12 +86,16 @@ def _evaluation(values: dict[str, Any] | None) -> Evaluation | None:
 
 
 def _tensors(training: Training) -> dict[str, Tensor]:
-    """`tensor:NAME`, `first:NAME` and `second:NAME` of every trained tensor."""
+    """`tensor:NAME`, `first:NAME` and `second:NAME` of every tensor; a state's first only."""
     return {
         f"{part}:{name}": value
         for name, tensor in training.member.tensors.items()
-        for part, value in zip(_PARTS, (tensor, *training.moments[name]), strict=True)
+        for part, value in zip(_parts(name), (tensor, *training.moments.get(name, ())), strict=True)
     }
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    return _PARTS[:1] if name.startswith(STATE) else _PARTS
 
 
 def _digest(progress: str, tensors: Mapping[str, Tensor]) -> str:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adapters.attach import attach_members, attached
-from adapters.linear import LinearProbe
 from adapters.padding import own_part
+from adapters.stack import STATE
 from orchestrator.backbones import twin
 from orchestrator.engine.batches import Batch, take
 from orchestrator.engine.feed import DeviceSplit, Normaliser, StreamedSplit
@@ -44,6 +44,7 @@ def group_key(training: Training) -> tuple[Any, ...]:
         recipe.augment,  # so that whole images need not be resampled beside cropped ones
         _cacheable(training),
         training.member.classes is None,
+        training.key if training.adapter.lone else "",
     )
 
 
@@ -105,9 +106,9 @@ class Group:
         if _cacheable(self.trainings[0]):
             pairs = [(s, b.indices.to(self._device)) for s, b in zip(splits, batches, strict=True)]
             labels = torch.cat([split.labels[index] for split, index in pairs])
-            logits = stack.logits(
-                torch.cat([self._features(split)[index] for split, index in pairs])
-            )
+            features = torch.cat([self._features(split)[index] for split, index in pairs])
+            stack.prepare(len(features), torch.float32)  # no pass through the model does it
+            logits = stack.logits(features)
         else:
             images, labels = take(splits, batches)
             boxes = torch.cat([batch.boxes for batch in batches])
@@ -143,6 +144,7 @@ class Group:
         """Chunk by chunk, the same images through every chosen trial: (trials, images, classes)."""
         size, model = self._chunk(trials), self._live()
         if _cacheable(self.trainings[0]):
+            attached(model).prepare(trials, torch.float32)
             for features in torch.split(self._features(split), size):
                 logits = attached(model).logits(features.repeat(trials, 1))
                 yield logits.view(trials, -1, logits.shape[-1])
@@ -213,6 +215,7 @@ class Group:
             training.moments = {
                 name: _pair(moments[name.replace(".", "/")], index, shape)
                 for name, shape in stack.shapes[index].items()
+                if not name.startswith(STATE)
             }
             training.loss_sum = float(self._loss_sum[index])
             training.bad_step = int(self._bad_step[index])
@@ -236,4 +239,4 @@ def _pair(
 def _cacheable(training: Training) -> bool:
     """Whether the trial's features are fixed: nothing adapted, nothing random before the head."""
     fixed = training.member.drop_path == 0 and training.trial.recipe.augment == "none"
-    return fixed and isinstance(training.adapter, LinearProbe)
+    return fixed and training.adapter.frozen_features

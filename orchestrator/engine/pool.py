@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from adapters import build
+from adapters.backbones import find_sites
 from adapters.base import Tensors
-from adapters.sites import find_sites
 from adapters.stack import start_member
 from orchestrator.backbones import Backbone, copy_of
 from orchestrator.data.splits import EncodedSplit, FinalData, SearchData, Split

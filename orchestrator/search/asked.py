@@ -1,13 +1,15 @@
-"""The configurations of one study: those asked before, and new ones from the sampler."""
+"""The configurations of one study: asked before, its warm start, and the sampler's."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
+from typing import Any
 
 from orchestrator.errors import SweepConflict
 from orchestrator.search.asks import AskStore, Suggestion
 from orchestrator.search.configurations import search_trial, searched_values
 from orchestrator.search.samplers import Observation, make_sampler, propose
+from orchestrator.search.warm import warm_start
 from orchestrator.spec import Study, Sweep, Trial, TrialResult
 
 
@@ -20,6 +22,7 @@ class Asked:
         self.trials: dict[str, Trial] = {}
         self._seed, self._study, self._store = sweep.seed, study, store
         self._sampler = make_sampler(sweep.sampler)
+        self._first = warm_start(sweep.warm_start, study)
         last = -1
         for suggestion in store.load(study.name):
             trial, last = search_trial(study, suggestion.values), suggestion.index
@@ -34,10 +37,7 @@ class Asked:
         """The next configuration, on disk before anyone hears of it; None if there is none left."""
         study, index = self._study, self._index
         history = [self._observe(key, rows.get(key), key in failed) for key in self.trials]
-        # Without the protocol: where a sampler does not learn, both try the same configurations.
-        name = f"{study.task}/{study.adapter}"
-        identity = (self._seed, study.suite, study.backbone, name, index)
-        values = propose(self._sampler, study.space, history, *identity)
+        values = self._suggest(history)
         if values is None:
             return None
         trial = search_trial(study, values)
@@ -45,6 +45,16 @@ class Asked:
         self.trials[trial.key] = trial
         self._index += 1
         return trial
+
+    def _suggest(self, history: Sequence[Observation]) -> Mapping[str, Any] | None:
+        """The warm start, if there is one that was never asked; then the sampler's."""
+        if self._first is not None and all(self._first != seen.values for seen in history):
+            return self._first
+        study = self._study
+        # Without the protocol: where a sampler does not learn, both try the same configurations.
+        name = f"{study.task}/{study.adapter}"
+        identity = (self._seed, study.suite, study.backbone, name, self._index)
+        return propose(self._sampler, study.space, history, *identity)
 
     def _adopt(self, key: str, trial: Trial) -> None:
         """Counts a finished configuration of this study whose suggestion was lost as asked."""

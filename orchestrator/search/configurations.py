@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from orchestrator.spec import RECIPE_FIELDS, Stage, Study, Trial
+from search_spaces import to_choice, to_field
 
 SEARCH_SEED = 0
 """Every configuration is searched with this seed; replicate and final use 1, 2, …"""
@@ -16,7 +17,7 @@ def search_trial(study: Study, values: Mapping[str, Any]) -> Trial:
     """The search-stage trial of one configuration: the study's values with `values` over them."""
     recipe = {name: value for name, value in values.items() if name in RECIPE_FIELDS}
     params = {
-        name: _like(study.params.get(name), value)
+        name: _like(study.params.get(name), to_field(name, value))
         for name, value in values.items()
         if name not in RECIPE_FIELDS
     }
@@ -38,7 +39,7 @@ def search_trial(study: Study, values: Mapping[str, Any]) -> Trial:
 def searched_values(study: Study, trial: Trial) -> dict[str, Any]:
     """What a trial has in the fields of the study's space; fields it lacks are left out."""
     known = {name: getattr(trial.recipe, name) for name in RECIPE_FIELDS} | dict(trial.params)
-    return {name: known[name] for name in study.space if name in known}
+    return {name: to_choice(name, known[name]) for name in study.space if name in known}
 
 
 def again(study: Study, trial: Trial, stage: Stage, seed: int) -> Trial:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from orchestrator.spec import Recipe, Suite, Task
 
+_STEP = {"lr": 0.01, "weight_decay": 1e-4}
+_ALL_BLOCKS = {"prompts_depth": None, "rank_depth": None, "hidden_depth": None}
+
 MINI = Suite(
     name="mini",
     tasks=(
@@ -39,6 +42,23 @@ MINI = Suite(
         "linear": {"lr": [0.01, 0.05]},
         "efft2": {"scale": [0.01, 0.1, 1.0, 10.0, 100.0], "rank": 8, "init": "vv"},
         "lora": {"rank": [2, 8]},
-        "hta": {"rank": [1, 4], "dropout": 0.0, "lr": 0.01, "weight_decay": 1e-4, "batch": 32},
+        # Two points of every other method: its own knob if it has one, else the step size.
+        "adapter": {"hidden": [8, 64], **_STEP},
+        "adaptformer": {"hidden": 8, "scale": [0.1, 1.0]},
+        "arc": {"rank": [8, 25], **_STEP},
+        "bitfit": {"lr": [0.01, 0.05], "weight_decay": 1e-4},
+        "efft1": {"scale": [1.0, 10.0], "rank": 8, "init": "v"},
+        "fact_tk": {"scale": [1.0, 10.0], "rank": 16},
+        "fact_tt": {"scale": [1.0, 10.0], "rank": 8},
+        "full": {"lr": [0.005, 0.001], "weight_decay": 1e-4},
+        "hta": {"rank": [1, 4], "dropout": 0.0, **_STEP, "batch": 32},
+        "hta_adapter": {"rank": [0, 1], "dropout": 0.0, **_STEP, "batch": 32},
+        "mlp_head": {"lr": [0.01, 0.001], "weight_decay": 1e-4},
+        "noah": {"prompts": [1, 5], "rank": 5, "hidden": 5, **_ALL_BLOCKS},
+        "partial": {"lr": [0.005, 0.001], "weight_decay": 1e-4},
+        "rlrr": {"lr": [0.01, 0.05], "weight_decay": 1e-4},
+        "ssf": {"lr": [0.01, 0.05], "weight_decay": 1e-4},
+        "vpt_deep": {"prompts": [1, 5], "lr": 0.01},
+        "vpt_shallow": {"prompts": [1, 5], "lr": 0.01},
     },
 )

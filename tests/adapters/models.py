@@ -7,11 +7,26 @@ from typing import Any, TypeVar
 
 import timm
 import torch
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapters import EFFT2, HTA, Adapter, LinearProbe, LoRA, attached
+from adapters import Adapter, attached
+from adapters.arc import ARC
+from adapters.bitfit import BitFit
+from adapters.bottleneck import AdaptFormer, Bottleneck
+from adapters.efft import EFFT1, EFFT2
+from adapters.fact import FactTK, FactTT
+from adapters.full import Full, Partial
+from adapters.hta import HTA, HTAAdapter
+from adapters.linear import LinearProbe
+from adapters.lora import LoRA
+from adapters.mlp_head import MLPHead
+from adapters.noah import NOAH
+from adapters.rlrr import RLRR
+from adapters.ssf import SSF
+from adapters.vpt import VPTDeep, VPTShallow
 
 M = TypeVar("M", bound=nn.Module)
 WIDTH, DEPTH = 32, 3
@@ -19,13 +34,49 @@ ADAPTERS: tuple[Adapter, ...] = (
     LinearProbe(),
     LoRA(rank=3, alpha=4.0),
     LoRA(rank=2, sites=("q", "o", "fc1", "fc2"), dropout=0.2, layers=(0, 2)),
+    EFFT1(rank=4, scale=2.0),
+    EFFT1(rank=3, rank2=5, init="u", sites=("q", "v", "ffn"), layers=(0, 1)),
     EFFT2(rank=4, scale=2.0),
     EFFT2(rank=3, cores="shared", init="uv", ffn_rank=5, dropout=0.0),
     EFFT2(rank=3, init="uu", sites=("k", "q", "fc2"), layers=(1, 2)),
+    FactTT(rank=4, scale=2.0),
+    FactTT(rank=3, sites=("q", "fc1"), layers=(0, 2), dropout=0.0),
+    FactTK(rank=4),
+    FactTK(rank=3, scale=3.0, sites=("mhsa",), layers=(1,)),
     HTA(),
     HTA(rank=2, form="unit", sites=("mhsa", "ffn"), dropout=0.1),
     HTA(rank=0, sites=("v", "fc1")),
+    HTAAdapter(),
+    HTAAdapter(rank=2, form="unit", sites=("ffn",), dropout=0.1, layers=(0, 2)),
+    BitFit(),
+    BitFit(sites=("q", "v", "fc2"), layers=(1,)),
+    SSF(),
+    SSF(init="zero", sites=("ffn",), layers=(0, 2)),
+    RLRR(),
+    RLRR(init="zero", sites=("q", "o", "fc1"), layers=(0, 2)),
+    ARC(rank=5),
+    ARC(rank=4, dropout=0.0, sites=("ffn",), layers=(1, 2)),
+    VPTShallow(prompts=3),
+    VPTShallow(prompts=2, dropout=0.1, layers=(1, 2)),
+    VPTDeep(prompts=3),
+    VPTDeep(prompts=2, dropout=0.1, layers=(0, 2)),
+    Bottleneck(hidden=3),
+    Bottleneck(hidden=2, position="houlsby", layers=(0, 2)),
+    AdaptFormer(hidden=3),
+    AdaptFormer(hidden=2, scale=2.0, dropout=0.3, sites=("mhsa", "ffn"), layers=(1,)),
+    NOAH(prompts=2, rank=3, hidden=4, prompts_depth=2, rank_depth=1),
+    NOAH(prompts=1, rank=0, hidden=2, layers=(1, 2)),
+    Full(),
+    Full(sites=("mhsa", "fc2"), layers=(0, 2)),
+    Partial(),
+    Partial(blocks=2, sites=("ffn",)),
+    MLPHead(hidden=2),
+    MLPHead(hidden=1, dropout=0.0),
 )
+MERGEABLE = {
+    "linear", "lora", "efft1", "efft2", "fact_tt", "fact_tk", "hta", "hta_adapter", "bitfit",
+    "ssf", "rlrr", "arc", "full", "partial",
+}  # fmt: skip
 
 
 def vit(classes: int = 0, **options: Any) -> VisionTransformer:
@@ -43,6 +94,18 @@ def deit(classes: int = 0, **options: Any) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(2)
         model = timm.create_model("deit_tiny_patch16_224", num_classes=classes, **sizes)
+        return perturbed(model)
+
+
+def swin(classes: int = 0, **options: Any) -> nn.Module:
+    """The same tiny Swin every time: three stages, the first with a shifted window."""
+    sizes = {"embed_dim": 16, "depths": (2, 1, 1), "num_heads": (1, 2, 4)}
+    values = {**sizes, "drop_path_rate": 0.0, **options}
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = SwinTransformer(
+            img_size=32, patch_size=4, window_size=4, num_classes=classes, **values
+        )
         return perturbed(model)
 
 
@@ -66,11 +129,16 @@ def randomise(model: nn.Module, seed: int = 5) -> None:
 
 
 def train(
-    model: nn.Module, x: Tensor, labels: Sequence[Tensor], steps: int, lr: float = 1e-2
+    model: nn.Module,
+    x: Tensor,
+    labels: Sequence[Tensor],
+    steps: int,
+    lr: float = 1e-2,
+    eps: float = 1e-8,
 ) -> list[list[float]]:
     """AdamW on the stack; the losses of each trial, (steps, K)."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=lr)
+    optimiser = torch.optim.AdamW(trained, lr=lr, eps=eps)
     model.train()
     history = []
     for _ in range(steps):

@@ -177,9 +177,11 @@ def test_efft2_dropout_acts_on_the_factors() -> None:
     )
     assert not torch.equal(u, tensors["mhsa.U"])
     for block in range(DEPTH):
-        update = stack.update(f"blocks.{block}.attn.proj")
-        assert update is not None
-        assert close(update(torch.eye(WIDTH).unsqueeze(0))[0], u @ core[block] @ v)
+        edit = stack.edit(f"blocks.{block}.attn.proj")
+        assert edit is not None
+        nothing = torch.nn.Linear(WIDTH, WIDTH, bias=False)
+        torch.nn.init.zeros_(nothing.weight)
+        assert close(edit(torch.eye(WIDTH), nothing), u @ core[block] @ v)
 
 
 def _mask(noise: Noise, tensor: Tensor) -> Tensor:

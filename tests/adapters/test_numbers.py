@@ -8,11 +8,26 @@ import pytest
 import timm
 import torch
 
-from adapters import EFFT2, HTA, Adapter, LinearProbe, LoRA, attach, attached
+from adapters import Adapter, attach, attached
+from adapters.arc import ARC
+from adapters.backbones import find_sites
 from adapters.base import Tensors
-from adapters.sites import Sites, find_sites
+from adapters.bitfit import BitFit
+from adapters.bottleneck import AdaptFormer, Bottleneck
+from adapters.efft import EFFT1, EFFT2
+from adapters.fact import FactTK, FactTT
+from adapters.full import Full, Partial
+from adapters.hta import HTA, HTAAdapter
+from adapters.linear import LinearProbe
+from adapters.lora import LoRA
+from adapters.mlp_head import MLPHead
+from adapters.noah import NOAH
+from adapters.rlrr import RLRR
+from adapters.sites import Sites
+from adapters.ssf import SSF
 from adapters.stack import start_member
-from tests.adapters.models import DEPTH, WIDTH, vit
+from adapters.vpt import VPTDeep, VPTShallow
+from tests.adapters.models import ADAPTERS, DEPTH, WIDTH, vit
 
 D, L = 768, 12
 
@@ -36,10 +51,43 @@ def hta(r: int, parts: int) -> int:
     return L * parts * (2 * D * r + 3 * D)
 
 
-@pytest.mark.parametrize(
-    ("adapter", "formula", "figure"),
-    [
+BLOCK = 12 * D * D + 13 * D  # 4 D×D, two D×4D; biases 3 + 1 + 4 + 1, two norms of 2
+PATCH = 3 * 16 * 16
+
+
+def noah(p: int, r: int, h: int) -> int:
+    return D * p + 4 * D * r + (2 * D * h + h + D if h else 0)
+
+
+COUNTS: list[tuple[Adapter, int, int]] = [
         (LinearProbe(), 0, 0),
+        (MLPHead(), 0, 0),
+        (Full(), L * BLOCK + PATCH * D + D + 197 * D + D + 2 * D, 85_798_656),
+        (Full(layers=(0, 11)), 2 * BLOCK, 14_175_744),
+        (Partial(), BLOCK + 2 * D, 7_087_872 + 1_536),
+        (Partial(blocks=4), 4 * BLOCK + 2 * D, 4 * 7_087_872 + 1_536),
+        (BitFit(), L * 11 * D + 2 * D, 102_912),
+        (VPTShallow(prompts=10), 10 * D, 7_680),
+        (VPTDeep(prompts=10), L * 10 * D, 92_160),
+        (Bottleneck(hidden=8), L * (2 * D * 8 + 8 + D), 156_768),
+        (Bottleneck(hidden=8, position="houlsby"), 2 * L * (2 * D * 8 + 8 + D), 313_536),
+        (AdaptFormer(hidden=8), L * (2 * D * 8 + 8 + D), 156_768),
+        (SSF(), L * 2 * 11 * D + 4 * D, 205_824),
+        (FactTT(rank=16), 2 * D * 16 + 12 * L * 256, 61_440),
+        (FactTK(rank=32), 2 * D * 32 + 32**3 + 12 * L * 32, 86_528),
+        (EFFT1(rank=16), D * 16 + 4 * D * 16 + 3 * L * 256, 70_656),
+        (EFFT1(rank=32), D * 32 + 4 * D * 32 + 3 * L * 1024, 159_744),
+        (HTAAdapter(sites=("ffn",)), L * 5 * D, 46_080),
+        (HTAAdapter(), 2 * L * 5 * D, 92_160),
+        (ARC(rank=50), 2 * D * 50 + 2 * L * (50 + D), 96_432),
+        (RLRR(), L * (18 + 9 + 4) * D + 4 * D, 288_768),
+        (NOAH(prompts=10, rank=10, hidden=10), L * noah(10, 10, 10), 654_456),
+        (NOAH(prompts=5, rank=1, hidden=0), L * noah(5, 1, 0), 82_944),
+        (
+            NOAH(prompts=1, rank=5, hidden=10, prompts_depth=3, rank_depth=6, hidden_depth=9),
+            3 * noah(1, 0, 0) + 6 * noah(0, 5, 0) + 9 * noah(0, 0, 10),
+            3 * 768 + 6 * 5 * 3_072 + 9 * (10 * 1_537 + 768),
+        ),
         (LoRA(rank=8), L * 2 * 2 * D * 8, 294_912),
         (LoRA(rank=4, sites=("ffn",)), L * 2 * 5 * D * 4, 368_640),
         (EFFT2(rank=16), efft2(16, 16), 104_448),
@@ -54,16 +102,47 @@ def hta(r: int, parts: int) -> int:
         (HTA(rank=4), hta(4, 4), 405_504),
         (HTA(rank=1, sites=("q", "v")), hta(1, 2), 92_160),
         (HTA(rank=1, sites=("fc1",)), L * (5 * D + D + 5 * D), 101_376),
-    ],
-)  # fmt: skip
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("adapter", "formula", "figure"), COUNTS)
 def test_counts(adapter: Adapter, formula: int, figure: int, vit_b16: Sites) -> None:
-    tensors = started(adapter, vit_b16)
-    assert sum(t.numel() for t in tensors.values()) == formula == figure
+    counted = {
+        name: tensor
+        for name, tensor in started(adapter, vit_b16).items()
+        if not name.startswith(("head.", "state."))
+    }
+    assert sum(t.numel() for t in counted.values()) == formula == figure
+
+
+def test_every_adapter_is_counted() -> None:
+    assert {adapter.name for adapter, _, _ in COUNTS} == {adapter.name for adapter in ADAPTERS}
+
+
+def test_full_counts_what_the_model_has() -> None:
+    with torch.device("meta"):
+        model = timm.create_model("vit_base_patch16_224", num_classes=0)
+    assert sum(p.numel() for p in model.parameters()) == 85_798_656
 
 
 @pytest.mark.parametrize(
     ("cls", "figures"),
     [
+        (Full, ("85,798,656",)),
+        (Partial, ("7,087,872", "1,536")),
+        (BitFit, ("102,912",)),
+        (VPTShallow, ("768·p",)),
+        (VPTDeep, ("12·768·p",)),
+        (Bottleneck, ("156,768", "313,536")),
+        (AdaptFormer, ("156,768",)),
+        (SSF, ("205,824",)),
+        (FactTT, ("61,440",)),
+        (FactTK, ("86,528",)),
+        (EFFT1, ("70,656", "159,744")),
+        (HTAAdapter, ("46,080",)),
+        (ARC, ("96,432",)),
+        (RLRR, ("288,768",)),
+        (NOAH, ("768p + 3,072r", "1,537h + 768")),
         (LoRA, ("294,912",)),
         (EFFT2, ("104,448", "245,760")),
         (HTA, ("184,320", "92,160")),

@@ -79,7 +79,11 @@ def _no_bias(path: Path) -> None:
         (CONFIG, lambda p: p.write_bytes(b"\xff\xfe"), "not a readable adapter configuration"),
         (CONFIG, lambda p: p.write_text("[]"), "not a readable adapter configuration"),
         (CONFIG, lambda p: _edit(p, format=9), "has format 9; this version reads format 1"),
-        (CONFIG, lambda p: _edit(p, adapter="lorra"), "unknown adapter 'lorra'; available: efft2"),
+        (
+            CONFIG,
+            lambda p: _edit(p, adapter="lorra"),
+            "unknown adapter 'lorra'; available: adapter",
+        ),
         (CONFIG, lambda p: _edit(p, hyper_parameters={"rank": 0}), "LoRA.rank is 0; allowed: at"),
         (CONFIG, lambda p: _edit(p, hyper_parameters={"r": 2}), "no field 'r'; its fields: rank"),
         (WEIGHTS, Path.unlink, "cannot be read as safetensors"),

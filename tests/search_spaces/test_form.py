@@ -100,6 +100,16 @@ def test_what_is_no_mapping_of_fields_is_refused(mapping: Any) -> None:
         from_yaml(mapping)
 
 
+def test_selections_are_read_in_one_spelling() -> None:
+    space, fixed = from_yaml({"layers": ["2+0-1", "5-8", None], "sites": "q+v"})
+    assert space == {"layers": CategoricalDistribution(("0-2", "5-8", None))}
+    assert fixed == {"sites": "q+v"}
+    with pytest.raises(ValueError, match="'layers' lists '0-2' twice"):
+        from_yaml({"layers": ["0-2", "0+1+2"]})
+    with pytest.raises(ValueError, match=r"layers is 'first'; allowed: blocks such as '0-2'"):
+        from_yaml({"layers": ["first"]})
+
+
 @pytest.mark.parametrize("name", search_spaces.names())
 def test_published_spaces_survive_yaml_and_json(name: str) -> None:
     space = search_spaces.get(name)

@@ -1,0 +1,93 @@
+"""ARC: adapters re-composed from projections that layers share (arXiv 2310.06234, section 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from adapters.base import Adapter, Context, Edit, Tensors, uniform
+from adapters.knobs import knob
+from adapters.sites import Norm, Sites
+
+
+@dataclass(frozen=True)
+class ARC(Adapter):
+    """z → z + (z (W ⊙ c_l)) Wᵀ + b_l on the outputs z of norm1 (before qkv) and norm2 (before fc1).
+
+    W (D, D′), D′ = `rank`, is shared by all layers, one for MHSA and one for FFN (on Swin one pair
+    per stage); c_l (D′) and b_l (D) are each layer's own. `dropout` acts on z (W ⊙ c_l).
+    Start: c = 0, b = 0, so nothing changes; W Xavier-uniform ±√(6/(D+D′)).
+    `sites` takes halves of blocks only: what a norm puts out is read by q, k and v alike.
+    Count: 2·D·D′ + 2·L·(D′ + D); D′=50 on ViT-B/16: 96,432. Merges into qkv and fc1.
+    """
+
+    name: ClassVar[str] = "arc"
+    rank: int = knob(50, low=1, stacks=True)
+    dropout: float = knob(0.1, low=0, below=1, stacks=True)
+    sites: tuple[str, ...] = knob(
+        ("mhsa", "ffn"), among=(("mhsa", "ffn"), ("ffn", "mhsa"), ("mhsa",), ("ffn",))
+    )
+    layers: tuple[int, ...] | None = knob(None)
+
+    def select(self, sites: Sites) -> Sites:
+        """The chosen halves of the chosen blocks."""
+        return sites.select(self.sites, self.layers)
+
+    def start(self, sites: Sites, generator: torch.Generator) -> Tensors:
+        """`stages.<s>.<half>.W`, one stage in a ViT; `blocks.<i>.<half>.c` and `.b`."""
+        tensors: Tensors = {}
+        for shared, norm in _shared(sites):
+            if shared not in tensors:
+                bound = sqrt(6 / (norm.width + self.rank))
+                tensors[shared] = uniform((norm.width, self.rank), bound, generator)
+            tensors[f"blocks.{norm.block}.{norm.group}.c"] = torch.zeros(self.rank)
+            tensors[f"blocks.{norm.block}.{norm.group}.b"] = torch.zeros(norm.width)
+        return tensors
+
+    def places(self, sites: Sites) -> tuple[str, ...]:
+        """norm1 and norm2 of the chosen blocks."""
+        return tuple(norm.path for _, norm in _shared(sites))
+
+    def edits(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Edit]:
+        """z → z + (z (W ⊙ c)) Wᵀ + b."""
+
+        def recomposed(w: Tensor, c: Tensor, b: Tensor) -> Edit:
+            down, shift = w * c.unsqueeze(1), b.unsqueeze(1)
+
+            def change(z: Tensor) -> Tensor:
+                return z + _drop(z @ down, context) @ w.mT + shift
+
+            return context.mapped(change)
+
+        return {
+            norm.path: recomposed(
+                tensors[shared], *(tensors[f"blocks.{norm.block}.{norm.group}.{n}"] for n in "cb")
+            )
+            for shared, norm in _shared(sites)
+        }
+
+
+def _shared(sites: Sites) -> list[tuple[str, Norm]]:
+    """Every selected norm of a block and the name of the projection that it shares."""
+    return [
+        (f"stages.{stage.index}.{norm.group}.W", norm)
+        for stage in sites.stages()
+        for norm in sites.of_stage(stage.index).norms
+    ]
+
+
+def _drop(h: Tensor, context: Context) -> Tensor:
+    """Dropout on h (K, N, D′) with each trial's own rate and D′: padding draws nothing."""
+    if context.noise is None:
+        return h
+    ranks, rates = [], []
+    for adapter in context.adapters:
+        assert isinstance(adapter, ARC)
+        ranks.append(adapter.rank)
+        rates.append(adapter.dropout)
+    mask = context.noise.dropout(rates, [(h.shape[1], rank) for rank in ranks])
+    return h if mask is None else h * mask.to(h.dtype)

@@ -1,0 +1,187 @@
+"""Bottleneck adapters: serial (arXiv 1902.00751, 2005.00247), AdaptFormer (arXiv 2205.13535)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import sqrt
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adapters.base import Adapter, Context, Edit, Tensors, Update, uniform
+from adapters.errors import AdapterError
+from adapters.knobs import knob
+from adapters.sites import Norm, Sites
+
+_ENDS: dict[str, tuple[str, ...]] = {"pfeiffer": ("fc2",), "houlsby": ("o", "fc2")}
+
+
+@dataclass(frozen=True)
+class Bottleneck(Adapter):
+    """y + up(GELU(down(y))), y the FFN's output; `position="houlsby"`: MHSA's output as well.
+
+    down (D, h), up (h, D), h = `hidden`, both with biases. Start: up and biases 0, down
+    Kaiming-uniform ±√(6/D). GELU(0) = 0, so zero-padding `hidden` is exact. `sites` narrows it to
+    `ffn`, or with houlsby to `mhsa`. Count per place: 2Dh + h + D; h=8 on ViT-B/16: 156,768,
+    houlsby 313,536. Houlsby et al. section 2.1; Pfeiffer et al. (AdapterFusion) section 3.
+    """
+
+    name: ClassVar[str] = "adapter"
+    hidden: int = knob(8, low=1, stacks=True)
+    position: str = knob("pfeiffer", among=tuple(_ENDS))
+    sites: tuple[str, ...] = knob(("mhsa", "ffn"))
+    layers: tuple[int, ...] | None = knob(None)
+
+    def select(self, sites: Sites) -> Sites:
+        """The last linear layer of every half that an adapter follows."""
+        chosen = sites.select(self.sites, self.layers)
+        ends = _ENDS[self.position]
+        linears = tuple(site for site in chosen.linears if site.chosen[0] in ends)
+        if not linears:
+            raise AdapterError(
+                f"sites={self.sites} with position='{self.position}' matches nothing: such an "
+                f"adapter follows {' and '.join(ends)}. Choose sites=('ffn',), or 'mhsa' with "
+                "position='houlsby'."
+            )
+        return replace(chosen, linears=linears)
+
+    def start(self, sites: Sites, generator: torch.Generator) -> Tensors:
+        """`blocks.<i>.<o or fc2>.down`, `.down_bias`, `.up`, `.up_bias`."""
+        tensors: Tensors = {}
+        for site in sites.linears:
+            down = uniform((site.out, self.hidden), sqrt(6 / site.out), generator)
+            prefix = f"blocks.{site.block}.{site.parts[0]}"
+            tensors |= bottleneck(prefix, down, torch.zeros(self.hidden, site.out))
+        return tensors
+
+    def places(self, sites: Sites) -> tuple[str, ...]:
+        """The halves themselves (`….attn`, `….mlp`)."""
+        return tuple(_half(site.path) for site in sites.linears)
+
+    def edits(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Edit]:
+        """y → y + up(GELU(down(y)))."""
+        return {
+            _half(site.path): serial(tensors, f"blocks.{site.block}.{site.parts[0]}", context)
+            for site in sites.linears
+        }
+
+
+@dataclass(frozen=True)
+class AdaptFormer(Adapter):
+    """x′ + FFN(norm2(x′)) + s·up(dropout(ReLU(down(x′)))): beside the FFN, on what norm2 reads.
+
+    down (D, h), up (h, D), h = `hidden`, both with biases; stochastic depth drops the FFN only.
+    Start: up and biases 0, down uniform ±1/√D. Padding `hidden` is exact. `sites` with `mhsa` puts
+    one beside MHSA too (our extension: it reads what norm1 reads). Count per place: 2Dh + h + D;
+    h=8 on ViT-B/16: 156,768. Section 3.2.
+    """
+
+    name: ClassVar[str] = "adaptformer"
+    hidden: int = knob(8, low=1, stacks=True)
+    scale: float = knob(0.1, low=0, stacks=True)
+    dropout: float = knob(0.1, low=0, below=1, stacks=True)
+    sites: tuple[str, ...] = knob(("ffn",))
+    layers: tuple[int, ...] | None = knob(None)
+
+    def select(self, sites: Sites) -> Sites:
+        """The norms before the chosen halves of the chosen blocks."""
+        return sites.select(self.sites, self.layers)
+
+    def start(self, sites: Sites, generator: torch.Generator) -> Tensors:
+        """`blocks.<i>.<mhsa or ffn>.down`, `.down_bias`, `.up`, `.up_bias`."""
+        tensors: Tensors = {}
+        for norm in _inner(sites):
+            down = uniform((norm.width, self.hidden), 1 / sqrt(norm.width), generator)
+            up = torch.zeros(self.hidden, norm.width)
+            tensors |= bottleneck(f"blocks.{norm.block}.{norm.group}", down, up)
+        return tensors
+
+    def places(self, sites: Sites) -> tuple[str, ...]:
+        """Where a half ends, at its stochastic depth, and where it begins, at its norm."""
+        norms = _inner(sites)
+        return (*(_end(sites, norm) for norm in norms), *(norm.path for norm in norms))
+
+    def edits(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Edit]:
+        """The norm's input is remembered and read again where its half ends."""
+        scale = context.vector("scale")
+        edits: dict[str, Edit] = {}
+        for norm in _inner(sites):
+            prefix = f"blocks.{norm.block}.{norm.group}"
+            begin, end = _beside(_branch(tensors, prefix, context, scale), context)
+            edits |= {norm.path: begin, _end(sites, norm): end}
+        return edits
+
+
+def bottleneck(prefix: str, down: Tensor, up: Tensor) -> Tensors:
+    """The tensors of one adapter from its two matrices (D, h), (h, D); biases start at 0."""
+    hidden, width = up.shape
+    return {
+        f"{prefix}.down": down,
+        f"{prefix}.down_bias": torch.zeros(hidden),
+        f"{prefix}.up": up,
+        f"{prefix}.up_bias": torch.zeros(width),
+    }
+
+
+def serial(tensors: Tensors, prefix: str, context: Context) -> Edit:
+    """y → y + up(GELU(down(y))) on the output of a place."""
+    w_down, b_down, w_up, b_up = _parts(tensors, prefix)
+    return context.mapped(lambda y: y + F.gelu(y @ w_down + b_down) @ w_up + b_up)
+
+
+def _branch(tensors: Tensors, prefix: str, context: Context, scale: Tensor) -> Update:
+    """x → s·up(dropout(ReLU(down(x))))."""
+    w_down, b_down, w_up, b_up = _parts(tensors, prefix)
+
+    def update(x: Tensor) -> Tensor:
+        h = _dropped(context, f"{prefix}.down", F.relu(x @ w_down + b_down))
+        return (h @ w_up + b_up) * scale
+
+    return update
+
+
+def _parts(tensors: Tensors, prefix: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """down (K, D, h), its bias (K, 1, h), up (K, h, D), its bias (K, 1, D)."""
+    w_down, w_up = tensors[f"{prefix}.down"], tensors[f"{prefix}.up"]
+    b_down, b_up = tensors[f"{prefix}.down_bias"], tensors[f"{prefix}.up_bias"]
+    return w_down, b_down.unsqueeze(1), w_up, b_up.unsqueeze(1)
+
+
+def _beside(update: Update, context: Context) -> tuple[Edit, Edit]:
+    """The edits of the places where a half begins and ends: adds an update of its input."""
+    inputs: list[Tensor] = []
+
+    def begin(x: Tensor, base: nn.Module) -> Tensor:
+        inputs.append(x)
+        y: Tensor = base(x)
+        return y
+
+    def end(x: Tensor, base: nn.Module) -> Tensor:
+        y: Tensor = base(x)
+        return y + update(context.split(inputs.pop())).view(y.shape)
+
+    return begin, end
+
+
+def _dropped(context: Context, name: str, h: Tensor) -> Tensor:
+    """Dropout on (K, N, h), masks drawn at each trial's own h, that of the matrix `name`."""
+    if context.noise is None:
+        return h
+    rates = [getattr(adapter, "dropout", 0.0) for adapter in context.adapters]
+    own = [(h.shape[1], shape[name][-1]) for shape in context.shapes]
+    mask = context.noise.dropout(rates, own)
+    return h if mask is None else h * mask.to(h.dtype)
+
+
+def _inner(sites: Sites) -> tuple[Norm, ...]:
+    return tuple(norm for norm in sites.norms if norm.group)
+
+
+def _end(sites: Sites, norm: Norm) -> str:
+    return sites.every_block[norm.block].drop_path(1 if norm.group == "mhsa" else 2)
+
+
+def _half(path: str) -> str:
+    return path.rpartition(".")[0]

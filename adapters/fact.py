@@ -1,0 +1,161 @@
+"""FacT: all updates as slices of one factorised tensor (arXiv 2212.03145, section 3)."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import sqrt
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from adapters.base import Adapter, Context, Tensors, Update, spread, uniform
+from adapters.errors import UnsupportedBackbone
+from adapters.knobs import knob
+from adapters.sites import Linear, Sites, Stage
+
+
+@dataclass(frozen=True)
+class FacT(Adapter):
+    """ΔW_i = s·U Σ_i V with U (D,r), V (r,D) shared by every slice i; how Σ (n,r,r) comes about
+    distinguishes the two methods.
+
+    Slices: q, k, v, o one each; fc1 four tiles side by side in its columns, fc2 four in its rows
+    (hidden / D of them in general). So n = 12L, in forward order; what `sites` and `layers` leave
+    out has no slice. `dropout` acts on the activation of size r after Σ: dropout((x U) Σ_i) V.
+    U starts uniform ±1/√D, V at 0. Swin: one group per stage, `rank` times the stage's width ratio.
+    """
+
+    rank: int = knob(16, low=1, stacks=True)
+    scale: float = knob(1.0, low=0, stacks=True)
+    dropout: float = knob(0.1, low=0, below=1, stacks=True)
+    sites: tuple[str, ...] = knob(("mhsa", "ffn"))
+    layers: tuple[int, ...] | None = knob(None)
+
+    def select(self, sites: Sites) -> Sites:
+        """The chosen parts of the chosen blocks; a hidden width must be whole tiles."""
+        chosen = sites.select(self.sites, self.layers)
+        for site in chosen.linears:
+            width = sites.every_block[site.block].width
+            if site.inputs % width or site.out % width:
+                raise UnsupportedBackbone(
+                    f"{self.name} cuts {site.path} ({site.inputs}, {site.out}) into tiles of "
+                    f"{width}×{width}: the hidden width must be a multiple of {width}; "
+                    "or leave fc1 and fc2 out with sites=('mhsa',)."
+                )
+        return chosen
+
+    def start(self, sites: Sites, generator: torch.Generator) -> Tensors:
+        """`U`, the tensors of Σ, `V`; on Swin one set per stage, `stages.<i>.U` and so on."""
+        tensors: Tensors = {}
+        for prefix, stage, own in by_stage(sites):
+            rank, width = self.rank * stage.ratio, stage.width
+            group = {"U": uniform((width, rank), 1 / sqrt(width), generator)}
+            count = sum(_count(site, width) for site in own.linears)
+            group |= self.start_core(count, rank, generator)
+            group["V"] = torch.zeros(rank, width)
+            tensors |= {prefix + name: tensor for name, tensor in group.items()}
+        return tensors
+
+    def updates(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Update]:
+        """x → s·dropout((x U) Σ_i) V per slice."""
+        scale = context.vector("scale").unsqueeze(-1)
+        updates: dict[str, Update] = {}
+        for prefix, stage, own in by_stage(sites):
+            group = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+            core = self.core(group) * scale  # (K, n, r, r)
+            counts = [_count(site, stage.width) for site in own.linears]
+            for site, slices in zip(own.linears, torch.split(core, counts, dim=1), strict=True):
+                updates[site.path] = _layer(site, group, slices, context, f"{prefix}U")
+        return updates
+
+    @abstractmethod
+    def start_core(self, count: int, rank: int, generator: torch.Generator) -> Tensors:
+        """The tensors from which `count` slices Σ_i (rank, rank) are made."""
+
+    @abstractmethod
+    def core(self, group: Tensors) -> Tensor:
+        """Every Σ_i of a group: (K, n, r, r)."""
+
+
+@dataclass(frozen=True)
+class FactTT(FacT):
+    """FacT as a tensor train: Σ (12L, r, r) itself is trained, starting uniform ±1/√r.
+
+    Count: 2Dr + 12Lr²; r=16 on ViT-B/16: 61,440. The rest is `FacT`'s.
+    """
+
+    name: ClassVar[str] = "fact_tt"
+
+    def start_core(self, count: int, rank: int, generator: torch.Generator) -> Tensors:
+        """`core`."""
+        return {"core": uniform((count, rank, rank), 1 / sqrt(rank), generator)}
+
+    def core(self, group: Tensors) -> Tensor:
+        """Σ."""
+        return group["core"]
+
+
+@dataclass(frozen=True)
+class FactTK(FacT):
+    """FacT in Tucker form: Σ_i = C ×₃ P_i = Σ_a P_ia C[:, :, a] with C (r,r,r), P (12L,r).
+
+    Both start Xavier-uniform with torch's fans of these shapes (for C r·r in and out): C ±√3/r,
+    P ±√(6/(12L+r)). Count: 2Dr + r³ + 12Lr; r=32 on ViT-B/16: 86,528. The rest is `FacT`'s.
+    """
+
+    name: ClassVar[str] = "fact_tk"
+    rank: int = knob(32, low=1, stacks=True)
+
+    def start_core(self, count: int, rank: int, generator: torch.Generator) -> Tensors:
+        """`C` and `P`."""
+        c = uniform((rank, rank, rank), sqrt(3) / rank, generator)
+        return {"C": c, "P": uniform((count, rank), sqrt(6 / (count + rank)), generator)}
+
+    def core(self, group: Tensors) -> Tensor:
+        """C ×₃ P."""
+        return torch.einsum("kabc,knc->knab", group["C"], group["P"])
+
+
+def by_stage(sites: Sites) -> Iterator[tuple[str, Stage, Sites]]:
+    """Prefix of tensor names, stage and its places; a ViT is one stage without a prefix."""
+    for stage in sites.stages():
+        prefix = "" if sites.family == "vit" else f"stages.{stage.index}."
+        yield prefix, stage, sites.of_stage(stage.index)
+
+
+def _count(site: Linear, width: int) -> int:
+    """The number of D×D slices of a layer: its chosen parts, or the tiles of fc1 and fc2."""
+    return len(site.chosen) * (site.inputs // width) * (site.out // width)
+
+
+def _layer(site: Linear, group: Tensors, slices: Tensor, context: Context, name: str) -> Update:
+    u, v = group["U"], group["V"]
+    width, rank = u.shape[-2:]
+    rows = site.inputs // width
+    # x U is taken once per tile of x: shared by q, k and v, and by the tiles of fc1.
+    core = slices.flatten(1, 2) if rows > 1 else slices.transpose(1, 2).flatten(2)
+
+    def update(x: Tensor) -> Tensor:
+        k, n, _ = x.shape
+        h = (x.reshape(k, n * rows, width) @ u).view(k, n, rows * rank) @ core
+        h = _dropped(context, name, h.view(k, n, -1, rank))
+        z = h.view(k, -1, rank) @ v
+        if site.chosen == site.parts:
+            return z.view(k, n, -1)
+        by_part = z.view(k, n, len(site.chosen), -1).unbind(2)
+        return spread(site, dict(zip(site.chosen, by_part, strict=True)))
+
+    return update
+
+
+def _dropped(context: Context, name: str, h: Tensor) -> Tensor:
+    """Dropout on (K, N, slices, r), masks drawn at each trial's own rank, that of factor `name`."""
+    if context.noise is None:
+        return h
+    rates = [getattr(adapter, "dropout", 0.0) for adapter in context.adapters]
+    own = [(*h.shape[1:3], shape[name][-1]) for shape in context.shapes]
+    mask = context.noise.dropout(rates, own)
+    return h if mask is None else h * mask.to(h.dtype)

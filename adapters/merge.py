@@ -1,0 +1,192 @@
+"""merge: an adapter folded into the weights of its model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from adapters.attach import attached, detach
+from adapters.base import Edit
+from adapters.errors import AdapterError
+from adapters.sites import Sites
+from adapters.stack import Stack
+
+M = TypeVar("M", bound=nn.Module)
+_LINEAR_TO = 1e-3  # relative; what is not affine is off by a share of itself
+
+
+class Affine(NamedTuple):
+    """x → x matrix + shift: matrix (in, out), shift (out,). Of a linear layer: what is added."""
+
+    matrix: Tensor
+    shift: Tensor
+
+
+@torch.no_grad()
+def merge(model: M) -> M:
+    """Folds a lone adapter and its head into the weights: a plain timm model, no trace left.
+
+    The merged forward equals the adapted one to 1e-5 relative in fp32. What an edit does is read
+    off its own forward pass of the identity matrix, so there is no second implementation of any
+    method. A changed norm goes into its own weights, or into the linear layer that reads it.
+
+    Raises `AdapterError`, the model unchanged, for a stack of several trials (merge one:
+    `adapters.load` it first) and for an adapter whose edits are not affine.
+    """
+    stack = attached(model)
+    if len(stack.members) != 1:
+        raise AdapterError(f"merge takes one trial, this stack has {len(stack.members)}.")
+    tensors = stack.tensors_of(0)
+    found = _read(model, stack)
+    replaced = {
+        name: t[0].clone() for name, t in stack.members[0].adapter.weights(stack.stacked()).items()
+    }
+    sites = stack.backbone_sites
+    detach(model)
+    for name, value in replaced.items():
+        model.get_parameter(name).copy_(value)
+    # Linear layers first: a norm's change may go in front of one that was changed itself.
+    for path in sorted(
+        found, key=lambda path: not isinstance(model.get_submodule(path), nn.Linear)
+    ):
+        _fold(model, sites, path, found[path])
+    if "head.weight" in tensors:
+        _set_head(model, sites.head, tensors)
+    return model
+
+
+def _read(model: nn.Module, stack: Stack) -> dict[str, Affine]:
+    """Path → what its edit makes of the input (linear layers) or of the output (norms, conv)."""
+    adapter = stack.members[0].adapter
+    mode = stack.training
+    stack.eval()
+    device = stack.padding.device
+    stack.prepare(1, torch.float32)
+    found = {}
+    try:
+        if stack.changes_head:
+            raise _refused(adapter.name, "the head")
+        for path in adapter.places(stack.sites):
+            edit = stack.edit(path)
+            if edit is not None:
+                module = model.get_submodule(path)
+                assert isinstance(module.base, nn.Module)
+                found[path] = _affine(edit, module.base, path, adapter.name, device)
+    finally:
+        stack.train(mode)
+    return found
+
+
+def _affine(edit: Edit, base: nn.Module, path: str, name: str, device: torch.device) -> Affine:
+    """The edit as an affine map; `AdapterError` if it is none, or at no place that has weights."""
+    if isinstance(base, nn.Linear):
+        layer = copy.deepcopy(base).float()
+        found = _probed(lambda x: edit(x, layer), base.in_features, device)
+        before = _probed(layer, base.in_features, device)
+        if found and before:  # only the difference: what is not changed stays as it is, bit by bit
+            found = Affine(found.matrix - before.matrix, found.shift - before.shift)
+    elif isinstance(base, nn.LayerNorm):
+        found = _probed(lambda x: edit(x, nn.Identity()), int(base.normalized_shape[0]), device)
+    elif isinstance(base, nn.Conv2d):
+        same = _Same(base.out_channels).to(device)
+        found = _probed(
+            lambda x: edit(x[:, :, None, None], same)[:, :, 0, 0], base.out_channels, device
+        )
+    else:
+        found = None
+    if found is None:
+        raise _refused(name, path)
+    return found
+
+
+class _Same(nn.Conv2d):
+    """A convolution that leaves its input as it is."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x."""
+        return x
+
+
+def _probed(call: Callable[[Tensor], Tensor], width: int, device: torch.device) -> Affine | None:
+    """The affine map that `call` computes on rows (N, width); None if it is not one."""
+    shift = call(torch.zeros(1, width, device=device))
+    matrix = call(torch.eye(width, device=device)) - shift
+    probe = torch.linspace(-1, 1, 4 * width, device=device).sin().view(4, -1)
+    found, expected = call(probe), probe @ matrix + shift
+    if (found - expected).norm() > _LINEAR_TO * max(found.norm(), expected.norm()):
+        return None
+    return Affine(matrix, shift[0])
+
+
+def _refused(name: str, place: str) -> AdapterError:
+    return AdapterError(
+        f"{name} cannot be merged: what it does at {place} is not linear; save it instead."
+    )
+
+
+def _fold(model: nn.Module, sites: Sites, path: str, change: Affine) -> None:
+    module = model.get_submodule(path)
+    if isinstance(module, nn.Linear):
+        bias = change.shift if module.bias is None else module.bias.float() + change.shift
+        _set(module, module.weight.float() + change.matrix.mT, bias)
+    elif isinstance(module, nn.Conv2d):
+        weight = torch.einsum("oihw,op->pihw", module.weight.float(), change.matrix)
+        bias = change.shift if module.bias is None else _after(module.bias, change)
+        _set(module, weight, bias)
+    elif _is_diagonal(change.matrix):
+        assert isinstance(module, nn.LayerNorm)
+        _set(module, module.weight.float() * change.matrix.diagonal(), _after(module.bias, change))
+    else:
+        assert isinstance(module, nn.LayerNorm)
+        feeds = next(norm.feeds for norm in sites.norms if norm.path == path)
+        reader = model.get_submodule(feeds)
+        assert isinstance(reader, nn.Linear)
+        _set(module, module.weight, module.bias.float() + _before(change))
+        _set(reader, (change.matrix @ reader.weight.float().mT).mT, _bias(reader))
+
+
+def _before(change: Affine) -> Tensor:
+    """The shift as one in front of the matrix: what lies between norm and reader, such as the zeros
+    that pad Swin's windows, must not be shifted.
+    """
+    shift: Tensor = torch.linalg.solve(change.matrix.double().mT, change.shift.double())
+    return shift.float()
+
+
+def _bias(layer: nn.Linear) -> Tensor:
+    return layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias
+
+
+def _after(bias: Tensor, change: Affine) -> Tensor:
+    return bias.float() @ change.matrix + change.shift
+
+
+def _set(module: nn.Module, weight: Tensor, bias: Tensor) -> None:
+    """New values; a layer without bias gets one only if it needs it."""
+    old = module.get_parameter("weight")
+    old.copy_(weight)
+    if module.bias is not None:
+        module.get_parameter("bias").copy_(bias)
+    elif bias.any():
+        module.bias = nn.Parameter(bias.to(old), requires_grad=old.requires_grad)
+
+
+def _is_diagonal(matrix: Tensor) -> bool:
+    rest = matrix - torch.diag(matrix.diagonal())
+    return bool(rest.abs().max() <= 1e-6 * matrix.abs().max())
+
+
+def _set_head(model: nn.Module, path: str, tensors: dict[str, Tensor]) -> None:
+    classes, width = tensors["head.weight"].shape
+    head = nn.Linear(width, classes).to(next(model.parameters()))
+    head.weight.copy_(tensors["head.weight"])
+    head.bias.copy_(tensors["head.bias"])
+    model.set_submodule(path, head.train(model.training))
+    setattr(model, "num_classes", classes)  # noqa: B010 (nn.Module types attributes as tensors)

@@ -1,0 +1,86 @@
+"""A multi-layer head on frozen features (VPT, arXiv 2203.12119, section 4: "Mlp-k")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from adapters.base import Adapter, Context, Tensors, Update, uniform
+from adapters.errors import AdapterError
+from adapters.knobs import knob
+from adapters.sites import Sites
+
+_MOMENTUM, _EPS = 0.1, 1e-5  # nn.BatchNorm1d's
+
+
+@dataclass(frozen=True)
+class MLPHead(Adapter):
+    """z ← dropout(BatchNorm(ReLU(z W + b))), `hidden` times, then the linear head.
+
+    z (K, B, D), W (D, D). Batch norm is nn.BatchNorm1d over the B images of the trial itself:
+    scaled by γ and shifted by β, momentum 0.1; its running mean and variance are `state.<i>.mean`
+    and `.var`, not trained. Start: W and b uniform ±1/√D (nn.Linear's), γ = 1, β = 0. All of it is
+    head: hidden·(D² + 3D), by the table's counting 0, like `linear`.
+    """
+
+    name: ClassVar[str] = "mlp_head"
+    frozen_features: ClassVar[bool] = True
+    hidden: int = knob(3, low=1)
+    dropout: float = knob(0.1, low=0, below=1, stacks=True)
+
+    def select(self, sites: Sites) -> Sites:
+        """None of them."""
+        return sites.nothing()
+
+    def start(self, sites: Sites, generator: torch.Generator) -> Tensors:
+        """`head.<i>.W`, `.b`, `.gamma`, `.beta` and `state.<i>.mean`, `.var` of every layer."""
+        width, tensors = sites.width, Tensors()
+        for i in range(self.hidden):
+            tensors |= {
+                f"head.{i}.W": uniform((width, width), 1 / sqrt(width), generator),
+                f"head.{i}.b": uniform((width,), 1 / sqrt(width), generator),
+                f"head.{i}.gamma": torch.ones(width),
+                f"head.{i}.beta": torch.zeros(width),
+                f"state.{i}.mean": torch.zeros(width),
+                f"state.{i}.var": torch.ones(width),
+            }
+        return tensors
+
+    def head(self, tensors: Tensors, context: Context) -> Update:
+        """Features (K, B, D) → the last hidden layer's output."""
+
+        def layers(z: Tensor) -> Tensor:
+            for i in range(self.hidden):
+                w, b = tensors[f"head.{i}.W"], tensors[f"head.{i}.b"]
+                z = torch.relu(z @ w + b.unsqueeze(1))
+                z = context.drop_activation(_batch_norm(z, tensors, i, context.noise is not None))
+            return z
+
+        return layers
+
+
+def _batch_norm(z: Tensor, tensors: Tensors, layer: int, training: bool) -> Tensor:
+    """γ (z − mean) / √(var + ε) + β: of each trial's own batch in training, running otherwise."""
+    gamma, beta = (tensors[f"head.{layer}.{name}"].unsqueeze(1) for name in ("gamma", "beta"))
+    running = [tensors[f"state.{layer}.{name}"] for name in ("mean", "var")]
+    if training:
+        var, mean = torch.var_mean(z, dim=1, correction=0, keepdim=True)
+        _follow(running, mean.detach(), var.detach(), z.shape[1])
+    else:
+        mean, var = (statistic.unsqueeze(1) for statistic in running)
+    return (z - mean) * torch.rsqrt(var + _EPS) * gamma + beta
+
+
+def _follow(running: list[Tensor], mean: Tensor, var: Tensor, count: int) -> None:
+    """Moves the running statistics towards the batch's, with the unbiased variance, in place."""
+    if count < 2:
+        raise AdapterError(
+            "mlp_head's batch norm has no variance over a batch of 1 image; train with at least 2."
+        )
+    batch = (mean.squeeze(1), var.squeeze(1) * (count / (count - 1)))
+    for statistic, new in zip(running, batch, strict=True):
+        statistic.lerp_(new, _MOMENTUM)

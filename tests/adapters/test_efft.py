@@ -1,0 +1,254 @@
+"""EFFT against METHODS.md's formulas, figures and starting values."""
+
+from __future__ import annotations
+
+from math import sqrt
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from adapters import UnsupportedBackbone, attach, attached, load, save
+from adapters.backbones import find_sites
+from adapters.base import Tensors
+from adapters.efft import EFFT, EFFT1, EFFT2
+from adapters.noise import Noise
+from adapters.sites import FFN, MHSA, SELECTORS
+from tests.adapters.factored import (
+    PARTS,
+    Make,
+    check_company,
+    check_dense,
+    check_start_and_gradients,
+    groups,
+    inputs,
+    spans,
+    started,
+    swin,
+    vit_b16,
+)
+from tests.adapters.models import deit, randomise, vit
+
+MODELS = pytest.mark.parametrize("make", [vit, swin])
+SELECTIONS = pytest.mark.parametrize(
+    ("sites", "layers"),
+    [
+        (("mhsa", "ffn"), None),
+        (("mhsa",), (0, 2)),
+        (("ffn",), (1,)),
+        (("q", "v"), None),
+        (("v", "o", "fc2"), (1, 2)),
+        (("o",), None),
+        (("k", "fc1"), None),
+    ],
+)
+D, L = 768, 12
+
+
+def kept(adapter: EFFT, blocks: tuple[int, ...]) -> tuple[list[int], list[str]]:
+    """The selected blocks of a stage, and the selected parts."""
+    parts = [part for part in PARTS for name in adapter.sites if part in SELECTORS[name]]
+    return [b for b in blocks if adapter.layers is None or b in adapter.layers], parts
+
+
+def one_group(adapter: EFFT1, make: Make, tensors: Tensors) -> dict[tuple[int, str], Tensor]:
+    dense = {}
+    for prefix, _, width, stage_blocks in groups(make):
+        blocks, parts = kept(adapter, stage_blocks)
+        attention = [part for part in parts if part in MHSA]
+        index = 0
+        for block in blocks:
+            for members in (attention, *([part] for part in parts if part in FFN)):
+                if not members:
+                    continue
+                u, core, v = (tensors[prefix + name] for name in ("U", "core", "V"))
+                whole = adapter.scale * u @ core[index] @ v
+                for place, part in enumerate(members):
+                    own = whole[:, place * width : (place + 1) * width] if part in MHSA else whole
+                    dense[block, part] = own.T if part == "fc2" else own
+                index += 1
+        assert index == (len(tensors[f"{prefix}core"]) if blocks else 0)
+    return dense
+
+
+def two_groups(adapter: EFFT2, make: Make, tensors: Tensors) -> dict[tuple[int, str], Tensor]:
+    dense = {}
+    for prefix, _, _, stage_blocks in groups(make):
+        blocks, parts = kept(adapter, stage_blocks)
+        for group, members in (("mhsa", MHSA), ("ffn", FFN)):
+            kinds = [part for part in parts if part in members]
+            keys = [(block, part) for block in blocks for part in kinds]
+            for index, (block, part) in enumerate(keys):
+                u, core, v = (tensors[f"{prefix}{group}.{name}"] for name in ("U", "core", "V"))
+                own = core[kinds.index(part) if adapter.cores == "shared" else index]
+                change = adapter.scale * u @ own @ v
+                dense[block, part] = change.T if part == "fc2" else change
+    return dense
+
+
+@MODELS
+@SELECTIONS
+def test_one_group_is_the_formula(
+    make: Make, sites: tuple[str, ...], layers: tuple[int, ...] | None
+) -> None:
+    adapter = EFFT1(rank=3, rank2=2, scale=1.7, sites=sites, layers=layers)
+    check_dense(make, adapter, lambda tensors: one_group(adapter, make, tensors))
+
+
+@MODELS
+@SELECTIONS
+@pytest.mark.parametrize("cores", ["per_layer", "shared"])
+def test_two_groups_are_the_formula(
+    make: Make, sites: tuple[str, ...], layers: tuple[int, ...] | None, cores: str
+) -> None:
+    adapter = EFFT2(
+        rank=2, ffn_rank=3, ffn_rank2=5, scale=1.7, cores=cores, sites=sites, layers=layers
+    )
+    check_dense(make, adapter, lambda tensors: two_groups(adapter, make, tensors))
+
+
+@pytest.mark.parametrize(
+    ("adapter", "formula", "figure"),
+    [
+        (EFFT1(rank=16), 5 * D * 16 + 3 * L * 16**2, 70_656),
+        (EFFT1(rank=32), 5 * D * 32 + 3 * L * 32**2, 159_744),
+        (EFFT1(rank=16, rank2=32), D * 16 + 4 * D * 32 + 3 * L * 16 * 32, 129_024),
+        (EFFT1(rank=16, sites=("q", "v")), 3 * D * 16 + L * 16**2, 39_936),
+        (EFFT1(rank=16, sites=("ffn",), layers=(9, 10, 11)), 5 * D * 16 + 6 * 16**2, 62_976),
+        (EFFT2(rank=16), 7 * D * 16 + 6 * L * 16**2, 104_448),
+        (EFFT2(rank=32), 7 * D * 32 + 6 * L * 32**2, 245_760),
+        (EFFT2(rank=16, cores="shared"), 7 * D * 16 + 6 * 16**2, 87_552),
+        (
+            EFFT2(rank=16, ffn_rank2=32),
+            2 * D * 16 + 4 * L * 16**2 + D * 16 + 4 * D * 32 + 2 * L * 16 * 32,
+            159_744,
+        ),
+    ],
+)
+def test_counts(adapter: EFFT, formula: int, figure: int) -> None:
+    tensors = started(adapter, vit_b16())
+    assert sum(t.numel() for t in tensors.values()) == formula == figure
+    assert all(text in str(EFFT1.__doc__) for text in ("70,656", "159,744"))
+    assert all(text in str(EFFT2.__doc__) for text in ("104,448", "245,760", "87,552"))
+
+
+@MODELS
+@pytest.mark.parametrize("init", ["u", "v"])
+def test_one_group_starts_at_zero_in_the_named_factor(make: Make, init: str) -> None:
+    tensors = started(EFFT1(rank=8, rank2=12, init=init), find_sites(make()))
+    for prefix, ratio, width, blocks in groups(make):
+        r1, r2, n = 8 * ratio, 12 * ratio, 3 * len(blocks)
+        u, core, v = (tensors.pop(prefix + name) for name in ("U", "core", "V"))
+        assert (u.shape, core.shape) == ((width, r1), (n, r1, r2))
+        assert v.shape == (r2, 4 * width)
+        assert spans(core, sqrt(6 / (n * (r1 + r2))))
+        # The bound of torch's Xavier over the whole core tensor, its slices last.
+        xavier = nn.init.xavier_uniform_(torch.empty(r1, r2, n)).abs().max().item()
+        assert core.abs().max().item() == pytest.approx(xavier, rel=0.05)
+        assert spans(v, sqrt(6 / (r2 + 4 * width))) if init == "u" else not v.any()
+        assert spans(u, sqrt(6 / (r1 + width))) if init == "v" else not u.any()
+    assert not tensors
+
+
+@pytest.mark.parametrize("init", ["vv", "vu", "uv", "uu"])
+@pytest.mark.parametrize("cores", ["per_layer", "shared"])
+def test_two_groups_of_swin_have_ranks_and_widths_of_their_stages(init: str, cores: str) -> None:
+    adapter = EFFT2(rank=8, ffn_rank=6, ffn_rank2=12, init=init, cores=cores)
+    tensors = started(adapter, find_sites(swin()))
+    for prefix, ratio, width, blocks in groups(swin):
+        for group, letter, ranks, columns, slices in (
+            ("mhsa", init[0], (8, 8), width, 4),
+            ("ffn", init[1], (6, 12), 4 * width, 2),
+        ):
+            r1, r2 = (rank * ratio for rank in ranks)
+            n = slices * (len(blocks) if cores == "per_layer" else 1)
+            u, core, v = (tensors.pop(f"{prefix}{group}.{name}") for name in ("U", "core", "V"))
+            assert (u.shape, core.shape) == ((width, r1), (n, r1, r2))
+            assert v.shape == (r2, columns)
+            assert spans(core, sqrt(6 / (n * (r1 + r2))))
+            assert spans(v, sqrt(6 / (r2 + columns))) if letter == "u" else not v.any()
+            assert spans(u, sqrt(6 / (r1 + width))) if letter == "v" else not u.any()
+    assert not tensors
+
+
+COMPANIES: tuple[tuple[EFFT, ...], ...] = (
+    (
+        EFFT1(rank=2, scale=0.1, init="u", dropout=0.0),
+        EFFT1(rank=5, scale=5.0, rank2=3, dropout=0.3),
+        EFFT1(rank=3, rank2=6),
+    ),
+    (
+        EFFT2(rank=2, scale=0.1, init="uv", dropout=0.0),
+        EFFT2(rank=5, scale=5.0, ffn_rank=3, dropout=0.3),
+        EFFT2(rank=3, init="uu", ffn_rank=4, ffn_rank2=7),
+    ),
+)
+
+
+@MODELS
+@pytest.mark.parametrize("company", COMPANIES, ids=["efft1", "efft2"])
+def test_alone_equals_in_company(company: tuple[EFFT, ...], make: Make) -> None:
+    check_company(make, company)
+
+
+@MODELS
+@pytest.mark.parametrize(
+    "adapter", [EFFT1(rank=4), EFFT1(rank=4, init="u"), EFFT2(rank=3), EFFT2(rank=3, init="uu")]
+)
+def test_identity_at_the_start_and_gradients_everywhere(adapter: EFFT, make: Make) -> None:
+    check_start_and_gradients(make, adapter)
+
+
+def test_dropout_acts_on_the_factors() -> None:
+    """In training the update is ((x dp(U)) dp(Σ)) dp(V), with one draw for the whole step."""
+    model = attach(vit(), EFFT1(rank=4, rank2=3, dropout=0.5), seed=2)
+    randomise(model)
+    tensors, stack = attached(model).tensors_of(0), attached(model.train())
+    stack.prepare(2, torch.float32)
+    noise = Noise([2], [0], torch.device("cpu"))
+    dropped = []
+    for name in ("U", "core", "V"):
+        mask = noise.dropout([0.5], [tuple(tensors[name].shape)])
+        assert mask is not None
+        dropped.append(tensors[name] * mask[0])
+    u, core, v = dropped
+    for block in range(3):
+        for path, index, columns in (
+            ("attn.qkv", 0, slice(0, 96)),
+            ("attn.proj", 0, slice(96, 128)),
+            ("mlp.fc1", 1, slice(0, 128)),
+        ):
+            edit = stack.edit(f"blocks.{block}.{path}")
+            assert edit is not None
+            nothing = nn.Linear(32, columns.stop - columns.start, bias=False)
+            nn.init.zeros_(nothing.weight)
+            expected = u @ core[3 * block + index] @ v[:, columns]
+            assert torch.allclose(edit(torch.eye(32), nothing), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [vit, deit, swin])
+@pytest.mark.parametrize(
+    "adapter", [EFFT1(rank=3, rank2=5, layers=(0, 2)), EFFT2(rank=3, ffn_rank2=6, sites=("ffn",))]
+)
+def test_save_and_load(
+    adapter: EFFT, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapters.storage.build", lambda _, values: type(adapter)(**values))
+    x = inputs(swin if make is swin else vit, 2)
+    model = attach(make(), adapter, num_classes=4)
+    randomise(model)
+    save(model, tmp_path)
+    again = load(make(), tmp_path)
+    assert torch.equal(again(x), model(x))
+
+
+def test_other_hidden_widths() -> None:
+    sites = find_sites(vit(mlp_ratio=2))
+    with pytest.raises(UnsupportedBackbone, match=r"\(32, 128\) and fc1 \(32, 64\)"):
+        EFFT1().select(sites)
+    for half in ("mhsa", "ffn"):
+        tensors = started(EFFT1(rank=2, sites=(half,)), sites)
+        assert tensors["V"].shape == (2, 128 if half == "mhsa" else 64)
+    assert started(EFFT2(rank=2), sites)["ffn.V"].shape == (2, 64)
+    attach(vit(mlp_ratio=2), EFFT1(sites=("ffn",)))(inputs(vit, 1))

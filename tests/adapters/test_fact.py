@@ -1,0 +1,229 @@
+"""FacT against METHODS.md's formulas, figures and starting values."""
+
+from __future__ import annotations
+
+from math import sqrt
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from adapters import AdapterError, UnsupportedBackbone, attach, attached, load, save
+from adapters.backbones import find_sites
+from adapters.base import Tensors
+from adapters.fact import FacT, FactTK, FactTT
+from adapters.noise import Noise
+from adapters.sites import SELECTORS
+from tests.adapters.factored import (
+    PARTS,
+    Make,
+    check_company,
+    check_dense,
+    check_start_and_gradients,
+    groups,
+    inputs,
+    spans,
+    started,
+    swin,
+    vit_b16,
+)
+from tests.adapters.models import deit, randomise, vit
+
+BOTH = pytest.mark.parametrize("cls", [FactTT, FactTK])
+MODELS = pytest.mark.parametrize("make", [vit, swin])
+D, L = 768, 12
+
+
+def one_slice(tensors: Tensors, prefix: str, index: int) -> Tensor:
+    """Σ_i, entry by entry from METHODS.md."""
+    if f"{prefix}core" in tensors:
+        return tensors[f"{prefix}core"][index]
+    c, p = tensors[f"{prefix}C"], tensors[f"{prefix}P"]
+    core = torch.zeros(c.shape[:2])
+    for a in range(c.shape[2]):
+        core += p[index, a] * c[:, :, a]
+    return core
+
+
+def written_out(adapter: FacT, make: Make, tensors: Tensors) -> dict[tuple[int, str], Tensor]:
+    """ΔW by block and part."""
+    parts = [part for part in PARTS for name in adapter.sites if part in SELECTORS[name]]
+    dense = {}
+    for prefix, _, _, blocks in groups(make):
+        index = 0
+        for block in (b for b in blocks if adapter.layers is None or b in adapter.layers):
+            for part in parts:
+                tiles = []
+                for _ in range(4 if part in ("fc1", "fc2") else 1):
+                    u, v = tensors[f"{prefix}U"], tensors[f"{prefix}V"]
+                    tiles.append(adapter.scale * u @ one_slice(tensors, prefix, index) @ v)
+                    index += 1
+                dense[block, part] = torch.cat(tiles, dim=0 if part == "fc2" else 1)
+        slices = tensors.get(f"{prefix}core", tensors.get(f"{prefix}P"))
+        assert (0 if slices is None else len(slices)) == index
+    return dense
+
+
+@BOTH
+@MODELS
+@pytest.mark.parametrize(
+    ("sites", "layers"),
+    [
+        (("mhsa", "ffn"), None),
+        (("mhsa",), (0, 2)),
+        (("ffn",), (1,)),
+        (("q", "v", "fc2"), (1, 2)),
+        (("k", "fc1", "o"), None),
+    ],
+)
+def test_the_update_is_the_formula(
+    cls: type[FacT], make: Make, sites: tuple[str, ...], layers: tuple[int, ...] | None
+) -> None:
+    adapter = cls(rank=3, scale=1.7, sites=sites, layers=layers)
+    check_dense(make, adapter, lambda tensors: written_out(adapter, make, tensors))
+
+
+@pytest.mark.parametrize(
+    ("adapter", "formula", "figure"),
+    [
+        (FactTT(rank=16), 2 * D * 16 + 12 * L * 16**2, 61_440),
+        (FactTK(rank=32), 2 * D * 32 + 32**3 + 12 * L * 32, 86_528),
+        (FactTT(rank=16, sites=("q", "v")), 2 * D * 16 + 2 * L * 16**2, 30_720),
+        (FactTT(rank=16, sites=("fc1",), layers=(3,)), 2 * D * 16 + 4 * 16**2, 25_600),
+        (FactTK(rank=32, sites=("mhsa",)), 2 * D * 32 + 32**3 + 4 * L * 32, 83_456),
+    ],
+)
+def test_counts(adapter: FacT, formula: int, figure: int) -> None:
+    tensors = started(adapter, vit_b16())
+    assert sum(t.numel() for t in tensors.values()) == formula == figure
+    assert (FactTT().rank, FactTK().rank) == (16, 32)
+    assert "61,440" in str(FactTT.__doc__)
+    assert "86,528" in str(FactTK.__doc__)
+
+
+@BOTH
+@MODELS
+def test_starting_values(cls: type[FacT], make: Make) -> None:
+    tensors = started(cls(rank=8), find_sites(make()))
+    for prefix, ratio, width, blocks in groups(make):
+        rank, count = 8 * ratio, 12 * len(blocks)
+        names = ("U", "core", "V") if cls is FactTT else ("U", "C", "P", "V")
+        own = {name: tensors.pop(prefix + name) for name in names}
+        assert own["U"].shape == (width, rank)
+        assert own["V"].shape == (rank, width)
+        assert spans(own["U"], 1 / sqrt(width))
+        assert not own["V"].any()
+        if cls is FactTT:
+            assert own["core"].shape == (count, rank, rank)
+            assert spans(own["core"], 1 / sqrt(rank))
+            continue
+        for name, shape in (("C", (rank, rank, rank)), ("P", (count, rank))):
+            assert own[name].shape == shape
+            fans = nn.init.xavier_uniform_(torch.empty(shape)).abs().max().item()  # torch's
+            assert fans == pytest.approx(own[name].abs().max().item(), rel=0.1)
+            assert spans(own[name], sqrt(3) / rank if name == "C" else sqrt(6 / sum(shape)))
+    assert not tensors
+
+
+@BOTH
+@pytest.mark.parametrize("make", [vit, swin])
+def test_alone_equals_in_company(cls: type[FacT], make: Make) -> None:
+    company = (
+        cls(rank=2, scale=0.1, dropout=0.0),
+        cls(rank=5, scale=5.0, dropout=0.3),
+        cls(rank=3, dropout=0.1),
+    )
+    check_company(make, company)
+
+
+@BOTH
+@MODELS
+def test_identity_at_the_start_and_gradients_everywhere(cls: type[FacT], make: Make) -> None:
+    check_start_and_gradients(make, cls(rank=4))
+
+
+@BOTH
+def test_dropout_acts_on_the_activation_after_the_core(cls: type[FacT]) -> None:
+    """fc2: its four tiles are summed before; q and v have their own masks; V sees each draw."""
+    model = attach(vit(), cls(rank=3, dropout=0.5, sites=("q", "v", "fc2"), layers=(1,)), seed=2)
+    randomise(model)
+    tensors, stack = attached(model).tensors_of(0), attached(model.train())
+    stack.prepare(2, torch.float32)
+    u, v = tensors["U"], tensors["V"]
+    sigma = [one_slice(tensors, "", index) for index in range(6)]
+    noise = Noise([2], [0], torch.device("cpu"))
+    x = torch.randn(2, 5, 128, generator=torch.Generator().manual_seed(0))
+
+    def changed(path: str, x: Tensor, out: int) -> Tensor:
+        edit, nothing = stack.edit(path), nn.Linear(x.shape[-1], out, bias=False)
+        assert edit is not None
+        nn.init.zeros_(nothing.weight)
+        return edit(x, nothing)
+
+    def mask(slices: int) -> Tensor:
+        drawn = noise.dropout([0.5], [(10, slices, 3)])
+        assert drawn is not None
+        assert set(drawn.unique().tolist()) == {0.0, 2.0}
+        return drawn[0].view(2, 5, slices, 3)
+
+    first = x[..., :32]
+    q, k, value = changed("blocks.1.attn.qkv", first, 96).chunk(3, dim=-1)
+    drop = mask(2)
+    assert torch.allclose(q, (first @ u @ sigma[0] * drop[..., 0, :]) @ v, atol=1e-5)
+    assert torch.allclose(value, (first @ u @ sigma[1] * drop[..., 1, :]) @ v, atol=1e-5)
+    assert not k.any()
+    found = changed("blocks.1.mlp.fc2", x, 32)
+    h = sum(tile @ u @ core for tile, core in zip(x.chunk(4, dim=-1), sigma[2:], strict=True))
+    assert torch.allclose(found, (h * mask(1)[..., 0, :]) @ v, atol=1e-5)
+
+
+@BOTH
+def test_x_u_is_computed_once_for_q_k_and_v(
+    cls: type[FacT], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = attach(vit(), cls(rank=3))
+    stack = attached(model)
+    stack.prepare(2, torch.float32)
+    edit = stack.edit("blocks.0.attn.qkv")
+    assert edit is not None
+    products = []
+    matmul = Tensor.__matmul__
+
+    def counted(left: Tensor, right: Tensor) -> Tensor:
+        products.append((left.shape, right.shape))
+        return matmul(left, right)
+
+    monkeypatch.setattr(Tensor, "__matmul__", counted)
+    edit(torch.ones(2, 5, 32), nn.Linear(32, 96))
+    assert products == [
+        ((1, 10, 32), (1, 32, 3)), ((1, 10, 3), (1, 3, 9)), ((1, 30, 3), (1, 3, 32)),
+    ]  # fmt: skip
+
+
+@BOTH
+@pytest.mark.parametrize("make", [vit, deit, swin])
+def test_save_and_load(
+    cls: type[FacT], make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapters.storage.build", lambda _, values: cls(**values))
+    x = inputs(swin if make is swin else vit, 2)
+    model = attach(make(), cls(rank=3, scale=2.0, layers=(0, 2)), num_classes=4)
+    randomise(model)
+    save(model, tmp_path)
+    again = load(make(), tmp_path)
+    assert torch.equal(again(x), model(x))
+
+
+@BOTH
+def test_other_hidden_widths(cls: type[FacT]) -> None:
+    model = vit(mlp_ratio=2)
+    tensors = started(cls(rank=2), find_sites(model))
+    slices = tensors["core" if cls is FactTT else "P"]
+    assert slices.shape[0] == 3 * (4 + 2 * 2)
+    attach(model, cls(rank=2))(inputs(vit, 1))
+    uneven = find_sites(vit(mlp_ratio=2.5))
+    with pytest.raises(UnsupportedBackbone, match=r"fc1 \(32, 80\) into tiles of 32×32") as caught:
+        cls().select(uneven)
+    assert isinstance(caught.value, AdapterError)
+    assert cls(sites=("mhsa",)).select(uneven).linears

@@ -1,0 +1,136 @@
+"""The multi-layer head against torch's own layers, and its running statistics."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adapters import AdapterError, attach, attached, load, merge
+from adapters.backbones import find_sites
+from adapters.mlp_head import MLPHead
+from adapters.noise import Noise
+from adapters.storage import save
+from tests.adapters.models import WIDTH, close, images, swin, train, vit
+
+
+def reference(tensors: dict[str, Tensor], hidden: int) -> nn.Sequential:
+    """[Linear, ReLU, BatchNorm1d] × hidden and the last linear layer, of torch's own modules."""
+    layers: list[nn.Module] = []
+    for i in range(hidden):
+        linear, norm = nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH)
+        linear.weight.data = tensors[f"head.{i}.W"].T.clone()
+        linear.bias.data = tensors[f"head.{i}.b"].clone()
+        norm.weight.data = tensors[f"head.{i}.gamma"].clone()
+        norm.bias.data = tensors[f"head.{i}.beta"].clone()
+        layers += [linear, nn.ReLU(), norm]
+    head = nn.Linear(*reversed(tensors["head.weight"].shape))
+    head.weight.data = tensors["head.weight"].clone()
+    head.bias.data = tensors["head.bias"].clone()
+    return nn.Sequential(*layers, head)
+
+
+@pytest.mark.parametrize("hidden", [1, 3])
+def test_it_is_torch_s_own_layers(hidden: int) -> None:
+    """Outputs, gradients and running statistics over four steps, then in evaluation."""
+    model = attach(vit(), MLPHead(hidden=hidden, dropout=0.0), num_classes=4, seed=1)
+    stack = attached(model)
+    own = reference(stack.tensors_of(0), hidden)
+    labels = torch.arange(6) % 4
+    optimisers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (stack, own)]
+    for step in range(4):
+        x = images(6, seed=step)
+        features = vit()(x).detach()
+        found, expected = model.train()(x), own.train()(features)
+        assert close(found, expected, 1e-4)
+        for logits, optimiser in zip((found, expected), optimisers, strict=True):
+            optimiser.zero_grad()
+            F.cross_entropy(logits, labels).backward()
+        for name, theirs in (("head/0/W", "0.weight"), ("head/0/beta", "2.bias")):
+            gradient, expected = stack.get_parameter(name).grad, own.get_parameter(theirs).grad
+            assert gradient is not None
+            assert expected is not None
+            assert close(gradient[0].mT if gradient.dim() == 3 else gradient[0], expected, 1e-3)
+        for optimiser in optimisers:
+            optimiser.step()
+    tensors = stack.tensors_of(0)
+    for i in range(hidden):
+        norm = own[3 * i + 2]
+        assert isinstance(norm, nn.BatchNorm1d)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        assert close(tensors[f"head.{i}.W"].T, own.get_parameter(f"{3 * i}.weight"), 1e-4)
+        assert close(tensors[f"head.{i}.gamma"], norm.weight, 1e-4)
+        assert close(tensors[f"state.{i}.mean"], norm.running_mean, 1e-4)
+        assert close(tensors[f"state.{i}.var"], norm.running_var, 1e-4)
+    before = stack.tensors_of(0)
+    assert close(model.eval()(images(5)), own.eval()(vit()(images(5))), 1e-4)
+    assert all(torch.equal(value, before[n]) for n, value in stack.tensors_of(0).items())
+
+
+def test_dropout_comes_after_batch_norm_from_the_trials_seed() -> None:
+    model = attach(vit(), MLPHead(hidden=1, dropout=0.5), num_classes=4, seed=3)
+    stack, features = attached(model), vit()(images(6))
+    own = reference(stack.tensors_of(0), 1)
+    found = model.train()(images(6))
+    mask = Noise([3], [0], torch.device("cpu")).dropout([0.5], [(6, WIDTH)])
+    assert mask is not None
+    assert set(mask.unique().tolist()) == {0.0, 2.0}
+    assert close(found, own[3](own[:3](features) * mask[0]))
+
+
+@pytest.mark.parametrize("make", [vit, swin])
+def test_the_features_alone_give_the_same(make: type) -> None:
+    """As the engine trains it: features of the frozen backbone, no pass through the model."""
+    model = attach(make(), [MLPHead(hidden=2), MLPHead(hidden=2, dropout=0.4)], num_classes=4)
+    twin, x = copy.deepcopy(model), images(8)
+    features = make()(x)
+    for _ in range(2):
+        expected = model.train()(x)
+        stack = attached(twin.train())
+        stack.prepare(8, torch.float32)
+        assert close(stack.logits(features), expected)
+    for index in range(2):
+        for name, value in attached(model).tensors_of(index).items():
+            assert close(attached(twin).tensors_of(index)[name], value), name
+
+
+def test_statistics_are_the_trials_own_and_survive_saving(tmp_path: Path) -> None:
+    model = attach(vit(), MLPHead(hidden=2), num_classes=3)
+    train(model, images(6), [torch.arange(6) % 3], 3)
+    state = attached(model).tensors_of(0)["state.1.var"]
+    assert not torch.equal(state, torch.ones(WIDTH))
+    save(model, tmp_path)
+    again = load(vit(), tmp_path)
+    assert torch.equal(attached(again).tensors_of(0)["state.1.var"], state)
+    assert torch.equal(again(images(2)), model(images(2)))
+
+
+def test_what_trains_and_how_it_starts() -> None:
+    tensors = MLPHead(hidden=2).start(find_sites(vit()), torch.Generator().manual_seed(0))
+    assert len(tensors) == 12
+    counted = {n: t for n, t in tensors.items() if not n.startswith("state.")}
+    assert sum(t.numel() for t in counted.values()) == 2 * (WIDTH**2 + 3 * WIDTH)
+    for i in range(2):
+        for name in ("W", "b"):
+            assert 0.8 * WIDTH**-0.5 < tensors[f"head.{i}.{name}"].abs().max() <= WIDTH**-0.5
+        assert (tensors[f"head.{i}.gamma"] == 1).all()
+        assert not tensors[f"head.{i}.beta"].any()
+    stack = attached(attach(vit(), MLPHead(hidden=2), num_classes=3))
+    trained = {name.replace("/", ".") for name, _ in stack.named_parameters()}
+    assert trained == {*counted, "head.weight", "head.bias"}
+
+
+def test_what_is_refused() -> None:
+    model = attach(vit(), MLPHead(hidden=1), num_classes=3)
+    with pytest.raises(AdapterError, match="mlp_head cannot be merged: what it does at the head"):
+        merge(model)
+    with pytest.raises(AdapterError, match="no variance over a batch of 1 image"):
+        model.train()(images(1))
+    assert model.eval()(images(1)).shape == (1, 3)
+    with pytest.raises(AdapterError, match="only trials of one adapter family"):
+        attach(vit(), [MLPHead(hidden=1), MLPHead(hidden=2)], num_classes=3)

@@ -1,0 +1,322 @@
+"""Prompt tokens against the models that their paper describes, written out token by token."""
+
+from __future__ import annotations
+
+from math import sqrt
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from adapters import AdapterError, attach, attached, detach, merge
+from adapters.backbones import find_sites
+from adapters.base import Adapter, Tensors
+from adapters.sites import Sites
+from adapters.vpt import VPTDeep, VPTShallow
+from tests.adapters.models import DEPTH, WIDTH, close, deit, images, vit
+from tests.adapters.owed import (
+    Make,
+    adapted,
+    assert_alone_equals_company,
+    assert_every_tensor_learns,
+    assert_saved_is_loaded,
+    pictures,
+    random_member,
+    swin,
+)
+
+every_model = pytest.mark.parametrize("make", [vit, deit, swin])
+VARIANTS: tuple[Adapter, ...] = (
+    VPTShallow(prompts=3),
+    VPTShallow(prompts=2, layers=(1, 2)),
+    VPTDeep(prompts=3),
+    VPTDeep(prompts=2, layers=(0, 1)),
+)
+every_variant = pytest.mark.parametrize("adapter", VARIANTS, ids=range(len(VARIANTS)))
+
+
+@pytest.fixture(scope="module")
+def vit_b16() -> Sites:
+    with torch.device("meta"):
+        return find_sites(timm.create_model("vit_base_patch16_224", num_classes=0))
+
+
+def of_block(tensors: Tensors, index: int) -> Tensor | None:
+    return tensors.get(f"blocks.{index}.prompts")
+
+
+def prompted_tokens(model: nn.Module, tensors: Tensors, x: Tensor) -> tuple[Tensor, int]:
+    """The last block's output, prompts still in it, and how many: the authors' order of things."""
+    tokens = model._pos_embed(model.patch_embed(x))  # type: ignore[operator]
+    count, images = 0, len(x)
+    for index, block in enumerate(model.blocks):  # type: ignore[arg-type]
+        new = of_block(tensors, index)
+        if new is None and index == 0:
+            new = tensors.get("prompts")
+        if new is not None:
+            rest = tokens[:, 1 + count :]
+            tokens = torch.cat((tokens[:, :1], new.expand(images, -1, -1), rest), dim=1)
+            count = new.shape[0]
+        tokens = block(tokens)
+    return tokens, count
+
+
+@pytest.mark.parametrize("make", [vit, deit])
+@pytest.mark.parametrize("adapter", [VPTShallow(prompts=4), VPTDeep(prompts=3)])
+def test_the_class_token_is_the_papers(make: Make, adapter: Adapter) -> None:
+    member, x = random_member(make, adapter, std=1.0), images(3)
+    tokens, count = prompted_tokens(make(), member.tensors, x)
+    assert count == member.adapter.prompts  # type: ignore[attr-defined]
+    expected = make().norm(tokens)[:, 0]  # type: ignore[operator]
+    assert close(adapted(make, [member])(x), expected)
+    assert not close(make()(x), expected, 1e-2)
+
+
+@pytest.mark.parametrize("adapter", [VPTShallow(prompts=4), VPTDeep(prompts=3)])
+def test_average_pooling_is_over_the_images_tokens(adapter: Adapter) -> None:
+    def make() -> nn.Module:
+        return vit(global_pool="avg")
+
+    member, x = random_member(make, adapter, std=1.0), images(3)
+    tokens, count = prompted_tokens(make(), member.tensors, x)
+    expected = make().fc_norm(tokens[:, 1 + count :].mean(1))  # type: ignore[operator]
+    assert close(adapted(make, [member])(x), expected)
+    assert adapted(make, [member]).forward_features(x).shape == (3, 17, WIDTH)  # type: ignore[operator]
+
+
+def test_registers_come_before_the_prompts() -> None:
+    seen: list[Tensor] = []
+    member = random_member(lambda: vit(reg_tokens=2), VPTDeep(prompts=2))
+    model = adapted(lambda: vit(reg_tokens=2), [member])
+    plain = vit(reg_tokens=2)
+    for one in (model, plain):
+        inner = one.get_submodule("blocks.0.base" if one is model else "blocks.0")
+        inner.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        one(images(2))
+    longer, tokens = seen
+    assert torch.equal(longer[:, :3], tokens[:, :3])
+    assert torch.equal(longer[:, 3:5], member.tensors["blocks.0.prompts"].expand(2, -1, -1))
+    assert torch.equal(longer[:, 5:], tokens[:, 3:])
+
+
+def windows_of(block: nn.Module, x: Tensor) -> list[tuple[list[tuple[int, int]], Tensor | None]]:
+    """Each window's tokens as places (row, column) of the map, and the window's mask."""
+    height, width = x.shape[1:3]
+    rows, columns = block.window_size  # type: ignore[misc]
+    down, right = block.shift_size  # type: ignore[misc]
+    mask = block.attn_mask
+    found = []
+    for top in range(0, height, rows):
+        for left in range(0, width, columns):
+            places = [
+                ((top + r + down) % height, (left + c + right) % width)
+                for r in range(rows)
+                for c in range(columns)
+            ]
+            found.append((places, None if mask is None else mask[len(found)]))  # type: ignore[index]
+    return found
+
+
+def attention(attn: nn.Module, tokens: Tensor, prompts: int, mask: Tensor | None) -> Tensor:
+    """Window attention over (p + N, C), head by head; prompts have no bias and no mask."""
+    q, k, v = attn.qkv(tokens).chunk(3, dim=-1)  # type: ignore[operator]
+    bias = attn._get_rel_pos_bias()[0]  # type: ignore[operator]
+    heads = []
+    size = q.shape[-1] // attn.num_heads  # type: ignore[operator]
+    for head in range(attn.num_heads):  # type: ignore[call-overload]
+        own = slice(head * size, (head + 1) * size)
+        scores = q[:, own] @ k[:, own].mT / sqrt(size)
+        scores[prompts:, prompts:] += bias[head] + (0 if mask is None else mask)
+        heads.append(scores.softmax(-1) @ v[:, own])
+    return attn.proj(torch.cat(heads, dim=-1))  # type: ignore[no-any-return,operator]
+
+
+def swin_block(block: nn.Module, x: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
+    """One block for x (B,H,W,C), prompts (B,p,C); the prompts' outputs averaged over windows."""
+    p, normed, first = prompts.shape[1], block.norm1(x), block.norm1(prompts)  # type: ignore[operator]
+    y, out = torch.empty_like(x), torch.zeros_like(prompts)
+    windows = windows_of(block, x)
+    for image in range(len(x)):
+        for places, mask in windows:
+            own = torch.stack([normed[image, r, c] for r, c in places])
+            joint = torch.cat((first[image], own))
+            z = attention(block.attn, joint, p, mask)  # type: ignore[arg-type]
+            out[image] += z[:p] / len(windows)
+            for (row, column), token in zip(places, z[p:], strict=True):
+                y[image, row, column] = token
+    x, prompts = x + y, prompts + out
+    ffn = nn.Sequential(block.norm2, block.mlp)  # type: ignore[arg-type]
+    return x + ffn(x), prompts + ffn(prompts)
+
+
+def prompted_swin(tensors: Tensors, layers: tuple[int, ...], x: Tensor) -> Tensor:
+    """The pooled features; shallow prompts go on through the patch mergings, copied four times."""
+    model, index = swin(), 0
+    x = model.patch_embed(x)
+    prompts = tensors["prompts"].expand(len(x), -1, -1) if "prompts" in tensors else None
+    for number, stage in enumerate(model.layers):
+        x = stage.downsample(x)
+        if number and prompts is not None and prompts.shape[-1] < x.shape[-1]:
+            merging = stage.downsample
+            prompts = merging.reduction(merging.norm(torch.cat([prompts] * 4, dim=-1)))
+        for block in stage.blocks:
+            own = of_block(tensors, index)
+            entering = prompts if own is None else own.expand(len(x), -1, -1)
+            if index in layers and entering is not None:
+                x, entering = swin_block(block, x, entering)
+                prompts = entering if own is None else None
+            else:
+                x = block(x)
+            index += 1
+    return model.norm(x).mean((1, 2))
+
+
+@pytest.mark.parametrize("kind", [VPTShallow, VPTDeep])
+@pytest.mark.parametrize("layers", [(0, 1, 2, 3), (1, 2), (0, 3), (2,)])
+@torch.no_grad()
+def test_windows_attend_to_the_prompts(kind: type[VPTDeep], layers: tuple[int, ...]) -> None:
+    member = random_member(swin, kind(prompts=3, layers=layers), std=1.0)
+    x = pictures(swin, 2)
+    expected = prompted_swin(member.tensors, layers, x)
+    assert close(adapted(swin, [member])(x), expected)
+    assert not close(swin()(x), expected, 1e-2)
+
+
+@torch.no_grad()
+def test_windows_of_several_trials_attend_to_their_own_prompts() -> None:
+    members = [random_member(swin, VPTShallow(prompts=3), seed, std=1.0) for seed in (1, 2)]
+    x = pictures(swin, 4)
+    together = adapted(swin, members)(x)
+    for index, member in enumerate(members):
+        own = slice(2 * index, 2 * index + 2)
+        assert close(together[own], prompted_swin(member.tensors, (0, 1, 2, 3), x[own]))
+
+
+def test_shallow_prompts_go_around_blocks_that_are_left_out() -> None:
+    member, x = random_member(vit, VPTShallow(prompts=2, layers=(0, 2)), std=1.0), images(3)
+    model = vit()
+    prompts = member.tensors["prompts"].expand(3, -1, -1)
+    tokens = model._pos_embed(model.patch_embed(x))
+    for index, block in enumerate(model.blocks):
+        if index == 1:
+            tokens = block(tokens)
+        else:
+            tokens = block(torch.cat((prompts, tokens), dim=1))
+            prompts, tokens = tokens[:, :2], tokens[:, 2:]
+    assert close(adapted(vit, [member])(x), model.norm(tokens)[:, 0])
+
+
+def test_layers_choose_the_blocks() -> None:
+    assert set(random_member(vit, VPTDeep(layers=(2,))).tensors) == {"blocks.2.prompts"}
+    shapes = {n: t.shape for n, t in random_member(swin, VPTDeep(prompts=2)).tensors.items()}
+    widths = (16, 32, 32, 64)
+    assert shapes == {f"blocks.{i}.prompts": (2, width) for i, width in enumerate(widths)}
+    assert random_member(swin, VPTShallow(layers=(3,))).tensors["prompts"].shape == (10, 64)
+
+
+def test_features_between_blocks_have_the_images_tokens_only() -> None:
+    for adapter in VARIANTS:
+        model = adapted(vit, [random_member(vit, adapter)])
+        shapes = [y.shape for y in model.forward_intermediates(images(2))[1]]  # type: ignore[operator]
+        assert shapes == [(2, WIDTH, 4, 4)] * DEPTH
+
+
+@pytest.mark.parametrize("p", [1, 10, 50])
+def test_counts(p: int, vit_b16: Sites) -> None:
+    for adapter, count in ((VPTShallow(prompts=p), 768 * p), (VPTDeep(prompts=p), 12 * 768 * p)):
+        tensors = adapter.start(adapter.select(vit_b16), torch.Generator())
+        assert sum(tensor.numel() for tensor in tensors.values()) == count
+
+
+def test_docstrings_state_the_counts() -> None:
+    assert "768·p" in str(VPTShallow.__doc__)
+    assert "12·768·p" in str(VPTDeep.__doc__)
+
+
+@pytest.mark.parametrize(("make", "patch", "width"), [(vit, 8, WIDTH), (swin, 4, 16)])
+@pytest.mark.parametrize("kind", [VPTShallow, VPTDeep])
+def test_starts(make: Make, patch: int, width: int, kind: type[VPTDeep]) -> None:
+    adapter, bound = kind(prompts=50), sqrt(6 / (3 * patch**2 + width))
+    tensors = adapter.start(adapter.select(find_sites(make())), torch.Generator().manual_seed(0))
+    for tensor in tensors.values():
+        assert 0.95 * bound < tensor.abs().max() <= bound
+        assert abs(tensor.mean()) < 0.1 * bound
+
+
+def test_the_bound_on_vit_b16(vit_b16: Sites) -> None:
+    drawn = VPTShallow(prompts=100).start(vit_b16, torch.Generator().manual_seed(0))["prompts"]
+    assert drawn.abs().max().item() == pytest.approx(sqrt(6 / (3 * 256 + 768)), rel=1e-3)
+
+
+def test_dropout_is_drawn_per_image_and_element() -> None:
+    seen: list[Tensor] = []
+    member = random_member(vit, VPTShallow(prompts=40, dropout=0.3), std=1.0)
+    model = adapted(vit, [member])
+    inner = model.get_submodule("blocks.0.base")
+    inner.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][:, 1:41]))
+    model.train()(images(2))
+    model.eval()(images(2))
+    trained, evaluated = seen
+    prompts = member.tensors["prompts"]
+    assert torch.equal(evaluated, prompts.expand(2, -1, -1))
+    ratio = trained / prompts
+    assert close(ratio[ratio != 0], torch.full_like(ratio[ratio != 0], 1 / 0.7))
+    assert (ratio == 0).float().mean().item() == pytest.approx(0.3, abs=0.03)
+    assert not torch.equal(ratio[0], ratio[1])
+
+
+@every_model
+@pytest.mark.parametrize("kind", [VPTShallow, VPTDeep])
+def test_alone_equals_in_company(make: Make, kind: type[VPTDeep]) -> None:
+    company = (kind(prompts=3), kind(prompts=3, dropout=0.4), kind(prompts=3, dropout=0.1))
+    assert_alone_equals_company(make, company)
+
+
+def test_different_numbers_of_prompts_do_not_stack() -> None:
+    for kind in (VPTShallow, VPTDeep):
+        with pytest.raises(AdapterError, match="only trials of one adapter family share a stack"):
+            attach(vit(), [kind(prompts=2), kind(prompts=3)])
+
+
+@every_model
+@every_variant
+def test_every_tensor_learns(make: Make, adapter: Adapter) -> None:
+    assert_every_tensor_learns(make, adapter)
+
+
+@every_model
+@every_variant
+def test_saved_is_loaded(make: Make, adapter: Adapter, tmp_path: Path) -> None:
+    assert_saved_is_loaded(make, adapter, tmp_path)
+
+
+@every_model
+@every_variant
+def test_merge_refuses_and_detach_restores(make: Make, adapter: Adapter) -> None:
+    x, model = pictures(make, 2), attach(make(), adapter, num_classes=3, drop_path=0.1)
+    with pytest.raises(AdapterError, match=rf"{adapter.name} cannot be merged: .*blocks\.[01] "):
+        merge(model)
+    assert attached(model).members[0].adapter == adapter
+    assert torch.equal(detach(model)(x), make()(x))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"prompts": 0}, "prompts is 0; allowed: at least 1"),
+        ({"sites": ("ffn",)}, r"sites is \('ffn',\); allowed: \('mhsa', 'ffn'\), \('mhsa',\)"),
+        ({"dropout": 1.0}, "dropout is 1.0"),
+    ],
+)
+def test_values_that_make_no_sense(values: dict[str, object], message: str) -> None:
+    for kind in (VPTShallow, VPTDeep):
+        with pytest.raises(AdapterError, match=message):
+            kind(**values)  # type: ignore[arg-type]
+
+
+def test_a_selection_of_nothing_is_an_error() -> None:
+    for layers in ((), (3,)):
+        with pytest.raises(AdapterError, match=r"matches nothing|do not exist"):
+            attach(vit(), VPTDeep(layers=layers))
