@@ -173,9 +173,9 @@ def load(
 ) -> nn.Module:
     """The adapted timm model of an entry, in evaluation mode, with its head.
 
-    Inputs are normalised as `config.json` says. Warns (`UserWarning`) if the entry was chosen on
-    the test split. Raises `InvalidInput` for a name that is not there and `CheckpointError` if
-    files are damaged or the backbone's weights are not the same.
+    Inputs are cut (`view`) and normalised as `config.json` says. Warns (`UserWarning`) if the entry
+    was chosen on the test split. Raises `InvalidInput` for a name that is not there and
+    `CheckpointError` if files are damaged or the backbone's weights are not the same.
     """
     import adapters
     from orchestrator.backbones import load_backbone
@@ -217,11 +217,12 @@ def export_merged(
     entry, folder = _checked(registry, task, adapter, suite, backbone)
     model = adapters.merge(load(registry, task, adapter, suite, backbone))
     path = target / f"{_safe(task)}--{_safe(adapter)}.safetensors"
-    recipe = json.loads((folder / CONFIG).read_text())["recipe"]
+    config = json.loads((folder / CONFIG).read_text())
     about = {
         "architecture": architecture(entry.backbone),
         "classes": entry.classes,
-        "normalisation": recipe["normalisation"],
+        "normalisation": config["recipe"]["normalisation"],
+        "view": config["view"],
         "test_accuracy": entry.test_accuracy,
         "trial": entry.key,
         **_label(entry.protocol),
@@ -290,6 +291,7 @@ def _write(
             "params": dict(winner.params),
             "recipe": dict(winner.recipe),
             "searched": dict(winner.searched),
+            "view": summary.view,
         },
     )
     _dump(folder / EVIDENCE, _evidence(study, final, first.last))

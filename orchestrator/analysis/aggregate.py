@@ -66,6 +66,7 @@ def summarise(
         protocol=protocol,
         tasks=tasks,
         suite_tasks=suite.tasks,
+        view=suite.view,
         studies=studies,
         adapters=adapters,
         best=best_adapters(studies),

@@ -72,11 +72,12 @@ class Audit:
     def _verdict(self) -> str:
         broken = [check.letter for check in self.checks if not check.ok]
         if broken:
-            return f"NOT CLEAN: broken in {', '.join(broken)}, of {self.honest} honest trials"
+            trials = _counted(self.honest, "honest trial")
+            return f"NOT CLEAN: broken in {', '.join(broken)}, of {trials}"
         if not self.honest:
             only = "only trials of the protocol paper, which choose on the test split"
             return f"NOT CLEAN: {only}" if self.paper else "nothing to audit: the ledger is empty"
-        return f"clean: in {self.honest} honest trials no choice saw the test split"
+        return f"clean: in {_counted(self.honest, 'honest trial')} no choice saw the test split"
 
 
 def audit(results: Iterable[TrialResult], sweep: Sweep, data: Identities | None = None) -> Audit:
@@ -227,10 +228,15 @@ def _labelled(paper: Rows, sweep: Sweep) -> Check:
     title = "trials of the protocol paper are labelled: they choose on the test split, by design"
     studies = len({row.trial.study for row in paper})
     reads = sum(row.test_reads for row in paper)
-    notes = [f"{len(paper)} trials of {studies} studies leak: they read test {reads} times"]
+    what = f"{_counted(len(paper), 'trial')} of {_counted(studies, 'study', 'studies')}"
+    notes = [f"leaking: {what}; they read test {_counted(reads, 'time')}"]
     if "paper" not in sweep.protocols:
         notes.append("this sweep no longer asks for the protocol paper; none of them is reported")
     return Check("f", title, len(paper), (), tuple(notes) if paper else ())
+
+
+def _counted(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def _breaches(rows: Rows, why: Callable[[TrialResult], str]) -> tuple[Breach, ...]:

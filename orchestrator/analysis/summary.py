@@ -179,6 +179,8 @@ class Summary:
     tasks: tuple[Task, ...]
     suite_tasks: tuple[Task, ...]
     """The whole suite's tasks; the sweep may have run fewer."""
+    view: str
+    """The part of an image that evaluations see, as in `Suite`."""
     studies: tuple[StudySummary, ...]
     adapters: tuple[AdapterSummary, ...]
     best: tuple[Best, ...]

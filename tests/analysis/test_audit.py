@@ -195,7 +195,7 @@ def test_rows_of_paper_are_counted_and_labelled() -> None:
     assert both.clean and both.paper == len(paper)
     (note,) = check(both, "f").notes
     assert note == (
-        f"{len(paper)} trials of 9 studies leak: they read test "
+        f"leaking: {len(paper)} trials of 9 studies; they read test "
         f"{sum(one.test_reads for one in paper)} times"
     )
     assert any("no longer asks" in note for note in check(audit(paper, SWEEP), "f").notes)
