@@ -315,3 +315,10 @@ def test_a_key_that_is_given_twice_is_refused(tmp_path: Path, here: Here) -> Non
     again = "  tulips:\n    classes: 3\n    folders: {train: a, val: b, test: c}\n"
     file.write_text(text.replace("recipe:", again + "recipe:"))
     refused(here, ["data", "verify", str(file)], "garden.yaml", "'tulips' is given twice", "line")
+
+
+def test_a_root_is_refused_where_there_is_nothing_to_name(tmp_path: Path, here: Here) -> None:
+    file = trees.make_own(tmp_path / "own")
+    for suite in ("mini", str(file)):
+        command = ["data", "prepare", suite, "--suite-root", str(tmp_path)]
+        refused(here, command, "--suite-root", "leave it out")

@@ -23,6 +23,11 @@ def suite_root(suite: Suite, given: Path | None) -> Path | None:
     `suite.variable`, else the default place, if there is anything. None if there is not.
     `InvalidInput` if one of the first two is set and is no folder.
     """
+    if given is not None and not suite.variable:
+        raise InvalidInput(
+            f"suite '{suite.name}' is not read from a folder that --suite-root could name; leave it "
+            "out."
+        )
     named = _named(suite, given)
     if named is None:
         place = default_place(suite)
