@@ -25,8 +25,8 @@ def suite_root(suite: Suite, given: Path | None) -> Path | None:
     """
     if given is not None and not suite.variable:
         raise InvalidInput(
-            f"suite '{suite.name}' is not read from a folder that --suite-root could name; leave it "
-            "out."
+            f"suite '{suite.name}' is not read from a folder that --suite-root could name; leave it"
+            " out."
         )
     named = _named(suite, given)
     if named is None:
