@@ -16,7 +16,7 @@ README = ROOT / "README.md"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 COMMANDS = [
     "pip install -e . && orchestrate sweep mini",
-    'pip install -e ".[dev]" && pytest -n auto',
+    'pip install -e ".[dev]" && pytest -n auto --dist worksteal',
 ]
 
 

@@ -33,11 +33,7 @@ Put = Callable[[int, Images, tuple[int, int]], None]
 
 def write_pixels(path: Path, images: Images, labels: Labels, sizes: Sizes, classes: int) -> None:
     """Write images (N, side, side, 3), labels (N,), sizes (N, 2); equal input, equal bytes."""
-    count, side = images.shape[:2]
-    pixels = pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(side * side * 3), count, [None, pa.py_buffer(np.ascontiguousarray(images))]
-    )
-    _write(path, [_batch(pixels, labels, sizes, side, classes)])
+    _write(path, [_pixels(images, labels, sizes, classes)])
 
 
 @contextmanager
@@ -49,7 +45,8 @@ def filling(path: Path, labels: Labels, side: int, classes: int) -> Iterator[Put
     count = len(labels)
     # Fresh zeros are pages that nobody has touched: they cost no memory.
     black = np.zeros((count, side, side, 3), np.uint8)
-    write_pixels(path, black, labels, np.zeros((count, 2), np.int32), classes)
+    empty = _pixels(black, labels, np.zeros((count, 2), np.int32), classes)
+    _write(path, [empty], synced=False)  # it is, once it is filled
     with pa.memory_map(str(path)) as source:
         start = source.read_buffer(source.size()).address
         batch = pa.ipc.open_file(source).get_batch(0)
@@ -118,6 +115,14 @@ def encoded_fingerprint(columns: Iterable[Any], labels: Labels) -> str:
     return state.hexdigest()
 
 
+def _pixels(images: Images, labels: Labels, sizes: Sizes, classes: int) -> Any:
+    count, side = images.shape[:2]
+    pixels = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(side * side * 3), count, [None, pa.py_buffer(np.ascontiguousarray(images))]
+    )
+    return _batch(pixels, labels, sizes, side, classes)
+
+
 def _encoded_batches(
     files: Iterable[bytes], labels: Labels, side: int, classes: int
 ) -> Iterator[Any]:
@@ -142,8 +147,8 @@ def _batch(images: Any, labels: Labels, sizes: Sizes, side: int, classes: int) -
     )
 
 
-def _write(path: Path, batches: Iterable[Any]) -> None:
-    """Through to the disk; `FileExistsError` rather than over another file."""
+def _write(path: Path, batches: Iterable[Any], *, synced: bool = True) -> None:
+    """Through to the disk if `synced`; `FileExistsError` rather than over another file."""
     with open(path, "xb") as file:
         writer = None
         for batch in batches:
@@ -152,7 +157,8 @@ def _write(path: Path, batches: Iterable[Any]) -> None:
         if writer:
             writer.close()
         file.flush()
-        os.fsync(file.fileno())
+        if synced:
+            os.fsync(file.fileno())
 
 
 def _write_at(handle: int, offset: int, data: bytes) -> None:
