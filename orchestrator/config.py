@@ -92,7 +92,7 @@ def make_config(given: Mapping[str, Any], file: Path | None) -> SweepConfig:
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
     """A YAML file that holds a mapping; `InvalidInput` naming the file and the line otherwise."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Unrepeated)  # noqa: S506 (safe)
+        content = _Unrepeated(path.read_text(encoding="utf-8")).get_single_data()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"the {what} file '{path}' cannot be read: {error}.") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date like 2024-13-45
