@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from timm.models import SwinTransformer
 from torch import Tensor, nn
 
-from adapters import AdapterError, attach, attached
+from adapters import AdapterError, attach, attached, merge
 from adapters.arc import ARC
 from adapters.noise import Noise
 from tests.adapters.features import (
@@ -32,7 +33,7 @@ from tests.adapters.features import (
     swin,
     vit_b16,
 )  # fmt: skip
-from tests.adapters.models import WIDTH, close, images, vit
+from tests.adapters.models import WIDTH, close, images, randomise, vit
 
 SUBSET = ARC(rank=3, sites=("ffn",), layers=(0, 2))
 SWIN_STAGES = (0, 1, 1, 2)
@@ -148,3 +149,15 @@ def test_saves(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_gradients_and_copies(make: Make) -> None:
     check_gradients(make, ARC())
     check_copy(make, ARC())
+
+
+def test_merge_is_exact_where_swin_pads_its_windows() -> None:
+    """A side of 10 patches does not divide by 4: the zeros that fill a window must stay zeros."""
+    options = {"embed_dim": 16, "depths": (2, 2), "num_heads": (1, 2), "num_classes": 0}
+    torch.manual_seed(0)
+    model = SwinTransformer(img_size=40, patch_size=4, window_size=4, **options).eval()
+    attach(model, ARC(rank=4), num_classes=3)
+    randomise(model)
+    padded = torch.randn(2, 3, 40, 40)
+    expected = model(padded)
+    assert close(merge(model)(padded), expected)
