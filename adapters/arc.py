@@ -55,17 +55,18 @@ class ARC(Adapter):
     def edits(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Edit]:
         """z → z + (z (W ⊙ c)) Wᵀ + b."""
 
-        def recomposed(w: Tensor, c: Tensor, b: Tensor) -> Edit:
+        def recomposed(shared: str, c: Tensor, b: Tensor) -> Edit:
+            w = tensors[shared]
             down, shift = w * c.unsqueeze(1), b.unsqueeze(1)
 
             def change(z: Tensor) -> Tensor:
-                return z + _drop(z @ down, context) @ w.mT + shift
+                return z + context.drop_activation(z @ down, shared) @ w.mT + shift
 
             return context.mapped(change)
 
         return {
             norm.path: recomposed(
-                tensors[shared], *(tensors[f"blocks.{norm.block}.{norm.group}.{n}"] for n in "cb")
+                shared, *(tensors[f"blocks.{norm.block}.{norm.group}.{n}"] for n in "cb")
             )
             for shared, norm in _shared(sites)
         }
@@ -78,16 +79,3 @@ def _shared(sites: Sites) -> list[tuple[str, Norm]]:
         for stage in sites.stages()
         for norm in sites.of_stage(stage.index).norms
     ]
-
-
-def _drop(h: Tensor, context: Context) -> Tensor:
-    """Dropout on h (K, N, D′) with each trial's own rate and D′: padding draws nothing."""
-    if context.noise is None:
-        return h
-    ranks, rates = [], []
-    for adapter in context.adapters:
-        assert isinstance(adapter, ARC)
-        ranks.append(adapter.rank)
-        rates.append(adapter.dropout)
-    mask = context.noise.dropout(rates, [(h.shape[1], rank) for rank in ranks])
-    return h if mask is None else h * mask.to(h.dtype)

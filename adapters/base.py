@@ -83,18 +83,24 @@ class Context:
 
     def drop_factor(self, name: str, tensor: Tensor) -> Tensor:
         """Dropout on a factor (K, …) with every trial's own `dropout` rate and shape."""
-        if self.noise is None:
-            return tensor
-        rates = [getattr(adapter, "dropout", 0.0) for adapter in self.adapters]
-        mask = self.noise.dropout(rates, [shape[name] for shape in self.shapes])
-        return tensor if mask is None else tensor * mask.to(tensor.dtype)
+        return self._dropped(tensor, [shape[name] for shape in self.shapes])
 
-    def drop_activation(self, tensor: Tensor) -> Tensor:
-        """Dropout on an activation (K, N, features) with every trial's own `dropout` rate."""
+    def drop_activation(self, tensor: Tensor, factor: str = "") -> Tensor:
+        """Dropout on an activation (K, …, features) with every trial's own `dropout` rate.
+
+        `factor` names the tensor whose last axis the activation has, where trials differ in it:
+        masks are drawn at each trial's own width.
+        """
+        sizes = tuple(tensor.shape[1:])
+        if not factor:
+            return self._dropped(tensor, [sizes] * self.trials)
+        return self._dropped(tensor, [(*sizes[:-1], s[factor][-1]) for s in self.shapes])
+
+    def _dropped(self, tensor: Tensor, shapes: Sequence[tuple[int, ...]]) -> Tensor:
         if self.noise is None:
             return tensor
         rates = [getattr(adapter, "dropout", 0.0) for adapter in self.adapters]
-        mask = self.noise.dropout(rates, [tuple(tensor.shape[1:])] * len(rates))
+        mask = self.noise.dropout(rates, shapes)
         return tensor if mask is None else tensor * mask.to(tensor.dtype)
 
 

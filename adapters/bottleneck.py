@@ -136,7 +136,7 @@ def _branch(tensors: Tensors, prefix: str, context: Context, scale: Tensor) -> U
     w_down, b_down, w_up, b_up = _parts(tensors, prefix)
 
     def update(x: Tensor) -> Tensor:
-        h = _dropped(context, f"{prefix}.down", F.relu(x @ w_down + b_down))
+        h = context.drop_activation(F.relu(x @ w_down + b_down), f"{prefix}.down")
         return (h @ w_up + b_up) * scale
 
     return update
@@ -163,16 +163,6 @@ def _beside(update: Update, context: Context) -> tuple[Edit, Edit]:
         return y + update(context.split(inputs.pop())).view(y.shape)
 
     return begin, end
-
-
-def _dropped(context: Context, name: str, h: Tensor) -> Tensor:
-    """Dropout on (K, N, h), masks drawn at each trial's own h, that of the matrix `name`."""
-    if context.noise is None:
-        return h
-    rates = [getattr(adapter, "dropout", 0.0) for adapter in context.adapters]
-    own = [(h.shape[1], shape[name][-1]) for shape in context.shapes]
-    mask = context.noise.dropout(rates, own)
-    return h if mask is None else h * mask.to(h.dtype)
 
 
 def _inner(sites: Sites) -> tuple[Norm, ...]:

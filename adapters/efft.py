@@ -15,7 +15,6 @@ from torch import Tensor
 
 from adapters.base import Adapter, Context, Tensors, Update, spread, uniform
 from adapters.errors import UnsupportedBackbone
-from adapters.fact import by_stage
 from adapters.knobs import knob
 from adapters.sites import FFN, MHSA, Linear, Sites
 
@@ -56,7 +55,7 @@ class EFFT(Adapter):
     def start(self, sites: Sites, generator: torch.Generator) -> Tensors:
         """Each group's `U`, `core`, `V`; on Swin per stage, `stages.<i>.` before the names."""
         tensors: Tensors = {}
-        for prefix, stage, own in by_stage(sites):
+        for prefix, stage, own in sites.by_stage():
             for group, ranks, zero in zip(self.groups(own), *self.starts(), strict=True):
                 if group.slices:
                     r1, r2 = (rank * stage.ratio for rank in ranks)
@@ -73,7 +72,7 @@ class EFFT(Adapter):
         """Of the layers of every group."""
         scale = context.vector("scale").unsqueeze(-1)
         updates: dict[str, Update] = {}
-        for prefix, _, own in by_stage(sites):
+        for prefix, _, own in sites.by_stage():
             for group in self.groups(own):
                 if group.slices:
                     names = (f"{prefix}{group.name}{name}" for name in ("U", "core", "V"))

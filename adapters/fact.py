@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import sqrt
 from typing import ClassVar
@@ -14,7 +13,7 @@ from torch import Tensor
 from adapters.base import Adapter, Context, Tensors, Update, spread, uniform
 from adapters.errors import UnsupportedBackbone
 from adapters.knobs import knob
-from adapters.sites import Linear, Sites, Stage
+from adapters.sites import Linear, Sites
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class FacT(Adapter):
     def start(self, sites: Sites, generator: torch.Generator) -> Tensors:
         """`U`, the tensors of Σ, `V`; on Swin one set per stage, `stages.<i>.U` and so on."""
         tensors: Tensors = {}
-        for prefix, stage, own in by_stage(sites):
+        for prefix, stage, own in sites.by_stage():
             rank, width = self.rank * stage.ratio, stage.width
             group = {"U": uniform((width, rank), 1 / sqrt(width), generator)}
             count = sum(_count(site, width) for site in own.linears)
@@ -63,7 +62,7 @@ class FacT(Adapter):
         """x → s·dropout((x U) Σ_i) V per slice."""
         scale = context.vector("scale").unsqueeze(-1)
         updates: dict[str, Update] = {}
-        for prefix, stage, own in by_stage(sites):
+        for prefix, stage, own in sites.by_stage():
             group = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
             core = self.core(group) * scale  # (K, n, r, r)
             counts = [_count(site, stage.width) for site in own.linears]
@@ -119,13 +118,6 @@ class FactTK(FacT):
         return torch.einsum("kabc,knc->knab", group["C"], group["P"])
 
 
-def by_stage(sites: Sites) -> Iterator[tuple[str, Stage, Sites]]:
-    """Prefix of tensor names, stage and its places; a ViT is one stage without a prefix."""
-    for stage in sites.stages():
-        prefix = "" if sites.family == "vit" else f"stages.{stage.index}."
-        yield prefix, stage, sites.of_stage(stage.index)
-
-
 def _count(site: Linear, width: int) -> int:
     """The number of D×D slices of a layer: its chosen parts, or the tiles of fc1 and fc2."""
     return len(site.chosen) * (site.inputs // width) * (site.out // width)
@@ -141,7 +133,7 @@ def _layer(site: Linear, group: Tensors, slices: Tensor, context: Context, name:
     def update(x: Tensor) -> Tensor:
         k, n, _ = x.shape
         h = (x.reshape(k, n * rows, width) @ u).view(k, n, rows * rank) @ core
-        h = _dropped(context, name, h.view(k, n, -1, rank))
+        h = context.drop_activation(h.view(k, n, -1, rank), name)
         z = h.view(k, -1, rank) @ v
         if site.chosen == site.parts:
             return z.view(k, n, -1)
@@ -149,13 +141,3 @@ def _layer(site: Linear, group: Tensors, slices: Tensor, context: Context, name:
         return spread(site, dict(zip(site.chosen, by_part, strict=True)))
 
     return update
-
-
-def _dropped(context: Context, name: str, h: Tensor) -> Tensor:
-    """Dropout on (K, N, slices, r), masks drawn at each trial's own rank, that of factor `name`."""
-    if context.noise is None:
-        return h
-    rates = [getattr(adapter, "dropout", 0.0) for adapter in context.adapters]
-    own = [(*h.shape[1:3], shape[name][-1]) for shape in context.shapes]
-    mask = context.noise.dropout(rates, own)
-    return h if mask is None else h * mask.to(h.dtype)

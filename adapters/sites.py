@@ -6,7 +6,7 @@ whole network; Swin's have stages, whose width doubles.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -156,6 +156,12 @@ class Sites:
         first = self.every_block[0].width
         found = {block.stage: block.width for block in self.blocks}
         return tuple(Stage(index, width, width // first) for index, width in found.items())
+
+    def by_stage(self) -> Iterator[tuple[str, Stage, Sites]]:
+        """Prefix of tensor names, stage and its places; a ViT is one stage without a prefix."""
+        for stage in self.stages():
+            prefix = "" if self.family == "vit" else f"stages.{stage.index}."
+            yield prefix, stage, self.of_stage(stage.index)
 
     def of_stage(self, stage: int) -> Sites:
         """The same selection, of one stage only."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from orchestrator import cli, tasks
-from orchestrator.data.sources import prepare_task
+from orchestrator.data.sources import prepare_tasks
 from tests.commands import Here
 
 
@@ -28,8 +28,7 @@ def mini_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data store with the suite `mini`, made once."""
     root = tmp_path_factory.mktemp("data")
     suite = tasks.suite("mini")
-    for task in suite.tasks:
-        prepare_task(suite, task, root)
+    prepare_tasks(suite, suite.tasks, root, None)
     return root
 
 

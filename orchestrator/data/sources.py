@@ -13,27 +13,12 @@ from orchestrator.data.listing import Listing
 from orchestrator.data.manifest import SPLITS, Manifest
 from orchestrator.data.origins import Listed, Made, Origin, report
 from orchestrator.data.prepare import current, prepare, require_space
-from orchestrator.data.store import check, default_root
+from orchestrator.data.store import check
 from orchestrator.errors import DataError
 from orchestrator.spec import Suite, Task, digest
 
 Progress = Callable[[str, int, int], None]
 """Called with what is prepared, the images done and their number."""
-
-
-def prepare_task(
-    suite: Suite,
-    task: Task,
-    root: Path | None = None,
-    raw: Path | None = None,
-    progress: Progress = lambda *_: None,
-) -> Manifest:
-    """Prepare one task of a suite in the store at `root` (default: `default_root()`).
-
-    `raw` is the suite's folder of images; without one, what was prepared before is taken. Raises
-    `DataError` as `prepare`, where there is nothing to prepare it from, and for damaged content.
-    """
-    return prepare_tasks(suite, [task], root or default_root(), raw, progress)[task.name]
 
 
 def prepare_tasks(
@@ -43,10 +28,12 @@ def prepare_tasks(
     raw: Path | None,
     progress: Progress = lambda *_: None,
 ) -> dict[str, Manifest]:
-    """Prepare several tasks, after a look at whether there is space for all of them.
+    """Prepare tasks in the store at `root`, after a look at whether there is space for all.
 
-    One that cannot be prepared is named in the end, after all others are done. The content of what
-    was there before is checked against its fingerprints.
+    `raw` is the suite's folder of images; without one, what was prepared before is taken, and its
+    content compared with its fingerprints. A task that cannot be prepared is named in the end,
+    after all others are done. Raises `DataError` as `prepare`, where there is nothing to prepare a
+    task from, and for damaged content.
     """
     found: dict[str, Manifest] = {}
     missing: dict[str, Origin] = {}

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.backends import local
 from orchestrator.backends.host import PoolHost
-from orchestrator.data.sources import prepare_task
+from orchestrator.data.sources import prepare_tasks
 from orchestrator.errors import CheckpointError
 from orchestrator.lease import SweepLease
 from orchestrator.ledger import Ledger
@@ -146,7 +146,7 @@ def test_every_stage_of_a_real_search(tmp_path: Path, mini_data: Path) -> None:
         recipe=replace(RECIPE, epochs=1),
         spaces={"linear": {"lr": [0.01, 0.001]}},
     )
-    data = {TASK: prepare_task(SUITE, SUITE.task(TASK), mini_data).identity}
+    data = {TASK: prepare_tasks(SUITE, [SUITE.task(TASK)], mini_data, None)[TASK].identity}
     studies = plan_studies(sweep, data, host_plan(tmp_path, mini_data, "").weights)
     asks = AskStore(tmp_path / "asks")
     search = Search(sweep, studies, asks, ())

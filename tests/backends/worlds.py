@@ -8,7 +8,7 @@ from typing import Any
 from orchestrator import tasks
 from orchestrator.backbones import fingerprint
 from orchestrator.backends.plan import HostPlan
-from orchestrator.data.sources import prepare_task
+from orchestrator.data.sources import prepare_tasks
 from orchestrator.ledger import Ledger
 from orchestrator.places import Places
 from orchestrator.spec import Stage, Trial
@@ -29,7 +29,7 @@ def host_plan(out: Path, data: Path, lease: str, **changes: Any) -> HostPlan:
 
 def trial(data: Path, seed: int = 0, stage: Stage = "search", **recipe: Any) -> Trial:
     """A linear probe; `recipe` are recipe fields."""
-    identity = prepare_task(SUITE, SUITE.task(TASK), data).identity
+    identity = prepare_tasks(SUITE, [SUITE.task(TASK)], data, None)[TASK].identity
     return Trial(
         suite=SUITE.name,
         task=TASK,
