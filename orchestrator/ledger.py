@@ -14,8 +14,9 @@ import hashlib
 import re
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from orchestrator import rows
@@ -45,11 +46,18 @@ class Ledger:
         """Make a result visible, on the disk before this returns. A key that is there already
         keeps its first row. `LedgerError` (disk full, no permission) leaves nothing behind.
         """
-        name = f"{result.key}.parquet"
+        if result.key not in self:
+            self._storage.write(FRAGMENTS, f"{result.key}.parquet", rows.encode([result]))
+
+    def __contains__(self, key: str) -> bool:
+        """Whether the key's result is visible; costs the same however many there are."""
         # Fragment first: compaction shows the compacted row before it deletes the fragment.
-        if self._storage.exists(FRAGMENTS, name) or result.key in self._stable(self._merged_keys):
-            return
-        self._storage.write(FRAGMENTS, name, rows.encode([result]))
+        seen = self._storage.exists(FRAGMENTS, f"{key}.parquet")
+        return seen or key in self._stable(self._merged_keys)
+
+    def result(self, key: str) -> TrialResult | None:
+        """The key's result, None if there is none; costs the same however many there are."""
+        return self._stable(lambda: self._one(key))
 
     def keys(self) -> frozenset[str]:
         """The keys of all visible results, from names and the key columns of compacted files."""
@@ -63,6 +71,12 @@ class Ledger:
         """The results whose keys are not in `seen`, by time of finishing, then key."""
         known = frozenset(seen)
         return _ordered(self._stable(lambda: self._read(known)))
+
+    def table(self, columns: Collection[str]) -> Any:
+        """The named columns of all results (see `rows.SCHEMA`) as a `pyarrow.Table`, in the order
+        of `results`: for a million rows, of which nobody needs a million objects.
+        """
+        return self._stable(lambda: self._table(columns))
 
     def compact(self) -> int:
         """Merge all fragments into one compacted file; how many were merged.
@@ -80,8 +94,7 @@ class Ledger:
         fragments, merged = self._fragments(), self._names(COMPACTED)
         if not fragments and len(merged) < 2:
             return 0
-        results = _ordered({**self._in_fragments(fragments), **self._in_compacted(merged)})
-        data = rows.encode(results)
+        data = rows.pack(self._table(rows.ALL))
         name = _content_name(data)
         if name not in merged:
             self._storage.write(COMPACTED, f"{name}.parquet", data)
@@ -90,6 +103,35 @@ class Ledger:
         for old in sorted(merged - {name}):
             self._storage.delete(COMPACTED, f"{old}.parquet")
         return len(fragments)
+
+    def _table(self, columns: Collection[str]) -> Any:
+        """Compacted files as they are, since their names hold for their content; fragments are
+        checked row by row.
+        """
+        fragments, merged = sorted(self._fragments()), sorted(self._names(COMPACTED))
+        if len(merged) == 1 and not fragments:
+            return self._columns(merged[0], columns)  # in order, and no key twice
+        wanted = tuple(dict.fromkeys((*columns, "key", "finished")))
+        parts = [self._columns(name, wanted) for name in merged]
+        new = self._in_fragments(fragments).values()
+        parts.append(rows.sealed(list(new)).select(wanted))
+        table = _first_of_each(pa.concat_tables(parts))
+        return table.sort_by([("finished", "ascending"), ("key", "ascending")]).select(
+            list(columns)
+        )
+
+    def _columns(self, name: str, columns: Collection[str]) -> Any:
+        data = self._content(COMPACTED, name)
+        try:
+            return rows.columns(data, columns)
+        except ValueError as error:
+            raise self._damaged(COMPACTED, name, str(error)) from error
+
+    def _one(self, key: str) -> TrialResult | None:
+        if self._storage.exists(FRAGMENTS, f"{key}.parquet"):
+            return self._in_fragments([key])[key]
+        names = [name for name in self._names(COMPACTED) if key in self._keys_in(name)]
+        return self._in_compacted(names[:1]).get(key)
 
     def _read(self, seen: frozenset[str]) -> dict[str, TrialResult]:
         fragments = self._fragments()
@@ -178,6 +220,13 @@ class Ledger:
 
 def _ordered(results: dict[str, TrialResult]) -> list[TrialResult]:
     return sorted(results.values(), key=lambda result: (result.finished, result.key))
+
+
+def _first_of_each(table: Any) -> Any:
+    """Without later rows of a key that is there already."""
+    places = table.append_column("place", pa.array(range(table.num_rows), pa.int64()))
+    first = places.group_by("key").aggregate([("place", "min")])["place_min"]
+    return table if len(first) == table.num_rows else table.take(first)
 
 
 def _content_name(data: bytes) -> str:

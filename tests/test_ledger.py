@@ -198,6 +198,60 @@ def test_compaction_keeps_every_row_and_leaves_one_file(tmp_path: Path) -> None:
     assert ledger.keys() == Ledger(tmp_path).keys() == {row.key for row in made}
 
 
+def values(ledger: Ledger, columns: tuple[str, ...] = rows.ALL) -> list[dict[str, object]]:
+    return list(ledger.table(columns).to_pylist())
+
+
+def test_columns_are_those_of_the_results(ledger: Ledger) -> None:
+    """Fragments alone, compacted alone, both, and an empty ledger."""
+    made = [
+        replace(result(seed, finished=float(seed % 3)), value=None if seed == 4 else seed / 10)
+        for seed in range(9)
+    ]
+    assert values(ledger) == []
+    for start in (0, 3, 6):
+        for row in made[start : start + 3]:
+            ledger.append(row)
+        for _ in range(2):
+            found = values(ledger)
+            assert [rows.result(row) for row in found] == ledger.results()
+            assert values(ledger, ("value", "task")) == [
+                {"value": row["value"], "task": row["task"]} for row in found
+            ]
+            ledger.compact()
+
+
+def test_a_row_in_two_files_counts_once_in_columns(tmp_path: Path) -> None:
+    first, second = Ledger(tmp_path / "a"), Ledger(tmp_path / "b")
+    for seed in range(4):
+        first.append(result(seed, host="first"))
+    second.append(result(3, host="second"))
+    second.append(result(4))
+    for ledger in (first, second):
+        ledger.compact()
+    copy = Path(next((tmp_path / "b" / "compacted").iterdir()))
+    copy.rename(tmp_path / "a" / "compacted" / copy.name)
+    fragment(tmp_path / "a", result(0)).write_bytes(rows.encode([result(0, host="third")]))
+    seeds = [row["seed"] for row in values(first, ("seed",))]
+    assert sorted(map(int, map(str, seeds))) == [0, 1, 2, 3, 4]
+    (kept,) = (row for row in first.results() if row.trial.seed == 0)
+    assert kept.host == "first"
+    first.compact()
+    assert [row["seed"] for row in values(first, ("seed",))] == seeds
+    assert first.results() == [rows.result(row) for row in values(first)]
+
+
+def test_one_result_is_found_wherever_it_lies(ledger: Ledger) -> None:
+    ledger.append(result(0))
+    ledger.compact()
+    ledger.append(result(1))
+    for seed in (0, 1):
+        assert result(seed).key in ledger
+        assert ledger.result(result(seed).key) == result(seed)
+    assert result(2).key not in ledger
+    assert ledger.result(result(2).key) is None
+
+
 class Crash(Exception):
     pass
 
@@ -332,8 +386,9 @@ def test_a_row_edited_by_hand_is_refused(column: str, value: object, tmp_path: P
     ledger = Ledger(tmp_path)
     ledger.append(RESULT)
     fragment(tmp_path, RESULT).write_bytes(edited(column, value))
-    with pytest.raises(LedgerError, match="edited by hand"):
-        ledger.results()
+    for read in (ledger.results, lambda: ledger.table(("task",)), ledger.compact):
+        with pytest.raises(LedgerError, match="edited by hand"):
+            read()
 
 
 def test_no_flipped_byte_goes_unnoticed(tmp_path: Path) -> None:
@@ -359,7 +414,12 @@ def test_a_damaged_compacted_file_is_named(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for data in (whole[:-1], whole[:40] + b"?" + whole[41:], b""):
         path.write_bytes(data)
-        for read in (Ledger(tmp_path).keys, Ledger(tmp_path).results):
+        for read in (
+            Ledger(tmp_path).keys,
+            Ledger(tmp_path).results,
+            lambda: Ledger(tmp_path).table(("key",)),
+            lambda: Ledger(tmp_path).result(RESULT.key),
+        ):
             with pytest.raises(LedgerError, match=path.name):
                 read()
 

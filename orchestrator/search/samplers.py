@@ -20,6 +20,8 @@ from orchestrator.errors import InvalidInput, unknown
 from orchestrator.spec import derived_seed
 from search_spaces import contains, grid_point, grid_size, snap
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # It announces each study it creates.
+
 Space = Mapping[str, BaseDistribution]
 
 DEFAULT_CONFIGURATIONS = 30
@@ -173,7 +175,6 @@ def _ask(
     sampler: optuna.samplers.BaseSampler, space: Space, history: Sequence[Observation]
 ) -> dict[str, Any]:
     """One suggestion of an Optuna sampler that is told the history first."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # It announces each study it creates.
     study = optuna.create_study(direction="maximize", sampler=sampler)
     for observation in history:
         study.add_trial(_frozen(space, observation))
