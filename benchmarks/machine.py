@@ -27,10 +27,31 @@ def facts(*packages: str) -> dict[str, Any]:
     }
 
 
+def accelerator(device: str) -> dict[str, Any]:
+    """What torch computes on: the GPU with its driver, or how many threads of the CPU."""
+    import torch
+
+    if device == "cpu":
+        return {"name": "cpu", "threads": torch.get_num_threads()}
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    return {
+        "name": torch.cuda.get_device_name(),
+        "memory_mib": torch.cuda.get_device_properties(0).total_memory // 2**20,
+        "driver": asked.stdout.strip(),
+        "cuda": torch.version.cuda,
+        "threads": torch.get_num_threads(),
+    }
+
+
 def write(name: str, content: dict[str, Any]) -> Path:
     """Writes `benchmarks/results/<name>.json`."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    return save(RESULTS / f"{name}.json", content)
+
+
+def save(path: Path, content: dict[str, Any]) -> Path:
+    """Writes a result as JSON."""
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n")
     return path
 

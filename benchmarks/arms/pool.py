@@ -1,0 +1,42 @@
+"""`pool`: one process per device keeps a number of trials in flight on one frozen backbone.
+
+On a machine without a GPU there is a pool per core with one thread each, as on Ray. This is the
+only file of the benchmark that knows the pool's interface.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import torch
+
+from arms.work import Log, Work
+from orchestrator.backbones import load_backbone
+from orchestrator.engine.pool import Ended, Keeping, Pool
+
+
+def run(work: Work, trials: list[int], options: dict[str, Any], log: Log) -> None:
+    """Options: `width`, trials in flight at once."""
+    torch.set_float32_matmul_precision("high")
+    keeping = Keeping(work.folder / "checkpoints")
+    width: int = options["width"]
+    pool = Pool(load_backbone(work.backbone), torch.device(work.device), keeping, width=width)
+    waiting = deque(trials)
+    numbers: dict[str, int] = {}
+    joined: dict[str, int] = {}  # key → steps of the pool before the trial joined
+    step = 0
+    while waiting or len(pool):
+        while waiting and len(pool) < width:
+            trial = work.trial(waiting[0])
+            numbers[trial.key], joined[trial.key] = waiting.popleft(), step
+            pool.add(trial, work.data)
+        ended = [event for event in pool.advance() if isinstance(event, Ended)]
+        step += 1
+        log.stepped()
+        over = sum((step - first) % work.steps == 0 for first in joined.values())
+        if over:
+            log.epochs(over)
+        for event in ended:
+            del joined[event.result.key]
+            log.trial(numbers[event.result.key], event.result.value)

@@ -1,0 +1,99 @@
+"""A pool whose training is nothing: every trial ends at once with a made-up result.
+
+Everything around it is the sweep's own: `PoolHost` records the result, `PoolService` answers, the
+directory starts it. `install` puts it in place in the process of the command; the directory's and
+the pool's process do the same for themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from made_up import made_up
+
+from orchestrator.backends import ray as backend
+from orchestrator.backends.plan import HostPlan
+from orchestrator.backends.pool_actor import PoolService
+from orchestrator.spec import Trial
+
+
+class NoOpPool:
+    """What `PoolHost` asks of a pool, without a device."""
+
+    def __init__(self) -> None:
+        self._trials: dict[str, Trial] = {}
+
+    def __len__(self) -> int:
+        return len(self._trials)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._trials
+
+    @property
+    def running(self) -> int:
+        return len(self)
+
+    @property
+    def slots(self) -> None:
+        """Says nothing of it: the number in flight stays what it is."""
+
+    def at_rung(self, key: str) -> None:
+        """No trial ever waits."""
+
+    def add(self, trial: Trial, data: Any, pauses: Sequence[int] = ()) -> None:
+        self._trials[trial.key] = trial
+
+    def advance(self) -> list[Any]:
+        from orchestrator.engine.pool import Ended
+
+        trials, self._trials = self._trials, {}
+        return [Ended(made_up(trial), None) for trial in trials.values()]
+
+
+def no_op_host() -> type:
+    """`PoolHost` around a `NoOpPool`, with neither backbone nor data (importing it takes torch)."""
+    from orchestrator.backends.host import PoolHost
+    from orchestrator.lease import hold_orphan_lock
+    from orchestrator.ledger import Ledger
+    from orchestrator.places import Places
+
+    class NoOpHost(PoolHost):
+        def __init__(self, plan: HostPlan, *_: Any) -> None:
+            self._plan, self._places = plan, Places(plan.out)
+            self._ledger = Ledger(self._places.ledger)
+            self.reset()
+            self._lock = hold_orphan_lock(plan.out, plan.lease)
+
+        def reset(self) -> None:
+            self._pool: Any = NoOpPool()
+            self._meter: Any = SimpleNamespace(worked=lambda *_: None)
+
+        def _open(self, trial: Trial) -> Any:
+            return SimpleNamespace()
+
+    return NoOpHost
+
+
+class NoOpService(PoolService):
+    """The pool's process."""
+
+    def _serve(self) -> None:
+        from orchestrator.backends import host
+
+        host.PoolHost = no_op_host()  # type: ignore[misc]
+        super()._serve()
+
+
+class NoOpDirectory(backend.PoolDirectory):
+    """The directory's process."""
+
+    def __init__(self, plan: HostPlan) -> None:
+        backend.PoolService = NoOpService  # type: ignore[misc]
+        super().__init__(plan)
+
+
+def install() -> None:
+    """Sweeps of this process train nothing from now on."""
+    backend.PoolDirectory = NoOpDirectory  # type: ignore[misc]

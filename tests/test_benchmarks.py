@@ -1,0 +1,123 @@
+"""The throughput benchmark: its arithmetic, and a short run with nothing but the bare libraries."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ABSENT = (
+    "ray", "optuna", "mlflow", "pydantic", "typer", "rich", "sklearn", "scipy", "matplotlib",
+    "jinja2",
+)  # fmt: skip
+"""What a bare GPU machine does not have."""
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from arms import figures
+
+    return figures
+
+
+def _script(figures: ModuleType) -> Any:
+    """Two trials of three epochs, one after the other: 4 s until the first step, 2 s an epoch."""
+    processes = tuple(
+        figures.Process(at, at + 4, ((at + 6, 1), (at + 8, 1), (at + 10, 1))) for at in (100, 111)
+    )
+    return figures.Run(100, 122, 1, 1, processes, {0: 0.5, 1: 0.7}, free=2)
+
+
+def _pools(figures: ModuleType) -> Any:
+    """Two pools of two trials each, two epochs: 5 s until the first step, 3 s for both trials."""
+    process = figures.Process(0, 5, ((8, 2), (11, 2)))
+    return figures.Run(0, 12, 2, 2, (process, process), {}, per_trial=False)
+
+
+def test_rates_of_one_process_per_trial(figures: ModuleType) -> None:
+    run = _script(figures)
+    assert (run.seconds, run.startup, run.trial_epochs) == (20, 4, 6)
+    assert run.steady == pytest.approx(30)  # an epoch in 2 s
+    assert run.whole == pytest.approx(18)  # 6 epochs in 20 s
+
+
+def test_rates_of_pools_side_by_side(figures: ModuleType) -> None:
+    run = _pools(figures)
+    assert run.steady == pytest.approx(80)  # each pool 2 trial-epochs in 3 s
+    assert run.whole == pytest.approx(40)
+
+
+def test_every_process_pays_its_start_and_a_pool_only_once(figures: ModuleType) -> None:
+    script, pools = _script(figures), _pools(figures)
+    assert script.minutes(2, 3) == pytest.approx(20 / 60)  # what it took
+    assert script.minutes(200, 3) == pytest.approx(2000 / 60)
+    assert pools.minutes(4, 2) == pytest.approx(12 / 60)
+    assert pools.minutes(400, 2) == pytest.approx((6 + 100 * 6) / 60)
+    assert pools.minutes(1, 2) == pools.minutes(4, 2)  # slots that stay empty spare nothing
+
+
+def test_no_steady_state_without_a_second_epoch(figures: ModuleType) -> None:
+    run = figures.Run(0, 9, 1, 1, (figures.Process(0, 5, ((8, 1),)),), {})
+    assert run.steady is None
+    assert figures.ratio(run.steady, 3.0) is None
+    assert figures.ratio(6.0, 3.0) == 2
+
+
+def test_arms_are_compared_on_the_trials_that_both_ran(figures: ModuleType) -> None:
+    base = {0: 0.5, 1: 0.6, 2: 0.7, 3: 0.8}
+    same = figures.compare({0: 0.5, 1: 0.61, 9: 0.1}, base)
+    assert (same["trials"], same["difference"], same["verdict"]) == (2, 0.005, "agrees")
+    noisy = figures.compare({0: 0.4, 1: 0.7, 2: 0.6, 3: 0.92}, base)
+    assert (noisy["difference"], noisy["verdict"]) == (0.005, "agrees")
+    worse = figures.compare({t: a - 0.05 for t, a in base.items()}, base)
+    assert (worse["difference"], worse["verdict"]) == (-0.05, "differs")
+    assert figures.compare({0: None}, base)["verdict"] == "diverged in one only"
+    assert figures.compare({7: 0.5}, base)["verdict"] == "no common trial"
+
+
+@pytest.mark.timeout(300)  # half a minute on two free cores; seven processes load torch
+def test_a_short_run_needs_only_the_bare_libraries(tmp_path: Path) -> None:
+    shadow = tmp_path / "shadow"
+    shadow.mkdir()
+    # Python runs this file at every start, in the processes of the arms too: importing any of
+    # these names fails, and looking for them finds nothing.
+    (shadow / "sitecustomize.py").write_text(
+        f"import sys\nfor name in {ABSENT!r}:\n    sys.modules[name] = None\n"
+    )
+    out = tmp_path / "out.json"
+    arguments = (
+        f"--arms script,stock,tuned,pool --widths 2 --trials 2 --epochs 2 --few --quick --rounds 1"
+        f" --out {out}"
+    )
+    run = subprocess.run(
+        [sys.executable, "benchmarks/throughput.py", *arguments.split()],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(shadow)},
+        capture_output=True, text=True, timeout=280, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr + run.stdout
+    assert "stock: skipped, Ray is not installed" in run.stdout
+    found = json.loads(out.read_text())
+    assert found["skipped"] == {"stock": "Ray is not installed"}
+    assert list(found["arms"]) == list(found["raw"]) == ["script", "tuned", "pool-2"]
+    assert {"commit", "cpu", "versions", "roofline", "work", "targets"} <= set(found)
+    for name, row in found["arms"].items():
+        assert row["steady_trial_epochs_per_minute"] > 0, name
+        assert row["startup_seconds"] > 0, name
+        assert set(row["minutes"]) == {"1", "10", "100", "1000"}, name
+        assert row["trials"] >= 2, name
+        # All arms take the same steps, so that what differs is rounding: at most one image of 200.
+        assert row["against_tuned"]["trials"] == 2, name
+        assert abs(row["against_tuned"]["difference"]) <= 0.005, name
+        assert row["val_accuracy"]["mean"] > 0.3, name  # 8 classes: it has learnt something
+    pool = found["arms"]["pool-2"]
+    tuned = found["arms"]["tuned"]["steady_trial_epochs_per_minute"]
+    ratio = pool["steady_trial_epochs_per_minute"] / tuned
+    assert pool["steady_ratio"]["tuned"] == pytest.approx(ratio, abs=0.01)
