@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
 import torch
@@ -45,6 +45,8 @@ class Context:
     noise: Noise | None
     device: torch.device
     dtype: torch.dtype
+    vectors: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
+    """What `vector` made of these trials, which the stack keeps from one pass to the next."""
 
     @property
     def trials(self) -> int:
@@ -78,8 +80,12 @@ class Context:
 
     def vector(self, name: str) -> Tensor:
         """Field `name` of every trial as (K, 1, 1), ready to scale (K, N, features)."""
-        values = [float(getattr(adapter, name)) for adapter in self.adapters]
-        return torch.tensor(values, device=self.device, dtype=self.dtype).view(-1, 1, 1)
+        place = (name, self.dtype, self.device)
+        if place not in self.vectors:
+            values = [float(getattr(adapter, name)) for adapter in self.adapters]
+            column = torch.tensor(values, device=self.device, dtype=self.dtype)
+            self.vectors[place] = column.view(-1, 1, 1)
+        return self.vectors[place]
 
     def drop_factor(self, name: str, tensor: Tensor) -> Tensor:
         """Dropout on a factor (K, …) with every trial's own `dropout` rate and shape."""
@@ -121,8 +127,6 @@ class Adapter(ABC):
     """Whether the head starts at 0 by default, not as nn.Linear does."""
     lone: ClassVar[bool] = False
     """Whether a stack of it holds one trial only."""
-    frozen_features: ClassVar[bool] = False
-    """Whether the features before the head are the frozen backbone's own."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -160,10 +164,13 @@ class Adapter(ABC):
         """The hyper-parameters as JSON values."""
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
 
-    def family(self) -> tuple[Any, ...]:
-        """Trials stack if this is equal: the name and every field that cannot differ in a stack."""
-        fixed = (getattr(self, f.name) for f in fields(self) if not f.metadata.get("stacks"))
-        return (self.name, *fixed)
+    def family(self) -> tuple[tuple[str, Any], ...]:
+        """Trials stack if this is equal: name and value of all that cannot differ in a stack.
+
+        The adapter's own name comes first.
+        """
+        fixed = [f.name for f in fields(self) if not f.metadata.get("stacks")]
+        return (("adapter", self.name), *((name, getattr(self, name)) for name in fixed))
 
 
 def uniform(shape: Sequence[int], bound: float, generator: torch.Generator) -> Tensor:

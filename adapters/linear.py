@@ -17,7 +17,6 @@ class LinearProbe(Adapter):
 
     name: ClassVar[str] = "linear"
     zero_head: ClassVar[bool] = True
-    frozen_features: ClassVar[bool] = True
 
     def select(self, sites: Sites) -> Sites:
         """None of them."""

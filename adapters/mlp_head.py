@@ -28,7 +28,6 @@ class MLPHead(Adapter):
     """
 
     name: ClassVar[str] = "mlp_head"
-    frozen_features: ClassVar[bool] = True
     hidden: int = knob(3, low=1)
     dropout: float = knob(0.1, low=0, below=1, stacks=True)
 

@@ -69,9 +69,9 @@ class NOAH(Adapter):
             )
         return chosen
 
-    def family(self) -> tuple[Any, ...]:
+    def family(self) -> tuple[tuple[str, Any], ...]:
         """A part that some trials lack cannot be padded: its output bias would train."""
-        return (*super().family(), self.rank > 0, self.hidden > 0)
+        return (*super().family(), ("qkv", self.rank > 0), ("mlp", self.hidden > 0))
 
     def start(self, sites: Sites, generator: torch.Generator) -> Tensors:
         """`blocks.<i>.prompts`, `.qkv.A`, `.qkv.B`, and `.fc2.down` to `.fc2.up_bias`."""

@@ -51,19 +51,20 @@ class Noise:
                 masks[own_region(index, shape)] = self._keep(index, shape, rate)
         return masks
 
-    def paths(self, rates: Sequence[Sequence[float]], batch: int) -> Tensor | None:
-        """Drop-path masks (places, K, batch): 0 or 1/(1-rate) per image, rates (K, places)."""
+    def paths(self, rates: Sequence[Sequence[float]], table: Tensor, batch: int) -> Tensor | None:
+        """Drop-path masks (places, K, batch): 0 or 1/(1-rate) per image.
+
+        `rates` are K rows of places, `table` the same (K, places) on the device. A trial without
+        any rate draws nothing. None if no trial drops anything.
+        """
         if not any(any(row) for row in rates):
             return None
-        masks = torch.ones((len(rates), len(rates[0]), batch), device=self._device)
-        for index, row in enumerate(rates):
+        uniform = torch.ones((*table.shape, batch), device=self._device)
+        for generator, own, row in zip(self._generators, uniform, rates, strict=True):
             if any(row):
-                rate = torch.tensor(row, device=self._device).unsqueeze(1)
-                uniform = torch.rand(
-                    (len(row), batch), generator=self._generators[index], device=self._device
-                )
-                masks[index] = (uniform >= rate) / (1 - rate)
-        return masks.transpose(0, 1)
+                torch.rand(own.shape, generator=generator, device=self._device, out=own)
+        rate = table.unsqueeze(-1)
+        return ((uniform >= rate) / (1 - rate)).transpose(0, 1)
 
     def _keep(self, index: int, shape: tuple[int, ...], rate: float) -> Tensor:
         uniform = torch.rand(shape, generator=self._generators[index], device=self._device)

@@ -94,6 +94,7 @@ class Stack(nn.Module):
     """
 
     padding: Tensor
+    path_table: Tensor
 
     def __init__(self, sites: Sites, members: Sequence[Member], lone: str = "") -> None:
         super().__init__()
@@ -105,6 +106,7 @@ class Stack(nn.Module):
         self._edits: dict[str, Edit] = {}
         self._weights: dict[str, Tensor] = {}
         self._head: Update | None = None
+        self._vectors: dict[tuple[int, ...], dict[tuple[Any, ...], Tensor]] = {}
         self.rebuild(members)
 
     @property
@@ -130,6 +132,12 @@ class Stack(nn.Module):
         classes = [member.classes or 0 for member in members]
         padding = torch.arange(max(classes)).unsqueeze(0) >= torch.tensor(classes).unsqueeze(1)
         self.register_buffer("padding", padding.unsqueeze(1).to(device), persistent=False)
+        depth = self.backbone_sites.depth
+        self._path_rates = [path_rates(member.drop_path, depth) for member in members]
+        table = torch.tensor(self._path_rates, device=device)
+        self.register_buffer("path_table", table, persistent=False)
+        self._vectors.clear()
+        self.release()
 
     def stacked(self) -> Tensors:
         """Name → parameter or state (K, …), padded."""
@@ -143,6 +151,10 @@ class Stack(nn.Module):
             name: own_part(stacked[name], index, shape)
             for name, shape in self.shapes[index].items()
         }
+
+    def release(self) -> None:
+        """Lets go of the last forward pass, whose tensors hold its graph."""
+        self._edits, self._weights, self._head, self.paths = {}, {}, None, None
 
     def prepare(self, images: int, dtype: torch.dtype) -> None:
         """Readies one forward pass over `images` = K·B images; called by a hook on the model."""
@@ -160,18 +172,19 @@ class Stack(nn.Module):
             noise,
             self.padding.device,
             dtype,
+            self._vectors.setdefault(tuple(picked), {}),
         )
         adapter = members[0].adapter
         self._edits = adapter.edits(tensors, self.sites, context)
         self._weights = {name: t[0] for name, t in adapter.weights(tensors).items()}
         self._head = adapter.head(tensors, context)
-        rates = [path_rates(member.drop_path, self.backbone_sites.depth) for member in members]
-        paths = noise.paths(rates, images // self.trials) if noise else None
+        rates, table = [self._path_rates[i] for i in picked], self._pick(self.path_table)
+        paths = noise.paths(rates, table, images // self.trials) if noise else None
         self.paths = None if paths is None else paths.flatten(1).to(dtype)
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes: not the last forward pass, whose tensors belong to its graph."""
-        return {**self.__dict__, "_edits": {}, "_weights": {}, "_head": None}
+        return {**self.__dict__, "_edits": {}, "_weights": {}, "_head": None, "_vectors": {}}
 
     @property
     def changes_head(self) -> bool:
@@ -204,6 +217,10 @@ class Stack(nn.Module):
         """The picked trials' tensor, in the backbone's dtype; the head's and states stay as is."""
         picked = self._pick(tensor)
         return picked if name.startswith(("head.", STATE)) else picked.to(dtype)
+
+    def states(self) -> Tensors:
+        """Name → what is not trained (K, …): running statistics, which a training pass changes."""
+        return {name: self.get_buffer(name) for name in self._states()}
 
     def _states(self) -> list[str]:
         return [name for name in self._buffers if name.startswith(_registered(STATE))]

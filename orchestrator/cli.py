@@ -112,7 +112,9 @@ def sweep(
         str | None, typer.Option(help="No new configurations after 90s, 30m, 8h …")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="auto (bf16 on GPUs), fp32 or bf16.")
+    ] = None,
     backend: Annotated[
         str | None, typer.Option(help="ray, or local (this process, for debugging).")
     ] = None,

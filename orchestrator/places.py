@@ -58,6 +58,11 @@ class Places:
         return self.out / "logs"
 
     @property
+    def pools(self) -> Path:
+        """What the pools made of their devices: derived, nothing depends on it."""
+        return self.out / "pools"
+
+    @property
     def trial_log(self) -> Path:
         """When which process started and recorded which trial; nothing reads it back."""
         return self.logs / "trials.log"

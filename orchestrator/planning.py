@@ -111,7 +111,22 @@ def _recipe(config: SweepConfig, suite: Suite) -> Recipe:
     if "warmup_epochs" not in values and isinstance(epochs, int) and epochs != suite.recipe.epochs:
         share = suite.recipe.warmup_epochs / suite.recipe.epochs
         values["warmup_epochs"] = max(0, min(round(share * epochs), epochs - 1))
-    return suite.recipe.with_values(values)
+    recipe = suite.recipe.with_values(values)
+    if recipe.precision != "auto":
+        return recipe
+    return recipe.with_values({"precision": _precision_of(config.device)})
+
+
+def _precision_of(device: str) -> str:
+    """That of the frozen weights: bf16 on a GPU that has it, else fp32.
+
+    A GPU named by the user may be on another machine: there the pool refuses bf16 if need be.
+    """
+    if device != "auto":
+        return "bf16" if device.startswith("cuda") else "fp32"
+    import torch
+
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported(False) else "fp32"
 
 
 def _by_hand(config: SweepConfig) -> dict[str, Any]:
@@ -197,7 +212,9 @@ def _check_fields(
             raise unknown(f"field in the search space of '{name}'", key, [*fields, *RECIPE_FIELDS])
     try:
         for values in _candidates(space, fixed):
-            recipe.with_values({k: v for k, v in values.items() if k in RECIPE_FIELDS})
+            tried = recipe.with_values({k: v for k, v in values.items() if k in RECIPE_FIELDS})
+            if tried.precision == "auto":
+                raise InvalidInput("precision 'auto' is no choice to search; name bf16 or fp32.")
             _adapter(name, values)
     except (AdapterError, InvalidInput) as error:
         raise InvalidInput(f"search space of adapter '{name}': {error}") from None

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 from orchestrator.errors import InvalidInput, unknown
@@ -23,7 +24,7 @@ Params = Mapping[str, Any]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 STATUSES: tuple[Status, ...] = get_args(Status)
 NORMALISATIONS = ("backbone", "half", "imagenet")
-PRECISIONS = ("bf16", "fp32")
+PRECISIONS = ("auto", "bf16", "fp32")
 SCHEDULES = ("cosine", "timm_epoch")
 HEAD_INITS = ("default", "zero")
 AUGMENTS = ("crop_flip", "none")
@@ -55,8 +56,9 @@ class Recipe:
 
     `lr`, `warmup_lr`, `min_lr` are AdamW step sizes; `warmup_epochs` and `epochs` count passes over
     the training split (last incomplete batch dropped); `drop_path` is the rate of the last block,
-    rising linearly from 0. `augment` is `none`, or `crop_flip`: a random-resized crop and a
-    horizontal flip of every training image.
+    rising linearly from 0. `precision` is that of the frozen weights (what is trained is fp32);
+    `auto`, which a plan resolves, is bf16 on GPUs that have it and fp32 elsewhere. `augment` is
+    `none`, or `crop_flip`: a random-resized crop and a horizontal flip of every training image.
     """
 
     epochs: int = 100
@@ -256,7 +258,7 @@ class Trial:
         """Whether the trial trains on train + val and is evaluated on test."""
         return self.stage == "final" or self.leaks
 
-    @property
+    @cached_property
     def key(self) -> str:
         """32 hexadecimal digits, the start of SHA-256 over the canonical JSON of every field."""
         return digest(self.to_dict())[:32]
@@ -273,7 +275,8 @@ class Trial:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `Trial.from_dict` gives the same trial back."""
-        return {**asdict(self), "params": dict(self.params)}
+        own = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {**own, "params": dict(self.params), "recipe": asdict(self.recipe)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Trial:

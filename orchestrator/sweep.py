@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator import throughput
 from orchestrator.analysis.aggregate import summarise
 from orchestrator.analysis.report import write_report
 from orchestrator.analysis.summary import Summary
@@ -156,6 +157,7 @@ def conclude(places: Places, failures: Mapping[str, str], command: str) -> Outco
         notices=deviations(found.suite, found.counts),
         counts=found.counts,
         sheets=_sheets(places, found.sweep.tasks),
+        windows=throughput.read(places.pools),
     )
     return Outcome(summary, failures, "", summaries=summaries)
 
@@ -230,6 +232,7 @@ def _train(planned: Planned, search: Search, lease: str, watch: Watch) -> bool:
         weights=planned.weights,
         stopping=planned.sweep.stopping,
         lease=lease,
+        width=config.width,
     )
     done = sum(study.done + study.stopped + study.diverged for study in search.progress())
     total = sum(study.total for study in search.progress())
@@ -255,7 +258,7 @@ def _run_local(
     if config.address:
         raise InvalidInput("--address is for --backend ray; leave it out with --backend local.")
     device = local.pick_device(config.device)
-    local.run(search, host, device=device, width=config.width, observe=observe)
+    local.run(search, host, device=device, observe=observe)
 
 
 def _run_ray(

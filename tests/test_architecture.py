@@ -32,6 +32,7 @@ ARROWS: dict[str, set[str]] = {
     "selection": set(),
     "rows": set(),
     "storage": set(),
+    "throughput": set(),
     "lease": {"storage"},
     "ledger": {"rows", "storage"},
     "data": {"tasks"},
@@ -39,10 +40,12 @@ ARROWS: dict[str, set[str]] = {
     "backbones": {"weights"},
     "engine": {"data", "backbones", "adapters"},
     "search": {"ledger", "selection", "search_spaces"},
-    "backends": {"engine", "data", "backbones", "adapters", "ledger", "lease", "search"},
-    "analysis": {"ledger", "selection", "tasks"},
+    "backends": {
+        "engine", "data", "backbones", "adapters", "ledger", "lease", "search", "throughput",
+    },
+    "analysis": {"ledger", "selection", "tasks", "throughput"},
     "registry": {"analysis", "ledger", "selection", "storage"},
-    "tracking": {"ledger", "lease", "selection"},
+    "tracking": {"ledger", "lease", "selection", "throughput"},
     "config": set(),
     "extension": {"tasks"},
     "planning": {"config", "tasks", "search", "search_spaces", "adapters", "backbones"},
@@ -51,6 +54,7 @@ ARROWS: dict[str, set[str]] = {
         "search", "backends", "tracking", "registry", "analysis",
         "config", "planning", "extension", "sweepfile",
         "ledger", "lease", "selection", "storage", "tasks", "search_spaces", "data", "backbones",
+        "throughput",
     },
     "display": {"search"},
     "estimate": {"ledger"},
@@ -90,8 +94,9 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
 
 LIGHT = {
     "orchestrator", "errors", "spec", "files", "places", "provenance", "tasks", "selection", "rows",
-    "storage", "lease", "ledger", "search_spaces", "search", "analysis", "registry", "tracking",
-    "config", "extension", "sweepfile", "display", "estimate", "overview", "cli", "cli_data",
+    "storage", "lease", "ledger", "throughput", "search_spaces", "search", "analysis", "registry",
+    "tracking", "config", "extension", "sweepfile", "display", "estimate", "overview", "cli",
+    "cli_data",
 }  # fmt: skip
 """Rooms that only read: importing them never loads what is in HEAVY."""
 

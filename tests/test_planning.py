@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from adapters import get
@@ -27,6 +28,26 @@ def sweep(**changes: Any) -> Sweep:
     return plan_sweep(SweepConfig(suite="mini", **changes))[1]
 
 
+@pytest.mark.parametrize(
+    ("device", "gpu", "bf16", "precision"),
+    [
+        ("cpu", True, True, "fp32"),
+        ("cuda", False, False, "bf16"),  # of another machine
+        ("cuda:1", False, False, "bf16"),
+        ("auto", False, False, "fp32"),
+        ("auto", True, False, "fp32"),
+        ("auto", True, True, "bf16"),
+    ],
+)
+def test_frozen_weights_are_bf16_on_gpus_that_have_it(
+    device: str, gpu: bool, bf16: bool, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda emulated: bf16 and not emulated)
+    assert sweep(device=device).recipe.precision == precision
+    assert sweep(device=device, precision="fp32").recipe.precision == "fp32"
+
+
 def refused(*fragments: str, **changes: Any) -> None:
     with pytest.raises(InvalidInput) as error:
         sweep(**changes)
@@ -37,7 +58,8 @@ def refused(*fragments: str, **changes: Any) -> None:
 def test_nothing_chosen_is_the_suites_default() -> None:
     suite, found = plan_sweep(SweepConfig(suite="mini"))
     assert (found.tasks, found.adapters) == (suite.default_tasks, suite.default_adapters)
-    assert (found.recipe, found.backbone) == (suite.recipe, suite.backbone)
+    assert found.recipe == suite.recipe.with_values({"precision": found.recipe.precision})
+    assert found.backbone == suite.backbone
     assert (found.sampler, found.stopping, found.seeds) == ("grid", "asha", 3)
     assert found.spaces["lora"] == {"rank": [2, 8]}
 
@@ -103,7 +125,8 @@ def test_the_ablation_preset_searches_places_and_nothing_else() -> None:
     study = planned(found)
     assert study.params == get("efft2")().to_dict(), "the rest at its default"
     assert grid_size(study.space) == 15
-    assert (found.seeds, found.replicate, found.recipe) == (MINI.seeds, MINI.replicate, MINI.recipe)
+    assert (found.seeds, found.replicate) == (MINI.seeds, MINI.replicate)
+    assert found.recipe == MINI.recipe.with_values({"precision": found.recipe.precision})
 
 
 def test_a_preset_gives_way_to_what_is_chosen() -> None:
@@ -172,6 +195,10 @@ def test_epochs_and_warm_up_are_tried_together() -> None:
         ({"set": {"epochs": True}}, ["'epochs'", "int", "True"]),
         ({"set": {"drop_path": 1}}, ["'drop_path' is 1.0", "[0, 1)"]),
         ({"precision": "fp8"}, ["precision 'fp8'", "bf16"]),
+        (
+            {"space": {"lora": {"precision": ["auto", "bf16"]}}},
+            ["'lora'", "'auto'", "bf16 or fp32"],
+        ),
         ({"space": {"lorra": {}}}, ["--space 'lorra'", "lora"]),
         ({"space": {"lora": {"rnk": [1]}}}, ["'rnk'", "rank"]),
         ({"space": {"lora": {"rank": [0, 2]}}}, ["'lora'", "rank", "at least 1"]),

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from orchestrator.analysis import figures
 from orchestrator.analysis.aggregate import by_study, own_rows, searched_values
 from orchestrator.analysis.benchmark import benchmark
+from orchestrator.analysis.devices import devices
 from orchestrator.analysis.plotting import looks
 from orchestrator.analysis.protocols import inflation
 from orchestrator.analysis.search_figure import search_picture
@@ -25,6 +26,7 @@ from orchestrator.analysis.summary import Summary
 from orchestrator.errors import InvalidInput
 from orchestrator.files import write_whole
 from orchestrator.spec import TrialResult
+from orchestrator.throughput import Window
 
 MAX_LISTED = 40
 """Diverged trials beyond this many are counted, not listed."""
@@ -45,6 +47,7 @@ class Extras:
     notices: Sequence[str] = ()
     sheets: Mapping[str, bytes] = field(default_factory=dict)
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    windows: Sequence[Window] = ()
 
 
 def write_report(
@@ -59,6 +62,7 @@ def write_report(
     notices: Sequence[str] = (),
     sheets: Mapping[str, bytes] = _NOTHING,
     counts: Mapping[str, Mapping[str, int]] = _NOTHING,
+    windows: Sequence[Window] = (),
 ) -> Path:
     """Write the page to `out`, whole or not at all, and return `out`.
 
@@ -72,10 +76,11 @@ def write_report(
         notices: sentences for a box at the top, such as image counts unlike the benchmark's.
         sheets: task → PNG file, a contact sheet of its train split.
         counts: task → split → number of images read, where known.
+        windows: what the pools noted of their devices.
 
     Equal input gives an equal page. Raises InvalidInput if `out` cannot be written.
     """
-    extras = Extras(command, registry, failures, notices, sheets, counts)
+    extras = Extras(command, registry, failures, notices, sheets, counts, windows)
     page = render(summary, results, extras, paper)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -111,6 +116,7 @@ def render(
             sweep=summary.sweep,
             run=summary.run,
             recipe=asdict(summary.sweep.recipe),
+            devices=devices(extras.windows),
             looks=looks(summary.sweep.adapters),
             tested={
                 task.name: extras.counts.get(task.name, {}).get("test", task.test)
@@ -138,6 +144,7 @@ def _environment() -> Environment:
         duration=duration,
         moment=moment,
         count=count,
+        size=size,
         value=plain,
         literal=literal,
     )
@@ -171,6 +178,12 @@ def points(value: float | None) -> str:
 def count(value: float | None) -> str:
     """Numbers of things: 8192 → "8,192"."""
     return "–" if value is None else f"{value:,.0f}"
+
+
+def size(value: float) -> str:
+    """Bytes as people say them: "12 MiB", "3.4 GiB"."""
+    mebibytes = value / 2**20
+    return f"{mebibytes:,.0f} MiB" if mebibytes < 1024 else f"{mebibytes / 1024:.1f} GiB"
 
 
 def duration(seconds: float) -> str:

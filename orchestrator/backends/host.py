@@ -11,7 +11,9 @@ import torch
 
 from adapters import build
 from adapters.storage import save_tensors
+from orchestrator import provenance
 from orchestrator.backbones import load_backbone
+from orchestrator.backends.meter import Meter
 from orchestrator.backends.plan import Decision, HostPlan
 from orchestrator.data.splits import FinalData, SearchData, open_final, open_search
 from orchestrator.engine.checkpoint import path_of
@@ -24,9 +26,19 @@ from orchestrator.spec import Trial, TrialResult
 
 
 class PoolHost:
-    """A pool with its data and its records: a result is in the ledger before anyone hears of it."""
+    """A pool with its data and its records: a result is in the ledger before anyone hears of it.
 
-    def __init__(self, plan: HostPlan, device: str, threads: int | None = None) -> None:
+    `part` tells it from the other pools of the device, of whose memory `share` is its own.
+    """
+
+    def __init__(
+        self,
+        plan: HostPlan,
+        device: str,
+        threads: int | None = None,
+        part: str = "",
+        share: float = 1.0,
+    ) -> None:
         if threads:
             torch.set_num_threads(threads)
         self._plan, self._places = plan, Places(plan.out)
@@ -38,7 +50,9 @@ class PoolHost:
                 f"{backbone.fingerprint[:12]}, the sweep's {plan.weights[:12]}; copy the same file "
                 "to every node."
             )
-        self._backbone, self._device = backbone, _device(device)
+        self._backbone, self._device, self._share = backbone, _device(device), share
+        name = f"{provenance.host()} {device} {part}".strip()
+        self._meter = Meter(self._places.pools, name, self._device)
         self._search_data: dict[str, SearchData] = {}
         self.reset()
         # Last: what fails above must leave no lock behind, and nothing is written before.
@@ -46,8 +60,11 @@ class PoolHost:
 
     def reset(self) -> None:
         """Begins with an empty pool: what ran takes up its checkpoints when it is added again."""
+        self._meter.begin()
         keeping = Keeping(self._places.checkpoints, self._plan.checkpoint_seconds)
-        self._pool = Pool(self._backbone, self._device, keeping)
+        self._pool = Pool(
+            self._backbone, self._device, keeping, width=self._plan.width, share=self._share
+        )
 
     def __len__(self) -> int:
         return len(self._pool)
@@ -57,7 +74,7 @@ class PoolHost:
 
     def recorded(self, key: str) -> bool:
         """Whether the ledger has the trial's result."""
-        return key in self._ledger.keys()  # noqa: SIM118 (no mapping)
+        return key in self._ledger
 
     def at_rung(self, key: str) -> AtRung | None:
         """The rung at which a trial waits, if it does."""
@@ -65,8 +82,13 @@ class PoolHost:
 
     @property
     def running(self) -> int:
-        """Trials that take part in the next step."""
+        """Trials that have a slot or wait for one."""
         return self._pool.running
+
+    @property
+    def slots(self) -> int:
+        """Trials that can run at once."""
+        return self._pool.slots
 
     def add(self, trial: Trial, rungs: Sequence[int]) -> None:
         """Starts a trial, or takes it up again at its checkpoint."""
@@ -82,10 +104,14 @@ class PoolHost:
 
     def advance(self) -> list[AtRung | TrialResult]:
         """One step of the pool; results are already in the ledger."""
-        return [self._keep(e) if isinstance(e, Ended) else e for e in self._pool.advance()]
+        began = time.perf_counter()
+        events = self._pool.advance()
+        self._meter.worked(time.perf_counter() - began, self._pool)
+        return [self._keep(e) if isinstance(e, Ended) else e for e in events]
 
     def close(self) -> None:
         """Lets the next command begin."""
+        self._meter.write(self._pool)
         self._lock.close()
 
     def _open(self, trial: Trial) -> SearchData | FinalData:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from orchestrator.backends.host import PoolHost
-from orchestrator.backends.plan import WIDTHS, HostPlan
+from orchestrator.backends.plan import HostPlan
 from orchestrator.engine.pool import AtRung
 from orchestrator.search.search import Done, Search
 from orchestrator.spec import Trial, TrialResult
@@ -18,17 +18,15 @@ def run(
     plan: HostPlan,
     *,
     device: str = "cpu",
-    width: int | None = None,
     observe: Callable[[], None] = lambda: None,
 ) -> None:
-    """Runs every trial that `search` asks for, `width` at a time; returns when it is done.
+    """Runs every trial that `search` asks for, as many at a time as the pool has slots for.
 
     `observe` is called after every step that changed something.
     """
     host = PoolHost(plan, device)
-    width = width or WIDTHS["CPU" if device == "cpu" else "GPU"]
     try:
-        while not (_fill(host, search, width) and len(host) == 0):
+        while not (_fill(host, search) and len(host) == 0):
             for event in host.advance():
                 _answer(host, search, event)
                 observe()
@@ -43,9 +41,9 @@ def pick_device(wanted: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _fill(host: PoolHost, search: Search, width: int) -> bool:
-    """Adds trials until the pool is full; True if the search has no more."""
-    while len(host) < width:
+def _fill(host: PoolHost, search: Search) -> bool:
+    """Adds trials until every slot is taken; True if the search has no more."""
+    while len(host) < host.slots:
         asked = search.ask()
         if not isinstance(asked, Trial):
             return isinstance(asked, Done)

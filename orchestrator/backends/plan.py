@@ -9,13 +9,24 @@ from typing import Literal
 from orchestrator.spec import Suite
 
 Decision = Literal["continue", "stop"]
-WIDTHS = {"CPU": 4, "GPU": 16}
-"""Trials at once in the pool of a device, unless the user says otherwise."""
+GUESSES = {"CPU": 1, "GPU": 16}
+"""Trials at once in the pool of a device, as long as no pool has measured what pays there."""
+ROOMS = {"CPU": 8, "GPU": 32}
+"""Trials that a device has room for at first."""
+
+
+def spare(slots: int) -> int:
+    """Trials that wait in a pool of so many slots, so that a slot is refilled at once."""
+    return max(slots // 4, 1)
 
 
 @dataclass(frozen=True)
 class HostPlan:
-    """What a pool's process must know. `lease` is the token of the command it works for."""
+    """What a pool's process must know.
+
+    `lease` is the token of the command it works for; `width` the slots of a stack as the user wants
+    them, None: as measured.
+    """
 
     out: Path
     data_root: Path
@@ -25,3 +36,4 @@ class HostPlan:
     stopping: str
     lease: str
     checkpoint_seconds: float = 60.0
+    width: int | None = None

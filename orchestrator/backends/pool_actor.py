@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from orchestrator.engine.pool import AtRung
 
 Report = dict[str, Any]
-"""`status`: rung, finished, diverged, stopped, refused (a person must act), broken (try again)."""
+"""`status`: rung, finished, diverged, stopped, refused (a person must act), broken (try again);
+`slots`: trials that the pool runs at once, where it says so; `row`: the result of a trial that has
+ended, which is in the ledger already."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,15 @@ class _Closed(BackendError):
 class PoolService:
     """Owns a `PoolHost` in a thread of its own; every call blocks until its report is there."""
 
-    def __init__(self, plan: HostPlan, device: str, threads: int) -> None:
-        self._plan, self._device, self._threads = plan, device, threads
+    def __init__(
+        self,
+        plan: HostPlan,
+        device: str,
+        threads: int,
+        part: str = "",
+        share: float = 1.0,
+    ) -> None:
+        self._arguments = (plan, device, threads, part, share)
         self._inbox: queue.Queue[_Call] = queue.Queue()
         self._callers: dict[str, Future[Report]] = {}  # the pool's thread alone touches it
         threading.Thread(target=self._serve, name="pool", daemon=True).start()
@@ -60,7 +69,7 @@ class PoolService:
             if made.key not in host:
                 host.add(made, rungs)
             waiting = host.at_rung(made.key)
-            return None if waiting is None else _report(waiting)
+            return None if waiting is None else {**_report(waiting), "slots": host.slots}
 
         return self._call(made.key, begin)
 
@@ -98,7 +107,7 @@ class PoolService:
         try:
             from orchestrator.backends.host import PoolHost
 
-            host = PoolHost(self._plan, self._device, self._threads)
+            host = PoolHost(*self._arguments)
             while True:
                 self._work_or_reset(host)
         except Exception as error:  # told to every caller, there is nobody else to tell
@@ -120,7 +129,7 @@ class PoolService:
         while host.running == 0 or not self._inbox.empty():
             self._take(host, self._inbox.get())
         for event in host.advance():
-            self._send(event.key, _report(event))
+            self._send(event.key, {**_report(event), "slots": host.slots})
 
     def _take(self, host: PoolHost, call: _Call) -> None:
         self._send(call.key, _failure(RuntimeError("another caller took the trial over")))
@@ -147,7 +156,13 @@ class PoolService:
 def _report(event: AtRung | TrialResult) -> Report:
     if isinstance(event, TrialResult):
         value = -1.0 if event.value is None else event.value
-        return {"key": event.key, "status": event.status, "epoch": event.epochs_run, "value": value}
+        return {
+            "key": event.key,
+            "status": event.status,
+            "epoch": event.epochs_run,
+            "value": value,
+            "row": event,
+        }
     return {"key": event.key, "status": "rung", "epoch": event.epoch, "value": event.value}
 
 

@@ -28,18 +28,20 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orchestrator.backends.plan import WIDTHS, HostPlan
+from orchestrator.backends.plan import GUESSES, ROOMS, HostPlan, spare
 from orchestrator.backends.pool_actor import PoolService, Report
 from orchestrator.errors import BackendError
 from orchestrator.ledger import Ledger
 from orchestrator.places import Places
 from orchestrator.search.search import Done, Search
-from orchestrator.spec import Trial
+from orchestrator.spec import Trial, TrialResult
 
 NAMESPACE = "orchestrate"
 CPU_POOLS = 4
 """Pools on a node without GPUs, at most; its cores are shared out among them."""
 _POOL_RETRIES = 5
+_CALLERS = 1000
+"""Trials that may wait for a report of one pool at a time."""
 
 
 @dataclass(frozen=True)
@@ -117,18 +119,21 @@ def _drive(
     search: Search, plan: HostPlan, cluster: Cluster, storage: Path, observe: Callable[[], None]
 ) -> None:
     kind = _device_kind(cluster.device)
-    width = Width(kind, cluster.width or WIDTHS[kind], growing=cluster.address is not None)
+    width = Width(kind, cluster.width or GUESSES[kind], growing=cluster.address is not None)
     # Tune's own bound is one pending trial for a custom Searcher; ours is `Width`.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "100000"
     name = f"directory-{uuid4().hex[:8]}"
     remote: Any = ray.remote(PoolDirectory)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor = remote.options(name=name, num_cpus=0, scheduling_strategy=here)
-    directory = actor.remote(plan, width.per_device)
+    directory = actor.remote(plan)
     ray.get(directory.__ray_ready__.remote())
     asks = _Asks(search, plan, width, directory, observe)
-    share = {"GPU": 1 / width.per_device} if kind == "GPU" else {"CPU": width.cpu_share()}
-    trainable = tune.with_resources(PoolTrainable, PlacementGroupFactory([share]))
+
+    def request(config: dict[str, Any]) -> PlacementGroupFactory:
+        return PlacementGroupFactory([{kind: config["share"]}])
+
+    trainable = tune.with_resources(PoolTrainable, request)
     tuner = tune.Tuner(
         trainable,
         param_space={"directory": name, "device": cluster.device},
@@ -139,6 +144,7 @@ def _drive(
             name="trials",
             storage_path=str(storage),
             verbose=0,
+            callbacks=[_Rows(asks)],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
@@ -154,34 +160,63 @@ def _device_kind(device: str) -> str:
 
 
 class Width:
-    """How many trials may be in flight: `per_device` for every device that the cluster has now.
+    """How many trials may be in flight, and which part of a device each asks for.
 
-    One device's worth more on a `growing` cluster: pending trials are the demand that an
-    autoscaler sees.
+    In flight are, for every pool that the cluster has room for, its slots and a few more to refill
+    them at once; one device's worth more on a `growing` cluster: pending trials are the demand that
+    an autoscaler sees. `slots` is a guess until a pool says what it measured.
     """
 
-    def __init__(self, kind: str, per_device: int, growing: bool) -> None:
-        self.kind, self.per_device, self._growing = kind, per_device, growing
-        self._planned, self._until = 0, 0.0
+    def __init__(self, kind: str, slots: int, growing: bool) -> None:
+        self.kind, self.slots, self._growing = kind, slots, growing
+        self._room = ROOMS[kind]
+        self._pools, self._until = 1, 0.0
+
+    def heard(self, slots: int | None) -> None:
+        """What a pool says of itself; None: nothing."""
+        if slots:
+            self.slots = slots
 
     def planned(self) -> int:
-        """Trials in flight; counted anew every five seconds, since nodes come and go."""
-        if time.monotonic() > self._until:
-            devices = self._devices() + int(self._growing)
-            self._planned, self._until = self.per_device * devices, time.monotonic() + 5
-        return self._planned
+        """Trials in flight."""
+        return (self.slots + spare(self.slots)) * (self._count() + int(self._growing))
 
-    def cpu_share(self) -> float:
-        """The fraction of a core that each trial of a CPU node asks for: `per_device` fit."""
-        found = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-        cores = min((count for count in found if count > 0), default=1.0)
-        return max(int(cores / self.per_device * 1e4) / 1e4, 1e-4)
+    def share(self) -> float:
+        """Of a GPU, or in cores: so that a device has room for all that its pools can have.
 
-    def _devices(self) -> int:
-        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        Only ever halved: Tune starts a new process for every new share.
+        """
+        while self._room < self.slots + spare(self.slots):
+            self._room *= 2
         if self.kind == "GPU":
-            return max(int(sum(resources.get("GPU", 0) for resources in alive)), 1)
-        return max(sum(1 for resources in alive if resources.get("CPU", 0) > 0), 1)
+            return 1 / self._room
+        cores = min(_cores(), default=1.0)
+        return max(int(cores / (self._room * _cpu_pools(int(cores))) * 1e4) / 1e4, 1e-4)
+
+    def _count(self) -> int:
+        """Pools; counted anew every five seconds, since nodes come and go."""
+        if time.monotonic() > self._until:
+            if self.kind == "GPU":
+                found = sum(node["Resources"].get("GPU", 0) for node in _alive())
+            else:
+                found = sum(_cpu_pools(int(cores)) for cores in _cores())
+            self._pools, self._until = max(int(found), 1), time.monotonic() + 5
+        return self._pools
+
+
+def _alive() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _cores() -> list[float]:
+    """Of every node that has any."""
+    found = [float(node["Resources"].get("CPU", 0)) for node in _alive()]
+    return [cores for cores in found if cores > 0]
+
+
+def _cpu_pools(cores: int) -> int:
+    """Pools of a node without GPUs."""
+    return max(min(cores, CPU_POOLS), 1)
 
 
 class PoolDirectory:
@@ -191,10 +226,10 @@ class PoolDirectory:
     exactly as long as the command, and it lives where the command does: machines come and go.
     """
 
-    def __init__(self, plan: HostPlan, width: int) -> None:
-        self._plan, self._width = plan, width
+    def __init__(self, plan: HostPlan) -> None:
+        self._plan = plan
         self._pools: dict[str, Any] = {}
-        self._threads: dict[str, int] = {}
+        self._parts: dict[str, tuple[int, int]] = {}
         self._homes: dict[str, str] = {}
         self._closed = ""
 
@@ -204,11 +239,11 @@ class PoolDirectory:
         A trial whose trainable died may still be running in its pool; there it must come back.
         """
         if key not in self._homes:
-            groups = min(cores, CPU_POOLS) if device == "cpu" else 1
+            groups = _cpu_pools(cores) if device == "cpu" else 1
             crowd = Counter(self._homes.values())
             names = [f"{node} {device} {n}" for n in range(groups)]
             self._homes[key] = min(names, key=crowd.__getitem__)
-            self._threads[self._homes[key]] = cores // groups
+            self._parts[self._homes[key]] = (cores // groups, groups)
         return self._homes[key], self.pool(self._homes[key])
 
     def leave(self, key: str) -> None:
@@ -226,12 +261,14 @@ class PoolDirectory:
     def pool(self, name: str) -> Any:
         """The pool's handle, started if need be."""
         if name not in self._pools:
-            node, device, _ = name.split(" ")
+            node, device, number = name.split(" ")
+            threads, groups = self._parts[name]
             affinity = NodeAffinitySchedulingStrategy(node, soft=False)
-            options = {"num_cpus": 0, "max_concurrency": 4 * self._width + 8}
+            options = {"num_cpus": 0, "max_concurrency": _CALLERS}
             remote: Any = ray.remote(PoolService)
             actor = remote.options(**options, scheduling_strategy=affinity)
-            self._pools[name] = actor.remote(self._plan, device, self._threads[name])
+            part = number if groups > 1 else ""
+            self._pools[name] = actor.remote(self._plan, device, threads, part, 1 / groups)
             if self._closed:
                 self._pools[name].close.remote(self._closed)
         return self._pools[name]
@@ -315,9 +352,10 @@ class _Asks(Searcher):
     ) -> None:
         super().__init__()
         self.search = search
-        self._ledger, self._seen = Ledger(Places(plan.out).ledger), set[str]()
+        self._ledger = Ledger(Places(plan.out).ledger)
         self._width, self._directory, self._observe = width, directory, observe
         self._live: dict[str, str] = {}
+        self._told: set[str] = set()
         self._error: Exception | None = None
 
     def suggest(self, trial_id: str) -> Any:
@@ -335,7 +373,8 @@ class _Asks(Searcher):
         if isinstance(asked, Trial):
             self._live[trial_id] = asked.key
             rungs = list(self.search.rungs(asked))
-            return {"trial": asked.to_dict(), "key": asked.key, "rungs": rungs}
+            share = self._width.share()
+            return {"trial": asked.to_dict(), "key": asked.key, "rungs": rungs, "share": share}
         return str(Searcher.FINISHED) if isinstance(asked, Done) else None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -344,24 +383,29 @@ class _Asks(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tells the search what is in the ledger; a trial that left no row has failed."""
+        """The row was told by `_Rows`, or is looked up; a trial that left none has failed."""
         key = self._live.pop(trial_id, "")
+        self._width.heard((result or {}).get("slots"))
         status = (result or {}).get("status", "lost")
         message = str((result or {}).get("message", "its process died"))
         if status == "refused":
             self.refuse(BackendError(message))
         try:
-            self.sync()
+            if key not in self._told and (row := self._ledger.result(key)):
+                self.search.tell(row)
+            self._told.discard(key)
             self.search.failed(key, message)  # no effect on a trial whose row was told
             self._observe()
         except Exception as problem:  # as in suggest
             self.refuse(problem)
 
-    def sync(self) -> None:
-        """Tells the search every row that the ledger has gained."""
-        for row in self._ledger.new_results(self._seen):
-            self._seen.add(row.key)
+    def take(self, row: TrialResult) -> None:
+        """Tells the search a row as its pool recorded it: it need not be read from the ledger."""
+        try:
             self.search.tell(row)
+            self._told.add(row.key)
+        except Exception as problem:  # as in suggest
+            self.refuse(problem)
 
     def stops(self, result: dict[str, Any]) -> bool:
         """Whether the trial ends at its rung; if so its record is in the ledger already.
@@ -405,6 +449,21 @@ class _Asks(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing, see `save`."""
+
+
+class _Rows(tune.Callback):
+    """Takes the rows out of what trainables report: Tune would copy them and keep them all."""
+
+    def __init__(self, asks: _Asks) -> None:
+        self._asks = asks
+
+    def on_trial_result(
+        self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **_: Any
+    ) -> None:
+        """Called before the search hears that the trial is over."""
+        row = result.pop("row", None)
+        if row is not None:
+            self._asks.take(row)
 
 
 class _Rungs(FIFOScheduler):

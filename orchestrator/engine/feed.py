@@ -21,16 +21,29 @@ from orchestrator.engine import views
 _COPIED = 512  # images copied to an accelerator at once
 _READ = 256  # images of a streamed split decoded at once, at least
 
-Features = dict[tuple[str, str], Tensor]
-"""The frozen backbone's output (N, D) by normalisation and precision, for trials that train only a
-head."""
+Prefixes = dict[tuple[str, int], Tensor]
+"""What the frozen first blocks make of all images, by backbone (precision, …) and cut."""
+
+
+class Look(NamedTuple):
+    """What is seen of N images: boxes (N, 4) or (1, 4), None: all of them; flips (N,), None: none.
+
+    On the images' device.
+    """
+
+    boxes: Tensor | None = None
+    flips: Tensor | None = None
+
+
+WHOLE = Look()
+"""All of every image, as it is."""
 
 
 class Chunk(NamedTuple):
-    """Consecutive images (n, 3, S, S) uint8 on the device; their boxes (n, 4) on the CPU."""
+    """Consecutive images (n, 3, S, S) uint8 on the device, and how they are looked at."""
 
     images: Tensor
-    boxes: Tensor
+    look: Look
 
 
 @dataclass(eq=False)
@@ -38,14 +51,14 @@ class DeviceSplit:
     """Images (N, S, S, 3) uint8 in consecutive parts, labels (N,) int64; one copy for all trials.
 
     On the CPU the parts view the mapped files, so that all pools of a machine share one copy:
-    nothing may ever write to them. `sizes` (N, 2) are the originals' heights and widths (CPU).
+    nothing may ever write to them. `sizes` (N, 2) are the originals' heights and widths.
     """
 
     parts: tuple[Tensor, ...]
     labels: Tensor
     sizes: Tensor
     view: str
-    features: Features = field(default_factory=dict)
+    prefixes: Prefixes = field(default_factory=dict)
 
     @classmethod
     def of(cls, splits: Sequence[Split], device: torch.device) -> DeviceSplit:
@@ -55,16 +68,15 @@ class DeviceSplit:
         parts = tuple(map(_viewed, images)) if on_cpu else (_copied(images, device),)
         labels = torch.from_numpy(np.concatenate([split.labels for split in splits]))
         sizes = torch.from_numpy(np.concatenate([split.sizes for split in splits]))
-        return cls(parts, labels.to(device), sizes, splits[0].view)
+        return cls(parts, labels.to(device), sizes.to(device), splits[0].view)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def gather(self, indices: Tensor) -> Tensor:
-        """Images (B, 3, S, S) at indices (B,), which are on the CPU."""
-        device = self.parts[0].device
+        """Images (B, 3, S, S) at indices (B,)."""
         if len(self.parts) == 1:
-            return _channels_first(self.parts[0][indices.to(device)])
+            return _channels_first(self.parts[0][indices])
         found = self.parts[0].new_empty((len(indices), *self.parts[0].shape[1:]))
         for part, end in zip(self.parts, accumulate(map(len, self.parts)), strict=True):
             own = (indices >= end - len(part)) & (indices < end)
@@ -73,9 +85,12 @@ class DeviceSplit:
 
     def chunks(self, size: int) -> Iterator[Chunk]:
         """All images in order, `size` at a time, as an evaluation sees them."""
-        for indices in torch.split(torch.arange(len(self)), size):
-            boxes = views.view_boxes(self.view, self.sizes[indices])
-            yield Chunk(self.gather(indices), boxes)
+        for indices in torch.split(torch.arange(len(self), device=self.sizes.device), size):
+            yield Chunk(self.gather(indices), self.look(self.sizes[indices]))
+
+    def look(self, sizes: Tensor) -> Look:
+        """How an evaluation sees images of these original sizes (n, 2)."""
+        return Look(views.view_boxes(self.view, sizes))
 
 
 @dataclass(eq=False)
@@ -85,7 +100,7 @@ class StreamedSplit:
     source: EncodedSplit
     labels: Tensor
     device: torch.device
-    features: Features = field(default_factory=dict)
+    prefixes: Prefixes = field(default_factory=dict)
 
     @classmethod
     def of(cls, split: EncodedSplit, device: torch.device) -> StreamedSplit:
@@ -99,10 +114,10 @@ class StreamedSplit:
         """As `DeviceSplit.chunks`; never more than two blocks of images are in memory."""
         block = size * -(-_READ // size)
         for images, sizes in _read_ahead(self.source, block):
-            boxes = views.view_boxes(self.source.view, torch.from_numpy(sizes))
-            pieces = zip(torch.split(_viewed(images), size), torch.split(boxes, size), strict=True)
-            for some, seen in pieces:
-                yield Chunk(_channels_first(some.to(self.device)), seen)
+            extents = torch.split(torch.from_numpy(sizes).to(self.device), size)
+            for some, own in zip(torch.split(_viewed(images), size), extents, strict=True):
+                boxes = views.view_boxes(self.source.view, own)
+                yield Chunk(_channels_first(some.to(self.device)), Look(boxes))
 
 
 class Normaliser:
@@ -114,26 +129,17 @@ class Normaliser:
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in statistics)
         self._scale = (1 / (255 * std)).to(device)
         self._shift = (-mean / std).to(device)
-        self._side, self._dtype = side, dtype
+        self._whole = torch.tensor([views.WHOLE], dtype=torch.float64, device=device)
+        self._side, self.dtype = side, dtype
 
-    def __call__(
-        self, images: Tensor, boxes: Tensor | None = None, flips: Tensor | None = None
-    ) -> Tensor:
-        """The backbone's input (N, 3, side, side) in its dtype, from images (N, 3, S, S) uint8.
-
-        `boxes` (N, 4) and `flips` (N,), on the CPU, are what is seen of them; None: all, unflipped.
-        """
-        boxes = views.WHOLE.expand(len(images), 4) if boxes is None else boxes
-        flips = torch.zeros(len(images), dtype=torch.bool) if flips is None else flips
-        if (
-            images.shape[-1] == self._side
-            and not flips.any()
-            and bool((boxes == views.WHOLE).all())
-        ):
+    def __call__(self, images: Tensor, look: Look = WHOLE) -> Tensor:
+        """The backbone's input (N, 3, side, side) in its dtype, from images (N, 3, S, S) uint8."""
+        if look.boxes is None and look.flips is None and images.shape[-1] == self._side:
             pixels = images.to(torch.float32, memory_format=torch.contiguous_format)
         else:
-            pixels = views.resample(images, boxes, flips, self._side)
-        return (pixels * self._scale + self._shift).to(self._dtype)
+            boxes = self._whole if look.boxes is None else look.boxes
+            pixels = views.resample(images, boxes, look.flips, self._side)
+        return (pixels * self._scale + self._shift).to(self.dtype)
 
 
 def _read_ahead(split: EncodedSplit, block: int) -> Iterator[Part]:

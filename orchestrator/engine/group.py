@@ -1,27 +1,32 @@
 """Trials that share a stack: one frozen backbone, one adapter family, one batch size.
 
 Trials enter and leave between steps while the others keep running; every trial's epoch is its own.
+Those that find no slot wait, and take the first that becomes free.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adapters.attach import attach_members, attached
-from adapters.padding import own_part
-from adapters.stack import STATE
+from adapters.passes import finish
+from adapters.stack import Stack
 from orchestrator.backbones import twin
-from orchestrator.engine.batches import Batch, take
-from orchestrator.engine.feed import DeviceSplit, Normaliser, StreamedSplit
-from orchestrator.engine.optimiser import StackedAdamW
+from orchestrator.engine.batches import augmented, take
+from orchestrator.engine.evaluation import Evaluator
+from orchestrator.engine.frozen import Frozen
+from orchestrator.engine.grouping import GroupKey, evaluation_cut
+from orchestrator.engine.stacked import Stacked
 from orchestrator.engine.training import Evaluation, Training
+from orchestrator.engine.width import WidthPlan, out_of_memory
+from orchestrator.errors import BackendError
 
 
 @dataclass(frozen=True)
@@ -33,210 +38,206 @@ class EpochEnd:
     bad_step: int | None
 
 
-def group_key(training: Training) -> tuple[Any, ...]:
-    """Trials share a group if this is equal; it is the only place where that is decided."""
-    recipe = training.trial.recipe
-    return (
-        training.adapter.family(),
-        recipe.batch,
-        recipe.normalisation,
-        recipe.precision,
-        recipe.augment,  # so that whole images need not be resampled beside cropped ones
-        _cacheable(training),
-        training.member.classes is None,
-        training.key if training.adapter.lone else "",
-    )
+@dataclass
+class Work:
+    """What was done: images trained and evaluated on, floating-point operations, steps.
+
+    `halved` counts how often memory ran out.
+    """
+
+    trained: int = 0
+    evaluated: int = 0
+    flops: float = 0.0
+    steps: int = 0
+    halved: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 class Group:
-    """K trials on one stack, stepped together."""
+    """Trials on one stack, stepped together: `trainings` have a slot, `waiting` have none yet.
 
-    def __init__(self, frozen: nn.Module, normalise: Normaliser, device: torch.device) -> None:
+    Args:
+        key: what they have in common.
+        frozen: the backbone.
+        device: where it is.
+        plan: number of slots, and why. `width` is their number now: fewer since memory ran out.
+    """
+
+    def __init__(
+        self, key: GroupKey, frozen: Frozen, device: torch.device, plan: WidthPlan
+    ) -> None:
+        self.key, self.frozen, self.device, self.plan = key, frozen, device, plan
+        self.width = plan.width
         self.trainings: list[Training] = []
-        self._frozen, self._normalise, self._device = frozen, normalise, device
+        self.waiting: deque[Training] = deque()
+        self.work = Work()
         self._model: nn.Module | None = None
-        self._in_stack: list[Training] = []
-        self._loss_sum = torch.zeros(0)
-        self._bad_step = torch.zeros(0, dtype=torch.int64)
+        self._stacked: Stacked | None = None
 
-    def enter(self, training: Training) -> None:
-        """Adds a trial; it takes part from the next step on."""
-        self._unstack()
-        self.trainings.append(training)
+    def __len__(self) -> int:
+        return len(self.trainings) + len(self.waiting)
+
+    def enter(self, training: Training, first: bool = False) -> None:
+        """Adds a trial, which takes part as soon as a slot is free; `first`: before all others."""
+        if first:
+            self.waiting.appendleft(training)
+        else:
+            self.waiting.append(training)
 
     def leave(self, training: Training) -> None:
         """Takes a trial out, its tensors and moments back in `training`."""
+        if training in self.waiting:
+            self.waiting.remove(training)
+            return
         self._unstack()
         self.trainings.remove(training)
 
     def step(self) -> list[EpochEnd]:
-        """One optimiser step for every trial; returns those whose epoch it ended."""
-        self._restack()
-        began = time.perf_counter()
-        trainings = self.trainings
-        batches = [training.next_batch() for training in trainings]
-        loss = self._losses([training.train for training in trainings], batches)
-        torch.autograd.backward(loss.sum())
-        recipes = [training.trial.recipe for training in trainings]
-        self._optimiser.step([t.rate for t in trainings], [r.weight_decay for r in recipes])
-        self._account(loss.detach())
-        share = (time.perf_counter() - began) / len(trainings)
-        for training in trainings:
-            training.seconds += share
-        return [self._close(t, i) for i, t in enumerate(trainings) if t.batch == t.batches]
+        """One optimiser step for every trial with a slot; returns those whose epoch it ended.
 
-    @torch.no_grad()
+        Where the device has no memory for it, half of the trials wait and the step is made again:
+        until it is complete, a step changes nothing.
+        """
+        began = time.perf_counter()
+        self._admit()
+        while not self._stepped():
+            self._halve()
+        self._charge(self.trainings, began)
+        images = len(self.trainings) * self.key.batch
+        self.work += Work(images, 0, images * self._flops, 1)
+        return [self._close(t) for t in self.trainings if t.batch == t.batches]
+
     def evaluate(self, trainings: Sequence[Training]) -> dict[str, Evaluation]:
         """Key → evaluation on each trial's own split, batched over trials that share it."""
-        self._restack()
         began = time.perf_counter()
+        model = self._restack().model
+        cut = evaluation_cut(trainings[0], self.frozen)
+        budget = max(len(self.trainings) * self.key.batch, 256)
+        evaluator = Evaluator(self.frozen, model, cut, budget)
         results: dict[str, Evaluation] = {}
         for split in {id(t.evaluation): t.evaluation for t in trainings}.values():
             sharing = [t for t in trainings if t.evaluation is split]
-            results |= self._evaluate_on(split, sharing)
-        share = (time.perf_counter() - began) / len(trainings)
-        for training in trainings:
-            training.seconds += share
+            found = evaluator.evaluate(split, [self.trainings.index(t) for t in sharing])
+            results |= {t.key: one for t, one in zip(sharing, found, strict=True)}
+            images = len(split) * len(sharing)
+            self.work += Work(0, images, images * self.frozen.flops.forward(cut))
+        self._charge(trainings, began)
         return results
 
-    def _losses(self, splits: Sequence[DeviceSplit], batches: Sequence[Batch]) -> Tensor:
-        """Mean cross-entropy per trial (K,)."""
-        model, stack = self._live(), attached(self._live())
-        model.train()
-        if _cacheable(self.trainings[0]):
-            pairs = [(s, b.indices.to(self._device)) for s, b in zip(splits, batches, strict=True)]
-            labels = torch.cat([split.labels[index] for split, index in pairs])
-            features = torch.cat([self._features(split)[index] for split, index in pairs])
-            stack.prepare(len(features), torch.float32)  # no pass through the model does it
-            logits = stack.logits(features)
+    @property
+    def _flops(self) -> float:
+        """Of a training step, per image."""
+        changed = evaluation_cut(self.trainings[0], self.frozen)
+        return self.frozen.flops.training(self.key.prefix, changed)
+
+    def _admit(self) -> None:
+        """Gives free slots to those that wait."""
+        while self.waiting and len(self.trainings) < self.width:
+            self._unstack()
+            self.trainings.append(self.waiting.popleft())
+
+    def _stepped(self) -> bool:
+        """Makes a step; False if memory ran out, and then nothing has changed."""
+        states: dict[str, Tensor] = {}
+        try:
+            live = self._restack()
+            states = {name: state.clone() for name, state in live.stack.states().items()}
+            live.stack.steps = [training.step for training in self.trainings]
+            loss = self._losses(live)
+            torch.autograd.backward(loss.sum())
+            live.stacked.update(loss.detach())
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
         else:
-            images, labels = take(splits, batches)
-            boxes = torch.cat([batch.boxes for batch in batches])
-            flips = torch.cat([batch.flips for batch in batches])
-            logits = model(self._normalise(images, boxes, flips))
+            return True
+        # Here, not above: the exception held the frames, and they the tensors of the failed step.
+        self._roll_back(states)
+        return False
+
+    def _losses(self, live: _Live) -> Tensor:
+        """Mean cross-entropy per trial (K,)."""
+        model, cut = live.model.train(), self.key.prefix
+        splits = [training.train for training in self.trainings]
+        indices = [training.indices() for training in self.trainings]
+        if cut is None:
+            images, labels, sizes = take(splits, indices)
+            if self.key.augment == "none":
+                look = splits[0].look(sizes)
+            else:
+                look = augmented(sizes, live.stacked.seeds, live.stacked.optimiser.steps)
+            logits = model(self.frozen.inputs(images, look))
+        else:
+            pairs = list(zip(splits, indices, strict=True))
+            begun = torch.cat([self.frozen.prefix(split, cut)[index] for split, index in pairs])
+            labels = torch.cat([split.labels[index] for split, index in pairs])
+            live.stack.prepare(len(begun), self.frozen.dtype)  # no embedding is there to do it
+            whole = cut == self.frozen.features
+            logits = live.stack.logits(begun) if whole else finish(model, begun, cut)
         losses = F.cross_entropy(logits, labels, reduction="none")
         return losses.view(len(splits), -1).mean(1)
 
-    def _evaluate_on(
-        self, split: DeviceSplit | StreamedSplit, sharing: Sequence[Training]
-    ) -> dict[str, Evaluation]:
-        stack = attached(self._live().eval())
-        stack.chosen = [self.trainings.index(training) for training in sharing]
-        labels = iter(torch.split(split.labels, self._chunk(len(sharing))))
-        try:
-            pairs = [_judged(logits, next(labels)) for logits in self._logits(split, len(sharing))]
-        finally:
-            stack.chosen = None
-        losses, right = (torch.cat(some, dim=1) for some in zip(*pairs, strict=True))
-        means = losses.mean(1).tolist()
-        shares = [count / len(split) for count in right.sum(1).tolist()]
-        rows = right.to(torch.uint8).cpu().numpy()
-        return {
-            t.key: Evaluation(means[i], shares[i], rows[i].tobytes()) for i, t in enumerate(sharing)
-        }
-
-    def _chunk(self, trials: int) -> int:
-        """Images evaluated at once: a forward pass holds about as many as a training step."""
-        budget = max(len(self.trainings) * self.trainings[0].trial.recipe.batch, 256)
-        return max(1, budget // trials)
-
-    def _logits(self, split: DeviceSplit | StreamedSplit, trials: int) -> Iterator[Tensor]:
-        """Chunk by chunk, the same images through every chosen trial: (trials, images, classes)."""
-        size, model = self._chunk(trials), self._live()
-        if _cacheable(self.trainings[0]):
-            attached(model).prepare(trials, torch.float32)
-            for features in torch.split(self._features(split), size):
-                logits = attached(model).logits(features.repeat(trials, 1))
-                yield logits.view(trials, -1, logits.shape[-1])
-        else:
-            for images, boxes in split.chunks(size):
-                inputs = self._normalise(images, boxes).repeat(trials, 1, 1, 1)
-                logits = model(inputs)
-                yield logits.view(trials, -1, logits.shape[-1])
-
-    @torch.no_grad()
-    def _features(self, split: DeviceSplit | StreamedSplit) -> Tensor:
-        """The frozen backbone's features (N, D), computed once per split."""
-        recipe = self.trainings[0].trial.recipe
-        place = (recipe.normalisation, recipe.precision)
-        if place not in split.features:
-            self._frozen.eval()
-            parts = [self._frozen(self._normalise(*chunk)) for chunk in split.chunks(256)]
-            split.features[place] = torch.cat(parts).float()
-        return split.features[place]
-
-    def _account(self, loss: Tensor) -> None:
-        """Sums losses and notes the first non-finite one, on the device."""
-        self._loss_sum += loss
-        step = torch.tensor([training.step for training in self.trainings], device=self._device)
-        new = ~torch.isfinite(loss) & (self._bad_step < 0)
-        self._bad_step = torch.where(new, step, self._bad_step)
-
-    def _close(self, training: Training, index: int) -> EpochEnd:
-        loss = self._loss_sum[index].item() / training.batches
-        bad = int(self._bad_step[index].item())
-        self._loss_sum[index] = 0
-        self._bad_step[index] = -1
-        training.close_epoch(loss)
-        return EpochEnd(training, loss, bad if bad >= 0 else None)
-
-    def _live(self) -> nn.Module:
-        assert self._model is not None
-        return self._model
-
-    def _restack(self) -> None:
-        """Puts the trials that are now in the group on the trial axis."""
-        if self._in_stack:
+    def _roll_back(self, states: dict[str, Tensor]) -> None:
+        """As before the step: running statistics, no gradients, nothing of the failed graph."""
+        if self._stacked is None:
             return
-        members = [training.member for training in self.trainings]
+        stack = self._stacked.stack
+        stack.release()
+        for parameter in stack.parameters():
+            parameter.grad = None
+        for name, state in states.items():
+            stack.get_buffer(name).copy_(state)
+
+    def _halve(self) -> None:
+        """Sends the younger half of the trials back to wait; fewer will be admitted from now on."""
+        if len(self.trainings) == 1:
+            raise BackendError(
+                f"the memory of {self.device} does not hold one trial of {self.key.label()}; use a "
+                "smaller batch (--set batch=N), --precision bf16 or a device with more memory."
+            )
+        self._unstack()
+        self.width = len(self.trainings) // 2
+        self.waiting.extendleft(reversed(self.trainings[self.width :]))
+        del self.trainings[self.width :]
+        self.work += Work(halved=1)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _close(self, training: Training) -> EpochEnd:
+        assert self._stacked is not None
+        loss, bad = self._stacked.epoch_end(training)
+        training.close_epoch(loss / training.batches)
+        return EpochEnd(training, loss / training.batches, bad)
+
+    def _charge(self, trainings: Sequence[Training], began: float) -> None:
+        """The time since `began` to trials, in equal parts."""
+        share = (time.perf_counter() - began) / len(trainings)
+        for training in trainings:
+            training.seconds += share
+
+    def _restack(self) -> _Live:
+        """Puts the trials that have a slot on the trial axis, unless they are there."""
         if self._model is None:
-            self._model = attach_members(twin(self._frozen), members)
+            members = [training.member for training in self.trainings]
+            self._model = attach_members(twin(self.frozen.model), members)
         stack = attached(self._model)
-        stack.rebuild(members, self._device)
-        stack.steps = [training.step for training in self.trainings]
-        self._optimiser = StackedAdamW(dict(stack.named_parameters()))
-        self._loss_sum = torch.zeros(len(members), device=self._device)
-        self._bad_step = torch.full((len(members),), -1, device=self._device)
-        for index, training in enumerate(self.trainings):
-            moments = {name.replace(".", "/"): pair for name, pair in training.moments.items()}
-            self._optimiser.restore(index, training.step, moments)
-            self._loss_sum[index] = training.loss_sum
-            self._bad_step[index] = training.bad_step
-        self._in_stack = list(self.trainings)
+        if self._stacked is None:
+            self._stacked = Stacked(stack, self.trainings, self.device)
+        return _Live(self._model, stack, self._stacked)
 
     def _unstack(self) -> None:
         """Takes every trial's tensors, moments and running loss off the trial axis."""
-        if not self._in_stack:
-            return
-        stack = attached(self._live())
-        moments = self._optimiser.moments()
-        for index, training in enumerate(self._in_stack):
-            training.member = replace(training.member, tensors=stack.tensors_of(index))
-            training.moments = {
-                name: _pair(moments[name.replace(".", "/")], index, shape)
-                for name, shape in stack.shapes[index].items()
-                if not name.startswith(STATE)
-            }
-            training.loss_sum = float(self._loss_sum[index])
-            training.bad_step = int(self._bad_step[index])
-        self._in_stack = []
+        if self._stacked is not None:
+            self._stacked.take_off()
+            self._stacked = None
 
 
-def _judged(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of every image and whether it is right, (K, n), for logits (K, n, classes)."""
-    targets = labels.expand(len(logits), -1)
-    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-    return losses.view_as(targets), logits.argmax(-1) == targets
+@dataclass(frozen=True)
+class _Live:
+    """The adapted model, its stack and what the stack holds now."""
 
-
-def _pair(
-    moments: tuple[Tensor, Tensor], index: int, shape: tuple[int, ...]
-) -> tuple[Tensor, Tensor]:
-    first, second = (own_part(moment, index, shape) for moment in moments)
-    return first, second
-
-
-def _cacheable(training: Training) -> bool:
-    """Whether the trial's features are fixed: nothing adapted, nothing random before the head."""
-    fixed = training.member.drop_path == 0 and training.trial.recipe.augment == "none"
-    return fixed and training.adapter.frozen_features
+    model: nn.Module
+    stack: Stack
+    stacked: Stacked

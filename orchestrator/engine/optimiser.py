@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import sqrt
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +18,12 @@ class StackedAdamW:
 
     The stack's parameters (K, …) become views of one flat (K, P) tensor, so that a step is a dozen
     operations however many tensors a method has. Everything is elementwise along K: a trial's NaN
-    stays its own.
+    stays its own. Nothing waits for the device: step counts live there, and what the host says of
+    step sizes travels only when it changes.
     """
+
+    steps: Tensor
+    """Steps done by every trial (K,) int64."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
         self._parameters = dict(parameters)
@@ -29,7 +32,9 @@ class StackedAdamW:
         self._flat = torch.cat([p.detach().reshape(trials, -1) for p in parameters.values()], dim=1)
         self._first = torch.zeros_like(self._flat)
         self._second = torch.zeros_like(self._flat)
-        self._steps = [0] * trials
+        self.steps = torch.zeros(trials, dtype=torch.int64, device=self._flat.device)
+        self._said: tuple[Sequence[float], Sequence[float]] | None = None
+        self._rates = self._decays = torch.zeros(0)
         self._spans: dict[str, slice] = {}
         start = 0
         for name, parameter in self._parameters.items():
@@ -46,30 +51,42 @@ class StackedAdamW:
 
     def restore(self, index: int, steps: int, moments: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         """Sets one trial's step count and moments (at its own, unpadded shapes)."""
-        self._steps[index] = steps
+        self.steps[index] = steps
         for name, own in moments.items():
             for flat, tensor in zip((self._first, self._second), own, strict=True):
                 self._shaped(flat, name)[own_region(index, tensor.shape)] = tensor.to(flat.device)
 
     @torch.no_grad()
     def step(self, lr: Sequence[float], weight_decay: Sequence[float]) -> None:
-        """One update from the parameters' gradients, which are consumed; one value per trial."""
+        """One update from the parameters' gradients, which are consumed; one value per trial.
+
+        Wholly or not at all: what could run out of memory comes before the first change.
+        """
         grad = torch.cat([_gradient(p) for p in self._parameters.values()], dim=1)
-        self._steps = [step + 1 for step in self._steps]
-        # The scalars of each trial in double precision, as torch has them, then one column each.
-        keep = [1 - rate * decay for rate, decay in zip(lr, weight_decay, strict=True)]
-        size = [r / (1 - BETAS[0] ** s) for r, s in zip(lr, self._steps, strict=True)]
-        correction = [sqrt(1 - BETAS[1] ** s) for s in self._steps]
-        self._flat.mul_(self._column(keep))
-        self._first.lerp_(grad, 1 - BETAS[0])
-        self._second.mul_(BETAS[1]).addcmul_(grad, grad, value=1 - BETAS[1])
-        denominator = (self._second.sqrt() / self._column(correction)).add_(EPS)
-        self._flat.sub_(self._first / denominator * self._column(size))
+        self._say(lr, weight_decay)
+        count = (self.steps + 1).double()  # the scalars of each trial in fp64, as torch has them
+        size = self._rates / (1 - BETAS[0] ** count)
+        correction = (1 - BETAS[1] ** count).sqrt()
+        keep = 1 - self._rates * self._decays
+        first = self._first.lerp(grad, 1 - BETAS[0])
+        second = (self._second * BETAS[1]).addcmul_(grad, grad, value=1 - BETAS[1])
+        denominator = second.sqrt().div_(self._column(correction)).add_(EPS)
+        update = first.div(denominator).mul_(self._column(size))
+        self._flat.mul_(self._column(keep)).sub_(update)
+        self._first, self._second = first, second
+        self.steps += 1
         for parameter in self._parameters.values():
             parameter.grad = None
 
-    def _column(self, values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, device=self._flat.device, dtype=self._flat.dtype).unsqueeze(1)
+    def _say(self, lr: Sequence[float], weight_decay: Sequence[float]) -> None:
+        """Brings the rates to the device if they are others than in the last step."""
+        if self._said != (lr, weight_decay):
+            said = torch.tensor([lr, weight_decay], dtype=torch.float64, device=self._flat.device)
+            self._rates, self._decays = said.unbind()
+            self._said = (lr, weight_decay)
+
+    def _column(self, values: Tensor) -> Tensor:
+        return values.to(self._flat.dtype).unsqueeze(1)
 
     def _shaped(self, flat: Tensor, name: str) -> Tensor:
         return flat[:, self._spans[name]].view(self._parameters[name].shape)

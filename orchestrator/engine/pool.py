@@ -4,7 +4,8 @@
     for event in pool.advance(): ...       # one step of every group
     pool.proceed(key) / pool.stop(key)     # the answer to an AtRung event
 
-A trial at a rung leaves its stack and waits; the others go on. A trial that diverges ends alone.
+A trial at a rung leaves its stack and waits; the others go on, and its slot goes to the next. A
+trial that diverges ends alone.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import nn
 
 from adapters import build
 from adapters.backbones import find_sites
@@ -25,8 +26,13 @@ from orchestrator.backbones import Backbone, copy_of
 from orchestrator.data.splits import EncodedSplit, FinalData, SearchData, Split
 from orchestrator.engine import checkpoint
 from orchestrator.engine.feed import DeviceSplit, Normaliser, StreamedSplit
-from orchestrator.engine.group import EpochEnd, Group, group_key
+from orchestrator.engine.frozen import Frozen
+from orchestrator.engine.group import EpochEnd, Group, Work
+from orchestrator.engine.grouping import GroupKey, group_key
+from orchestrator.engine.rehearsal import rehearsed
 from orchestrator.engine.training import Evaluation, Training, own_tensors
+from orchestrator.engine.width import WidthPlan
+from orchestrator.errors import BackendError
 from orchestrator.spec import Status, Trial, TrialResult
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -67,17 +73,30 @@ class Pool:
         backbone: frozen, fp32.
         device: where everything runs.
         keeping: checkpoints; None keeps none.
+        width: trials in a stack, at most; None measures what pays when its first trial comes.
+        share: of the device's free memory, the part that is this pool's.
     """
 
     def __init__(
-        self, backbone: Backbone, device: torch.device, keeping: Keeping | None = None
+        self,
+        backbone: Backbone,
+        device: torch.device,
+        keeping: Keeping | None = None,
+        *,
+        width: int | None = None,
+        share: float = 1.0,
     ) -> None:
         self._backbone, self._device, self._keeping = backbone, device, keeping
+        self._width, self._share = width, share
         self._sites = find_sites(backbone.model)
-        self._frozen: dict[str, Any] = {}
+        self._models: dict[str, nn.Module] = {}
+        self._frozen: dict[str, Frozen] = {}
         self._splits: dict[tuple[str, ...], DeviceSplit] = {}
         self._streams: dict[str, StreamedSplit] = {}
-        self._groups: dict[tuple[Any, ...], Group] = {}
+        self._groups: dict[GroupKey, Group] = {}
+        self._homes: dict[str, Group] = {}
+        self._latest: Group | None = None
+        self._retired = Work()
         self._trainings: dict[str, Training] = {}
         self._waiting: set[str] = set()
         self._saved: dict[str, float] = {}
@@ -91,8 +110,23 @@ class Pool:
 
     @property
     def running(self) -> int:
-        """Trials that take part in the next step (the others wait at a rung)."""
+        """Trials that have a slot or wait for one (the others wait at a rung)."""
         return len(self._trainings) - len(self._waiting)
+
+    @property
+    def slots(self) -> int:
+        """Trials that can run at once, of the group that a trial last entered; 1 before that."""
+        return self._latest.width if self._latest else 1
+
+    @property
+    def work(self) -> Work:
+        """All that was done since the pool began."""
+        return sum((group.work for group in self._groups.values()), self._retired)
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """All groups that had a trial, in the order of their first; none that took but one."""
+        return tuple(self._groups.values())
 
     def add(self, trial: Trial, data: SearchData | FinalData, pauses: Sequence[int] = ()) -> None:
         """Lets a trial join from the next step on, at its checkpoint if it has one.
@@ -117,7 +151,7 @@ class Pool:
     def proceed(self, key: str) -> None:
         """Lets a trial at a rung go on."""
         self._waiting.remove(key)
-        self._enter(self._trainings[key])
+        self._enter(self._trainings[key], first=True)
 
     def stop(self, key: str) -> TrialResult:
         """Ends a trial at its rung; its record is the rung's."""
@@ -128,7 +162,7 @@ class Pool:
         """One optimiser step of every group; what happened at the epochs that it ended."""
         events: list[Event] = [self._wait(training) for training in self._resumed_at_rung]
         self._resumed_at_rung.clear()
-        for group in [group for group in self._groups.values() if group.trainings]:
+        for group in [group for group in self._groups.values() if len(group)]:
             ends = group.step()
             if ends:
                 events += self._after_epoch(group, ends)
@@ -167,7 +201,7 @@ class Pool:
         if self._due(training):
             group.leave(training)
             self._save(training)
-            group.enter(training)
+            group.enter(training, first=True)
         return None
 
     def _end(self, training: Training, status: Status, message: str = "") -> Ended:
@@ -179,6 +213,9 @@ class Pool:
     def _forget(self, training: Training) -> None:
         """Drops a trial; a final one's splits go too, test splits being the bulk of all images."""
         del self._trainings[training.key], self._saved[training.key]
+        home = self._homes.pop(training.key, None)
+        if home is not None and home.key.alone:
+            self._retired += self._groups.pop(home.key).work
         if training.final:
             used = {id(s) for t in self._trainings.values() for s in (t.train, t.evaluation)}
             gone = {id(training.train), id(training.evaluation)} - used
@@ -219,27 +256,47 @@ class Pool:
             self._streams[split.fingerprint] = StreamedSplit.of(split, self._device)
         return self._streams[split.fingerprint]
 
-    def _enter(self, training: Training) -> None:
-        self._group(training).enter(training)
+    def _enter(self, training: Training, first: bool = False) -> None:
+        if training.key not in self._homes:
+            self._homes[training.key] = self._group(training)
+        self._latest = self._homes[training.key]
+        self._latest.enter(training, first)
 
     def _group(self, training: Training) -> Group:
-        key = group_key(training)
+        frozen = self._frozen_for(training)
+        key = group_key(training, frozen)
         if key not in self._groups:
-            recipe = training.trial.recipe
-            dtype = _DTYPES[recipe.precision]
-            statistics = self._backbone.normalisation(recipe.normalisation)
-            side = self._backbone.image_size
-            normalise = Normaliser(statistics, side, self._device, dtype)
-            self._groups[key] = Group(self._backbone_in(recipe.precision), normalise, self._device)
+            plan = self._plan(key, frozen, training)
+            self._groups[key] = Group(key, frozen, self._device, plan)
         return self._groups[key]
 
-    def _backbone_in(self, precision: str) -> Any:
+    def _plan(self, key: GroupKey, frozen: Frozen, training: Training) -> WidthPlan:
+        """How many trials to train at once: as asked for, or as measured now."""
+        if key.alone:
+            return WidthPlan(1, (), "one trial at a time")
+        if self._width is not None:
+            return WidthPlan(self._width, (), "as asked for")
+        return rehearsed(key, frozen, self._device, training, self._share)
+
+    def _frozen_for(self, training: Training) -> Frozen:
+        """The frozen backbone in the trial's precision and normalisation, made once."""
+        recipe = training.trial.recipe
+        name = f"{recipe.precision} {recipe.normalisation}"
+        if name not in self._frozen:
+            dtype, side = _DTYPES[recipe.precision], self._backbone.image_size
+            statistics = self._backbone.normalisation(recipe.normalisation)
+            normalise = Normaliser(statistics, side, self._device, dtype)
+            model = self._model_in(recipe.precision)
+            self._frozen[name] = Frozen(model, normalise, side, name)
+        return self._frozen[name]
+
+    def _model_in(self, precision: str) -> nn.Module:
         """The frozen weights on the device, once per precision."""
-        if precision not in self._frozen:
-            self._frozen[precision] = copy_of(
-                self._backbone.model, self._device, _DTYPES[precision]
-            )
-        return self._frozen[precision]
+        if precision not in self._models:
+            _check_precision(precision, self._device)
+            dtype = _DTYPES[precision]
+            self._models[precision] = copy_of(self._backbone.model, self._device, dtype)
+        return self._models[precision]
 
     def _due(self, training: Training) -> bool:
         if self._keeping is None:
@@ -250,6 +307,12 @@ class Pool:
         if self._keeping:
             checkpoint.write(training, self._keeping.folder)
             self._saved[training.key] = time.monotonic()
+
+
+def _check_precision(precision: str, device: torch.device) -> None:
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+        name = torch.cuda.get_device_name(device)
+        raise BackendError(f"{name} ({device}) has no bf16; use --precision fp32.")
 
 
 def _rung(training: Training) -> AtRung:

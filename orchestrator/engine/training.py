@@ -12,7 +12,7 @@ from torch import Tensor
 from adapters.base import Adapter, Tensors
 from adapters.stack import Member
 from orchestrator import provenance
-from orchestrator.engine.batches import Batch, epoch_order, training_batch
+from orchestrator.engine import draws
 from orchestrator.engine.feed import DeviceSplit, StreamedSplit
 from orchestrator.engine.schedule import learning_rate
 from orchestrator.errors import DataError
@@ -111,22 +111,29 @@ class Training:
             return True
         return self.trial.leaks and self.epoch % PAPER_INTERVAL == 0
 
-    def next_batch(self) -> Batch:
-        """The next training images; advances the position."""
-        trial = self.trial
-        if self._order is None or self.batch == 0:
-            self._order = epoch_order(len(self.train), trial.seed, self.epoch)
-        start = self.batch * trial.recipe.batch
+    def indices(self) -> Tensor:
+        """The next training images (B,), on the device; `advance` goes on to those after."""
+        if self._order is None:
+            device = self.train.labels.device
+            self._order = draws.order(len(self.train), self.trial.seed, self.epoch, device)
+        batch = self.trial.recipe.batch
+        return self._order[self.batch * batch : (self.batch + 1) * batch]
+
+    def advance(self) -> None:
+        """Notes that a step was made."""
         self.batch += 1
         self.step += 1
-        indices = self._order[start : start + trial.recipe.batch]
-        return training_batch(self.train, indices, trial.recipe.augment, trial.seed, self.step)
 
     def close_epoch(self, loss: float) -> None:
         """Notes the end of an epoch with its mean training loss."""
         self.curve.append(Point(self.epoch + 1, self.rate, loss))
         self.epoch += 1
         self.batch = 0
+        self._order = None
+
+    def rehearsal(self) -> Training:
+        """The same trial at its start, to be measured with: it leaves no trace in this one."""
+        return Training(self.trial, self.train, self.evaluation, self.member)
 
     def note_evaluation(self, found: Evaluation) -> None:
         """Adds the evaluation of the epoch that just ended."""

@@ -1,8 +1,7 @@
 """What a network sees of an image: a box of the original, resampled to the backbone's side.
 
 Images are stored as squares, stretched from originals of any height and width. A box (top, left,
-height, width) is in fractions of the original, hence of the stored square as well. Boxes and flips
-are made on the CPU from a trial's own generator: the same on every device and in any company.
+height, width) is in fractions of the original, hence of the stored square as well.
 
 Shapes: N images, S stored side.
 """
@@ -22,41 +21,44 @@ ASPECTS = (3 / 4, 4 / 3)
 """Width over height of a random crop, in original pixels (uniform in the logarithm)."""
 CENTRE = 7 / 8
 """Side of the central square, in shorter sides: 224 / 256 of the papers' Resize and CenterCrop."""
-WHOLE = torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64)
+WHOLE = (0.0, 0.0, 1.0, 1.0)
 """The box of a whole image."""
+ATTEMPTS = 10
+"""Crops drawn for an image, of which the first that fits counts."""
 
-_ATTEMPTS = 10
 _SLICE = 64  # images resampled at once: bounds the memory of their weights
 
 
-def view_boxes(view: str, sizes: Tensor) -> Tensor:
-    """The boxes (N, 4) that an evaluation sees: those of `whole` or `centre`."""
+def view_boxes(view: str, sizes: Tensor) -> Tensor | None:
+    """The boxes (N, 4) that an evaluation sees: those of `centre`, or None for `whole` images."""
     makers = {"whole": whole, "centre": centre}
     if view not in makers:
         raise unknown("view", view, makers)
     return makers[view](sizes)
 
 
-def whole(sizes: Tensor) -> Tensor:
-    """All of every image: boxes (N, 4) for sizes (N, 2), heights and widths in pixels."""
-    return WHOLE.repeat(len(sizes), 1)
+def whole(sizes: Tensor) -> None:
+    """All of every image needs no boxes."""
 
 
 def centre(sizes: Tensor) -> Tensor:
-    """The middle square of 7/8 of the shorter side, not rounded to pixels; shapes as `whole`."""
+    """The middle square of 7/8 of the shorter side, not rounded to pixels.
+
+    Boxes (N, 4) fp64 for sizes (N, 2), heights and widths in pixels.
+    """
     extent = sizes.double()
     side = CENTRE * extent.amin(1, keepdim=True)
     return torch.cat([(extent - side) / 2 / extent, side / extent], dim=1)
 
 
-def random_crop(sizes: Tensor, generator: torch.Generator) -> Tensor:
+def random_crop(sizes: Tensor, uniform: Tensor) -> Tensor:
     """Random boxes of whole original pixels, distributed as torchvision's RandomResizedCrop.
 
-    The first of ten attempts that fits into the image; else the largest central box of an allowed
-    aspect. Shapes as `whole`. Source: `torchvision.transforms.RandomResizedCrop.get_params`.
+    The first attempt that fits into the image; else the largest central box of an allowed aspect.
+    `uniform` (4, attempts, N) fp64 in [0, 1) is the randomness; the rest as `centre`. Source:
+    `torchvision.transforms.RandomResizedCrop.get_params`.
     """
     extent = sizes.double()
-    uniform = torch.rand((4, _ATTEMPTS, len(sizes)), generator=generator, dtype=torch.float64)
     area = (AREAS[0] + (AREAS[1] - AREAS[0]) * uniform[0]) * extent.prod(1)
     low, high = map(log, ASPECTS)
     aspect = torch.exp(low + (high - low) * uniform[1])
@@ -64,17 +66,12 @@ def random_crop(sizes: Tensor, generator: torch.Generator) -> Tensor:
     corner = (torch.stack([uniform[2], uniform[3]], dim=-1) * (extent - shape + 1)).floor()
     fits = ((shape >= 1) & (shape <= extent)).all(-1)
     first = fits.to(torch.uint8).argmax(0)
-    drawn = torch.cat([corner, shape], dim=-1)[first, torch.arange(len(sizes))]
+    drawn = torch.cat([corner, shape], dim=-1)[first, torch.arange(len(sizes), device=sizes.device)]
     boxes = torch.where(fits.any(0).unsqueeze(1), drawn, _central(extent))
     return boxes / extent.repeat(1, 2)
 
 
-def flips(count: int, generator: torch.Generator) -> Tensor:
-    """Which images (count,) are mirrored left to right: each with probability 1/2."""
-    return torch.rand(count, generator=generator) < 0.5
-
-
-def resample(images: Tensor, boxes: Tensor, flip: Tensor, side: int) -> Tensor:
+def resample(images: Tensor, boxes: Tensor, flip: Tensor | None, side: int) -> Tensor:
     """Cuts out boxes and resizes them: bicubic (a = −1/2) with antialiasing, as Pillow does.
 
     A pixel of the result is the normalised sum of the stored pixels whose centres lie inside the
@@ -83,8 +80,8 @@ def resample(images: Tensor, boxes: Tensor, flip: Tensor, side: int) -> Tensor:
 
     Args:
         images: (N, 3, S, S), any dtype, values in [0, 255].
-        boxes: (N, 4) fractions, on the CPU.
-        flip: (N,) bool, mirrors left to right; on the CPU.
+        boxes: (N, 4) fractions, or (1, 4) for the same of every image; on the images' device.
+        flip: (N,) bool, mirrors left to right; None: nothing is mirrored.
         side: of the result in pixels.
 
     Returns:
@@ -93,18 +90,17 @@ def resample(images: Tensor, boxes: Tensor, flip: Tensor, side: int) -> Tensor:
     stored = images.shape[-1]
     top, left, height, width = boxes.unbind(1)
     rows = torch.stack([top, height, top, height], dim=1)
-    # A mirrored row runs from the right edge to the left.
-    start, run = torch.where(flip, left + width, left), torch.where(flip, -width, width)
-    columns = torch.stack([start, run, left, width], dim=1)
-    if len(boxes) and (rows == rows[0]).all() and (columns == columns[0]).all():
-        wy, wx = (_weights(spans[:1], stored, side, images.device)[0] for spans in (rows, columns))
+    columns = torch.stack([left, width, left, width], dim=1)
+    if flip is not None:  # a mirrored row runs from the right edge to the left
+        mirrored = torch.stack([left + width, -width, left, width], dim=1)
+        columns = torch.where(flip.unsqueeze(1), mirrored, columns)
+    if len(columns) == 1:
+        wy, wx = (_weights(spans, stored, side)[0] for spans in (rows, columns))
         return torch.cat([_apply(part, wy, wx) for part in torch.split(images, _SLICE)])
+    rows = rows.expand_as(columns)
     parts = zip(*(torch.split(every, _SLICE) for every in (images, rows, columns)), strict=True)
     return torch.cat(
-        [
-            _apply(part, *(_weights(spans, stored, side, images.device) for spans in (r, c)))
-            for part, r, c in parts
-        ]
+        [_apply(part, *(_weights(s, stored, side) for s in (r, c))) for part, r, c in parts]
     )
 
 
@@ -122,12 +118,13 @@ def _central(extent: Tensor) -> Tensor:
     return torch.cat([((extent - shape) / 2).floor(), shape], dim=1)
 
 
-def _weights(spans: Tensor, stored: int, side: int, device: torch.device) -> Tensor:
+def _weights(spans: Tensor, stored: int, side: int) -> Tensor:
     """Matrices (N, side, S) of one axis.
 
     spans (N, 4): start and signed length of the run of results, lower end and length of the box.
     """
-    start, run, low, length = (stored * spans).to(device, torch.float32).unsqueeze(-1).unbind(1)
+    device = spans.device
+    start, run, low, length = (stored * spans).float().unsqueeze(-1).unbind(1)
     step = run / side
     centres = start + (torch.arange(side, device=device) + 0.5) * step
     pixels = torch.arange(stored, device=device) + 0.5

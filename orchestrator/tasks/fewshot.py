@@ -55,7 +55,7 @@ FEWSHOT = Suite(
     tasks=_TASKS,
     backbone="vit_base_patch16_224.orig_in21k",
     # The smallest training split has 74 images and the last incomplete batch is dropped.
-    recipe=Recipe(batch=32),
+    recipe=Recipe(batch=32, precision="auto"),
     default_tasks=tuple(task.name for task in _TASKS),
     default_adapters=("linear", "lora", "efft2", "hta"),
     seeds=3,

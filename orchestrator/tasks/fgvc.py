@@ -29,7 +29,7 @@ FGVC = Suite(
     backbone="vit_base_patch16_224.orig_in21k",
     # HTA: cosine with 10 of 100 epochs of warm-up, random-resized crop and flip; batch 32 is the
     # middle of its grid.
-    recipe=Recipe(batch=32, augment="crop_flip"),
+    recipe=Recipe(batch=32, augment="crop_flip", precision="auto"),
     default_tasks=tuple(task.name for task in _TASKS),
     default_adapters=("linear", "lora", "efft2", "hta"),
     seeds=3,

@@ -29,6 +29,7 @@ MINI = Suite(
         warmup_lr=0.002,
         drop_path=0.0,
         normalisation="half",
+        precision="auto",
     ),
     default_tasks=("digits", "textures", "orientation"),
     default_adapters=("linear", "efft2", "lora"),

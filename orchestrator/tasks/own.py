@@ -47,7 +47,7 @@ def read_suite(path: Path) -> Suite:
         name=file.name,
         tasks=tuple(_task(name, task) for name, task in file.tasks.items()),
         backbone=file.backbone,
-        recipe=Recipe().with_values(_recipe_values(file)),
+        recipe=Recipe(precision="auto").with_values(_recipe_values(file)),
         default_tasks=_default_tasks(file),
         default_adapters=file.default_adapters,
         seeds=file.seeds,

@@ -58,7 +58,7 @@ VTAB = Suite(
     name="vtab",
     tasks=_TASKS,
     backbone="vit_base_patch16_224.orig_in21k",
-    recipe=Recipe(),  # EFFT's and FacT's on VTAB-1k
+    recipe=Recipe(precision="auto"),  # EFFT's and FacT's on VTAB-1k
     default_tasks=tuple(task.name for task in _TASKS),
     default_adapters=("linear", "lora", "efft2", "hta"),
     seeds=3,

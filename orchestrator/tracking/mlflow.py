@@ -11,11 +11,13 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TypeVar
 
+from orchestrator import throughput
 from orchestrator.errors import OrchestrateError
 from orchestrator.ledger import Ledger
+from orchestrator.places import Places
 from orchestrator.tracking import environment, places
 from orchestrator.tracking.lock import only_writer
-from orchestrator.tracking.records import Measure, RunRecord
+from orchestrator.tracking.records import SYSTEM, Measure, RunRecord
 from orchestrator.tracking.tracker import Run, Tracker
 
 environment.prepare()
@@ -74,6 +76,7 @@ def track(
     with only_writer(out, patience):
         tracker = open_tracker(out, uri)
         written = tracker.update(rows, lambda done: on_progress(done, len(rows)))
+        tracker.note(throughput.read(Places(out).pools))
         tracker.upload(out)
         tracker.close("KILLED" if tracker.found == "KILLED" and not written else "FINISHED")
     return TrackCounts(len(rows), written)
@@ -222,7 +225,7 @@ def _run(item: entities.Run) -> Run:
         complete=COMPLETE in tags,
         status=item.info.status,
         tags=dict(tags),
-        latest=dict(item.data.metrics),
+        latest={n: v for n, v in item.data.metrics.items() if not n.startswith(SYSTEM)},
         artifacts=tags.get(ARTIFACTS, ""),
     )
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.spec import RECIPE_FIELDS, TrialResult, digest
+from orchestrator.throughput import Window, by_pool
 from orchestrator.tracking.environment import redact
 from orchestrator.tracking.places import SweepFile
 
 NOTE = "mlflow.note.content"
+SYSTEM = "system/"
+"""Names that begin so are MLflow's system metrics."""
 LONGEST = 4000
 """Characters of a tag or param; the least that any MLflow store takes is a little more."""
 
@@ -134,6 +138,23 @@ def sweep_summary(rows: Iterable[TrialResult]) -> dict[str, float]:
         counts[f"trials/{row.status}"] += 1
     seconds = sum(row.seconds for row in sorted(rows, key=lambda row: row.key))
     return {"trials": float(len(rows)), **counts, "seconds": seconds}
+
+
+def system_measures(windows: Iterable[Window]) -> list[Measure]:
+    """What the pools made of their devices, as MLflow's system metrics; steps count windows."""
+    measures = []
+    for pool, own in by_pool(windows).items():
+        name = re.sub(r"[^\w. /-]", "-", f"{SYSTEM}{pool}")
+        for step, window in enumerate(own):
+            now = milliseconds(window.time)
+            values = {
+                "images_per_second": window.images_per_second,
+                "width": float(window.width),
+                "memory_megabytes": window.memory / 1e6,
+                "share_of_roofline": window.share,
+            }
+            measures += [Measure(f"{name}/{what}", v, step, now) for what, v in values.items()]
+    return measures
 
 
 def milliseconds(seconds: float) -> int:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from orchestrator.spec import TrialResult
+from orchestrator.throughput import Window
 from orchestrator.tracking.places import SweepFile
 from orchestrator.tracking.records import (
     Measure,
@@ -25,6 +27,7 @@ from orchestrator.tracking.records import (
     study_summary,
     sweep_record,
     sweep_summary,
+    system_measures,
     trial_record,
 )
 
@@ -89,6 +92,8 @@ class Tracker:
         self._runs = _single(store)
         self._found = self._runs[SWEEP].status if SWEEP in self._runs else ""
         self._rows: dict[str, TrialResult] = {}
+        self._noted: Collection[tuple[str, int]] = ()
+        self._studies: defaultdict[str, dict[str, TrialResult]] = defaultdict(dict)
 
     @property
     def found(self) -> str:
@@ -111,13 +116,21 @@ class Tracker:
         written = 0
         for done, row in enumerate(rows, 1):
             written += self._write(row)
-            self._rows[row.key] = row
+            self._rows[row.key] = self._studies[row.trial.study][row.key] = row
             progress(done)
         for study in sorted({row.trial.study for row in rows}):
             mine = self._of_study(study)
             self._summarise(study_key(study), study_summary(mine), mine)
         self._summarise(SWEEP, sweep_summary(self._rows.values()), self._rows.values())
         return written
+
+    def note(self, windows: Sequence[Window]) -> None:
+        """Write what the pools have noted of their devices, as far as this tracker has not yet."""
+        measures = {(one.name, one.step): one for one in system_measures(windows)}
+        new = [one for place, one in measures.items() if place not in self._noted]
+        if new and SWEEP in self._runs:
+            self._store.measure(self._runs[SWEEP].id, new)
+            self._noted = measures.keys()
 
     def upload(self, out: Path) -> None:
         """Log the report and the registry of `out` on the sweep's run, unless they are there."""
@@ -191,7 +204,7 @@ class Tracker:
             self._runs[key] = replace(run, latest=dict(summary))
 
     def _of_study(self, name: str) -> list[TrialResult]:
-        return [row for row in self._rows.values() if row.trial.study == name]
+        return list(self._studies[name].values())
 
 
 def _single(store: Store) -> dict[str, Run]:

@@ -19,9 +19,11 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TextIO
 
+from orchestrator import throughput
 from orchestrator.errors import OrchestrateError
 from orchestrator.lease import hold_orphan_lock
 from orchestrator.ledger import Ledger
+from orchestrator.places import Places
 from orchestrator.tracking.environment import redact
 from orchestrator.tracking.lock import only_writer
 from orchestrator.tracking.places import default_uri
@@ -99,6 +101,7 @@ class Writer:
         rows = self._ledger.new_results(tracker.seen)
         if rows or not tracker.seen:
             tracker.update(rows)
+        tracker.note(throughput.read(Places(self._out).pools))
 
     def _opened(self, patience: float) -> Tracker:
         if self._tracker is None:
@@ -111,7 +114,8 @@ class Writer:
 
     def _last_words(self, status: str) -> None:
         tracker = self._opened(LAST_PATIENCE)
-        tracker.update(self._ledger.results())
+        tracker.update(self._ledger.new_results(tracker.seen))
+        tracker.note(throughput.read(Places(self._out).pools))
         tracker.upload(self._out)
         tracker.close(status)
 

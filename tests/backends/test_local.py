@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from orchestrator import throughput
 from orchestrator.backends import local
 from orchestrator.backends.host import PoolHost
 from orchestrator.data.sources import prepare_tasks
+from orchestrator.engine import pool
+from orchestrator.engine.width import WidthPlan
 from orchestrator.errors import CheckpointError
 from orchestrator.lease import SweepLease
 from orchestrator.ledger import Ledger
@@ -62,8 +65,8 @@ class Scripted:
 
 def run(search: Any, out: Path, data: Path, width: int, observe: Callable[[], None]) -> None:
     with SweepLease(out, patience=0) as lease:
-        plan = host_plan(out, data, lease.token)
-        local.run(search, plan, device="cpu", width=width, observe=observe)
+        plan = host_plan(out, data, lease.token, width=width)
+        local.run(search, plan, device="cpu", observe=observe)
 
 
 def test_width_order_and_waiting(tmp_path: Path, mini_data: Path) -> None:
@@ -98,13 +101,20 @@ def test_rungs_stop_or_continue(tmp_path: Path, mini_data: Path) -> None:
         assert (row.status, row.stopping, row.epochs_run) == expected
 
 
-def test_a_pool_holds_as_many_as_planned_unless_told_otherwise(
-    tmp_path: Path, mini_data: Path
+def test_a_pool_holds_as_many_as_it_measured_unless_told_otherwise(
+    tmp_path: Path, mini_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pool, "rehearsed", lambda *_: WidthPlan(3, (), "throughput"))
     with SweepLease(tmp_path) as lease:
         search: Any = Scripted([trial(mini_data, seed, epochs=1) for seed in range(6)])
         local.run(search, host_plan(tmp_path, mini_data, lease.token))
-    assert widest(tmp_path) == local.WIDTHS["CPU"]
+    assert widest(tmp_path) == 3
+    window = throughput.total(throughput.read(Places(tmp_path).pools))
+    assert (window.trained, window.evaluated) == (6 * 25 * 32, 6 * 200)
+    assert [(g.planned, g.bound) for g in window.groups] == [(3, "throughput")]
+    assert window.seconds > 0
+    assert window.rate > 1e9
+    assert window.memory > 1e7
 
 
 def test_a_refused_trial_ends_it_and_keeps_the_results(tmp_path: Path, mini_data: Path) -> None:

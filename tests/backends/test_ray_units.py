@@ -17,7 +17,7 @@ from ray.tune.search import Searcher
 
 from orchestrator.backends import ray as backend
 from orchestrator.backends import ray_settings
-from orchestrator.backends.plan import HostPlan
+from orchestrator.backends.plan import HostPlan, spare
 from orchestrator.errors import BackendError, DataError
 from orchestrator.ledger import Ledger
 from orchestrator.places import Places
@@ -84,7 +84,9 @@ def make_asks(
     """The searcher and the directory that it talks to."""
     plan = HostPlan(out, out, suite("mini"), "vit_mini", "w", "asha", "token")
     directory = FakeActor(pool=pool)
-    planned: Any = SimpleNamespace(planned=lambda: width)
+    planned: Any = SimpleNamespace(
+        planned=lambda: width, share=lambda: 0.25, heard=lambda slots: None
+    )
     return backend._Asks(search, plan, planned, directory, observe), directory  # type: ignore[arg-type]
 
 
@@ -97,7 +99,7 @@ def test_a_trial_is_handed_over_whole(tmp_path: Path) -> None:
     asks, _ = make_asks(tmp_path, FakeSearch([TRIAL]))
     config = asks.suggest("t1")
     assert Trial.from_dict(config["trial"]) == TRIAL
-    assert (config["key"], config["rungs"]) == (TRIAL.key, [3])
+    assert (config["key"], config["rungs"], config["share"]) == (TRIAL.key, [3], 0.25)
 
 
 def test_never_more_in_flight_than_planned(tmp_path: Path) -> None:
@@ -211,22 +213,37 @@ def test_width_follows_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "nodes", _nodes({"CPU": 8.0}, {"CPU": 8.0, "GPU": 4.0}))
     cases = [("CPU", False), ("GPU", False), ("GPU", True)]
     widths = [backend.Width(kind, 16, growing) for kind, growing in cases]
-    assert [width.planned() for width in widths] == [32, 64, 80]
-    monkeypatch.setattr(ray, "nodes", _nodes({"CPU": 8.0, "GPU": 1.0}))
-    assert [width.planned() for width in widths] == [32, 64, 80], "not asked at every step"
+    # 16 slots and 4 more to refill them, times 8 pools of cores, 4 GPUs, 4 GPUs and one to come.
+    assert [width.planned() for width in widths] == [160, 80, 100]
+    monkeypatch.setattr(ray, "nodes", _nodes({"CPU": 3.0, "GPU": 1.0}))
+    assert [width.planned() for width in widths] == [160, 80, 100], "not asked at every step"
     now += 6
-    assert [width.planned() for width in widths] == [16, 16, 32]
+    assert [width.planned() for width in widths] == [60, 20, 40]
+    for width in widths:
+        width.heard(3)
+        width.heard(None)  # a report that does not say
+    assert [width.planned() for width in widths] == [12, 4, 8]
 
 
 @pytest.mark.parametrize(
     ("nodes", "share"),
-    [([{"CPU": 2.0}], 0.5), ([{}, {"CPU": 16.0}], 4.0), ([{"CPU": 2.0}, {"CPU": 16.0}], 0.5)],
+    [([{"CPU": 2.0}], 0.125), ([{}, {"CPU": 16.0}], 0.5), ([{"CPU": 2.0}, {"CPU": 16.0}], 0.125)],
 )
 def test_the_smallest_node_with_cores_sets_a_trials_share(
     nodes: list[dict[str, float]], share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray, "nodes", _nodes(*nodes))
-    assert backend.Width("CPU", 4, growing=False).cpu_share() == share
+    assert backend.Width("CPU", 4, growing=False).share() == share
+
+
+def test_a_device_has_room_for_all_that_its_pool_can_have() -> None:
+    """It only ever gets smaller: every new share starts new processes."""
+    width = backend.Width("GPU", 16, growing=True)
+    assert width.share() == 1 / 32
+    for slots, room in ((8, 32), (25, 32), (26, 32), (27, 64), (64, 128), (2, 128)):
+        width.heard(slots)
+        assert width.share() == 1 / room
+        assert slots + spare(slots) <= room
 
 
 class Started:
@@ -263,16 +280,16 @@ NODES = ("1" * 56, "2" * 56)
 
 def _directory(tmp_path: Path) -> Any:
     plan = HostPlan(tmp_path, tmp_path, suite("mini"), "vit_mini", "w", "asha", "token")
-    return backend.PoolDirectory(plan, 4)
+    return backend.PoolDirectory(plan)
 
 
 def test_trials_spread_over_groups_of_cores(started: Started, tmp_path: Path) -> None:
     directory = _directory(tmp_path)
     entered = [directory.enter(f"trial {n}", NODES[0], "cpu", 10)[0] for n in range(8)]
     assert entered == [f"{NODES[0]} cpu {n}" for n in (0, 1, 2, 3)] * 2
-    assert started.arguments == [("cpu", 2)] * backend.CPU_POOLS
+    assert started.arguments == [("cpu", 2, str(n), 0.25) for n in range(4)]
     assert directory.enter("far", NODES[1], "cpu", 1)[0] == f"{NODES[1]} cpu 0"
-    assert started.arguments[-1] == ("cpu", 1)
+    assert started.arguments[-1] == ("cpu", 1, "", 1.0)
     assert started.nodes == [NODES[0]] * 4 + [NODES[1]]
     directory.leave("trial 6")
     assert directory.enter("next", NODES[0], "cpu", 10)[0] == f"{NODES[0]} cpu 2", "the emptiest"
@@ -290,7 +307,7 @@ def test_a_gpu_has_one_pool(started: Started, tmp_path: Path) -> None:
     directory = _directory(tmp_path)
     names = {directory.enter(f"t{n}", NODES[0], f"cuda:{n % 2}", 8)[0] for n in range(6)}
     assert names == {f"{NODES[0]} cuda:0 0", f"{NODES[0]} cuda:1 0"}
-    assert started.arguments == [("cuda:0", 8), ("cuda:1", 8)]
+    assert started.arguments == [("cuda:0", 8, "", 1.0), ("cuda:1", 8, "", 1.0)]
 
 
 def test_a_dead_pool_is_replaced_once(

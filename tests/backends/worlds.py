@@ -16,7 +16,9 @@ from tests.commands import events
 
 SUITE = tasks.suite("mini")
 TASK = "orientation"
-RECIPE = SUITE.recipe.with_values({"epochs": 2, "warmup_epochs": 0, "drop_path": 0.0})
+RECIPE = SUITE.recipe.with_values(
+    {"epochs": 2, "warmup_epochs": 0, "drop_path": 0.0, "precision": "fp32"}
+)
 """Without drop-path `linear` trains on features that are computed once."""
 
 

@@ -57,10 +57,10 @@ FAMILIES["linear, cropped"] = (
 
 
 def data_of(one: Trial) -> SearchData:
-    """Two tasks; an evaluation sees all of the one's images, the middle of the other's."""
-    if one.task == "grey":
-        return search_data(one.task, 4, 44)
-    return search_data(one.task, 7, 33, "centre")
+    """Two tasks, of which one has fewer images and more classes."""
+    view = "whole" if one.recipe.augment == "none" else "centre"
+    classes, train = (4, 44) if one.task == "grey" else (7, 33)
+    return search_data(one.task, classes, train, view)
 
 
 def alone_and_together(trials: Sequence[Trial]) -> tuple[Any, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 
 from adapters import AdapterError, LoRA, attach
 from orchestrator.data.splits import EncodedSplit, Part, Split
-from orchestrator.engine import feed
+from orchestrator.engine import draws, feed, grouping
 from orchestrator.engine import group as group_module
-from orchestrator.engine.batches import Batch, epoch_order, training_batch
-from orchestrator.engine.feed import DeviceSplit, Normaliser
+from orchestrator.engine.batches import augmented
+from orchestrator.engine.evaluation import Evaluator
+from orchestrator.engine.feed import DeviceSplit, Look, Normaliser
 from orchestrator.engine.group import Group
 from orchestrator.engine.pool import AtRung, Pool
 from orchestrator.engine.training import Evaluation, Training
@@ -92,14 +94,14 @@ def test_a_waiting_trial_takes_no_steps() -> None:
 def test_a_final_trial_reads_test_once_at_its_end() -> None:
     data = final_data()
     reads: list[int] = []
-    original = Group._evaluate_on
+    original = Evaluator.evaluate
 
-    def counting(self: Group, split: object, sharing: object) -> object:
+    def counting(self: Evaluator, split: object, chosen: object) -> object:
         reads.append(len(split))  # type: ignore[arg-type]  # a DeviceSplit
-        return original(self, split, sharing)  # type: ignore[arg-type]
+        return original(self, split, chosen)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Group, "_evaluate_on", counting)
+        patch.setattr(Evaluator, "evaluate", counting)
         one = trial("lora", {"rank": 2}, 1, stage="final", **LONG)
         seen = run([(one, data)], pauses=(1, 2))
     result = seen.results[one.key]
@@ -134,13 +136,23 @@ def test_search_cannot_be_given_a_test_split() -> None:
     assert len(pool) == 0
 
 
+def _small_chunks(monkeypatch: pytest.MonkeyPatch, budget: int) -> None:
+    """So many images times trials in an evaluation's forward pass."""
+    original = Evaluator.__init__
+
+    def small(self: Evaluator, *args: Any) -> None:
+        original(self, *args[:-1], budget)
+
+    monkeypatch.setattr(Evaluator, "__init__", small)
+
+
 @pytest.mark.parametrize("view", ["whole", "centre"])
 @pytest.mark.parametrize("adapter", ["lora", "linear"])
 def test_an_encoded_test_split_is_evaluated_as_its_pixels(
     adapter: str, view: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed, "_READ", 8)
-    monkeypatch.setattr(Group, "_chunk", lambda self, trials: 4)
+    _small_chunks(monkeypatch, 8)
     data = final_data()
     pixels = replace(data.test, view=view, sizes=np.full((TEST, 2), 32, np.int32))
     assert isinstance(pixels, Split)
@@ -174,19 +186,14 @@ def test_a_streamed_test_split_is_decoded_once_for_all_trials() -> None:
     assert (pool._splits, pool._streams) == ({}, {})
 
 
-Seen = list[tuple[Tensor, Tensor | None]]
-
-
-def _looks(monkeypatch: pytest.MonkeyPatch) -> Seen:
-    """Boxes and flips of every batch of 8 or 16 images, and of every evaluation of VAL."""
-    seen: Seen = []
+def _looks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Look]]:
+    """Of every training step and every evaluation: number of images, and what is seen of them."""
+    seen: list[tuple[int, Look]] = []
     original = Normaliser.__call__
 
-    def noting(
-        self: Normaliser, images: Tensor, boxes: Tensor, flips: Tensor | None = None
-    ) -> Tensor:
-        seen.append((boxes, flips))
-        return original(self, images, boxes, flips)
+    def noting(self: Normaliser, images: Tensor, look: Look) -> Tensor:
+        seen.append((len(images), look))
+        return original(self, images, look)
 
     monkeypatch.setattr(Normaliser, "__call__", noting)
     return seen
@@ -198,17 +205,20 @@ def test_training_looks_at_drawn_crops_and_evaluation_at_its_view(
     seen, data = _looks(monkeypatch), search_data(view="centre")
     one, two = (trial(seed=seed, epochs=1, warmup_epochs=0, augment="crop_flip") for seed in (1, 2))
     run([(one, data), (two, data)])
-    assert [len(boxes) for boxes, _ in seen] == [16] * 5 + [VAL]
-    for step, (boxes, flips) in enumerate(seen[:5], start=1):
+    assert [count for count, _ in seen] == [16] * 5 + [VAL]
+    held = DeviceSplit.of([data.train], CPU)
+    for step, (_, (boxes, flips)) in enumerate(seen[:5]):
+        assert boxes is not None
+        assert flips is not None
         for index, some in enumerate((one, two)):
-            order = epoch_order(len(data.train), some.seed, 0)[8 * (step - 1) : 8 * step]
-            held = DeviceSplit.of([data.train], CPU)
-            expected = training_batch(held, order, "crop_flip", some.seed, step)
+            order = draws.order(len(data.train), some.seed, 0, CPU)[8 * step : 8 * step + 8]
+            draw = torch.tensor([[some.seed], [step]])
+            expected = augmented(held.sizes[order], *draw)
             own = slice(8 * index, 8 * index + 8)
-            assert torch.equal(boxes[own], expected.boxes)
-            assert flips is not None
-            assert torch.equal(flips[own], expected.flips)
-    boxes, flips = seen[5]
+            assert torch.equal(boxes[own], expected.boxes)  # type: ignore[arg-type]  # a tensor
+            assert torch.equal(flips[own], expected.flips)  # type: ignore[arg-type]
+    boxes, flips = seen[5][1]
+    assert boxes is not None
     assert torch.equal(boxes, centre(torch.from_numpy(data.val.sizes.copy())))
     assert flips is None
 
@@ -216,7 +226,9 @@ def test_training_looks_at_drawn_crops_and_evaluation_at_its_view(
 def test_cropped_trials_do_not_make_others_resample(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = _looks(monkeypatch)
     run([(trial(seed=1, augment="crop_flip"), DATA), (trial(seed=2), DATA)])
-    assert {len(boxes) for boxes, _ in seen} == {8, VAL}
+    assert {(count, look.boxes is None) for count, look in seen} == {
+        (8, True), (8, False), (VAL, True),
+    }  # fmt: skip
 
 
 def test_final_training_on_two_splits_equals_training_on_both_as_one() -> None:
@@ -334,9 +346,9 @@ def test_the_last_incomplete_batch_is_dropped(monkeypatch: pytest.MonkeyPatch) -
     taken: list[list[int]] = []
     original = group_module.take
 
-    def noting(splits: list[object], batches: list[Batch]) -> tuple[Tensor, Tensor]:
-        taken.append(batches[0].indices.tolist())
-        return original(splits, batches)  # type: ignore[arg-type]
+    def noting(splits: list[DeviceSplit], indices: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        taken.append(indices[0].tolist())
+        return original(splits, indices)
 
     monkeypatch.setattr(group_module, "take", noting)
     run([(trial(epochs=2), DATA)])
@@ -374,12 +386,13 @@ def test_linear_trials_train_on_cached_features(monkeypatch: pytest.MonkeyPatch)
     hooked = backbone()
 
     def count(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        passes.append(len(inputs[0]))
+        if inputs[0].device == CPU:  # not the copy whose operations are counted
+            passes.append(len(inputs[0]))
 
     hooked.model.get_submodule("norm").register_forward_pre_hook(count)
     cached = run([(one, DATA) for one in trials], bone=hooked)
     assert sorted(passes) == [VAL, len(DATA.train)]  # each image once, for both trials
-    monkeypatch.setattr(group_module, "_cacheable", lambda training: False)
+    monkeypatch.setattr(grouping, "first_changed", lambda *_: None)
     plain = run([(one, DATA) for one in trials])
     for one in trials:
         assert_same(cached, plain, one.key)
@@ -392,7 +405,7 @@ def test_evaluation_does_not_depend_on_the_chunks(
     trials = [trial(adapter, {}, seed) for seed in (1, 2)]
     expected = run([(one, DATA) for one in trials])
 
-    monkeypatch.setattr(Group, "_chunk", lambda self, trials: 3)
+    _small_chunks(monkeypatch, 6)
     found = run([(one, DATA) for one in trials])
     for one in trials:
         assert_same(found, expected, one.key)

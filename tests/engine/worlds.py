@@ -104,8 +104,8 @@ class Watched:
 class WatchedPool(Pool):
     """A pool that also shows the tensors of the trials that ended."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, *args: Any, width: int | None = 16, **options: Any) -> None:
+        super().__init__(*args, width=width, **options)
         self.seen = Watched()
 
     def _end(self, training: Training, *args: Any) -> Ended:

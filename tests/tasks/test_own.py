@@ -38,7 +38,7 @@ def test_the_fields_of_the_file_are_the_suites(tmp_path: Path) -> None:
         ("ferns", "all", 5),
     ]
     assert garden.task("weed").name == "weeds"
-    assert garden.recipe == Recipe(epochs=2, warmup_epochs=1, batch=8, lr=0.01)
+    assert garden.recipe == Recipe(epochs=2, warmup_epochs=1, batch=8, lr=0.01, precision="auto")
     assert garden.default_tasks == ("tulips", "weeds", "ferns")
     assert (garden.default_adapters, garden.sampler) == (("linear",), "grid")
     assert garden.backbone == SUITES["vtab"].backbone
@@ -55,7 +55,7 @@ def test_every_option_can_be_given(tmp_path: Path) -> None:
     made = read(tmp_path, text)
     task = made.task("a")
     assert (task.train, task.val, task.test) == (5, 6, 7)
-    assert made.recipe == Recipe(lr=0.005, normalisation="half")
+    assert made.recipe == Recipe(lr=0.005, normalisation="half", precision="auto")
     assert (made.backbone, made.sampler, made.stopping) == ("vit_mini", "random", "none")
     assert made.default_tasks == ("a",)
     assert (made.trials, made.seeds, made.replicate) == (4, 2, 1)

@@ -89,7 +89,7 @@ def test_vtab_has_its_tasks_in_order_with_their_classes_and_test_images() -> Non
     assert groups == ["natural"] * 7 + ["specialized"] * 4 + ["structured"] * 8
     assert {(task.train, task.val) for task in VTAB.tasks} == {(800, 200)}
     assert sum(task.test or 0 for task in VTAB.tasks) == 387_904
-    assert VTAB.recipe == Recipe()
+    assert VTAB.recipe == Recipe(precision="auto")
 
 
 def test_the_published_configurations_name_tasks_of_vtab() -> None:

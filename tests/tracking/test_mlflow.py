@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from orchestrator import throughput
 from orchestrator.errors import InvalidInput, TrackingError
 from orchestrator.ledger import Ledger
+from orchestrator.places import Places
+from orchestrator.throughput import GroupUse, Window
 from orchestrator.tracking.lock import only_writer
 from orchestrator.tracking.mlflow import MlflowStore, TrackCounts, open_tracker, track
 from orchestrator.tracking.places import read_sweep
@@ -36,6 +39,24 @@ def test_every_row_becomes_one_run_and_a_second_call_changes_nothing(sweep: Path
     assert runs["sweep"].status == "FINISHED"
     before = content(sweep)
     assert track(sweep) == TrackCounts(12, 0)
+    assert content(sweep) == before
+
+
+def test_what_pools_note_is_added_as_it_comes_and_never_twice(sweep: Path) -> None:
+    group = GroupUse("lora, batch 8", 2, 4, "throughput", 0, 800, 0, "")
+    window = Window("n cpu", "CPU", 100.0, 10.0, 800, 200, 2e9, 1e9, 10**9, (group,))
+    rows = append(sweep, results(2))
+    throughput.append(Places(sweep).pools, window)
+    track(sweep)
+    tracker = open_tracker(sweep, uri(sweep))
+    for second in (1, 2):
+        throughput.append(Places(sweep).pools, replace(window, time=100.0 + second, trained=0))
+        tracker.note(throughput.read(Places(sweep).pools))
+    points = check_agrees(sweep, rows)["sweep"].points
+    assert points["system/n cpu/images_per_second"] == [(0, 100.0), (1, 20.0), (2, 20.0)]
+    assert points["system/n cpu/memory_megabytes"] == [(n, 1000.0) for n in range(3)]
+    before = content(sweep)
+    assert track(sweep) == TrackCounts(2, 0)
     assert content(sweep) == before
 
 

@@ -1,0 +1,83 @@
+"""A forward pass in two parts, so that what no adapter changes need be computed only once.
+
+    finish(model, begin(model, images, block), block) == model(images)
+
+`begin` ends before block number `block` (0 … depth), `finish` goes on there. On an adapted model
+`finish` has to be prepared by hand (`Stack.prepare`), since it does not pass the patch embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from adapters.base import Adapter, Tensors
+from adapters.sites import Sites
+
+_AFTER = ("norm", "fc_norm", "head")
+"""Modules that come after the last block."""
+
+
+def begin(model: Any, images: Tensor, block: int) -> Tensor:
+    """Images (N, 3, H, W) → what block `block` is given: (N, tokens, D), Swin's (N, H, W, D)."""
+    x = model.patch_embed(images)
+    if not _is_swin(model):
+        x = model.norm_pre(model.patch_drop(model._pos_embed(x)))
+    for module in _between(model, 0, block):
+        x = module(x)
+    return x  # type: ignore[no-any-return]
+
+
+def finish(model: Any, x: Tensor, block: int) -> Tensor:
+    """What `begin` gives → the model's output (N, classes), or features without a head."""
+    for module in _between(model, block, None):
+        x = module(x)
+    return model.forward_head(model.norm(x))  # type: ignore[no-any-return]
+
+
+def first_changed(adapter: Adapter, tensors: Tensors, sites: Sites) -> int | None:
+    """The first block that an adapter changes, in any way.
+
+    depth: what comes after the blocks is the first; depth + 1: nothing but the head is changed;
+    None: something before the first block is.
+    """
+    chosen = adapter.select(sites)
+    places = [*adapter.places(chosen), *adapter.weights(tensors)]
+    blocks = [_block_of(path, sites) for path in places]
+    if any(block is None for block in blocks):
+        return None
+    return min([block for block in blocks if block is not None], default=sites.depth + 1)
+
+
+def _block_of(path: str, sites: Sites) -> int | None:
+    for block in sites.every_block:
+        if path == block.path or path.startswith(f"{block.path}."):
+            return block.index
+    return sites.depth if path.split(".")[0] in _AFTER else None
+
+
+def _between(model: Any, first: int, end: int | None) -> Iterator[nn.Module]:
+    """The blocks from `first` to before `end`, with Swin's patch mergings on the way.
+
+    A merging belongs to the block that follows it: it runs with `first`, and not before `end`.
+    """
+    if not _is_swin(model):
+        yield from model.blocks[first:end]
+        return
+    index = 0
+    for stage in model.layers:
+        for place, block in enumerate(stage.blocks):
+            if first <= index and (end is None or index < end):
+                yield from _entered(stage, place)
+                yield block
+            index += 1
+
+
+def _entered(stage: Any, place: int) -> Sequence[nn.Module]:
+    return (stage.downsample,) if place == 0 else ()
+
+
+def _is_swin(model: nn.Module) -> bool:
+    return hasattr(model, "layers")

@@ -1,0 +1,83 @@
+"""Notes what a pool makes of its device, every few seconds of its work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from orchestrator import throughput
+from orchestrator.engine import memory, roofline
+from orchestrator.engine.group import Group, Work
+from orchestrator.engine.grouping import apart
+from orchestrator.engine.pool import Pool
+from orchestrator.throughput import GroupUse, Window
+
+PERIOD = 10.0
+"""Seconds of work between two lines; fewer where the work ends for now."""
+PAUSE = 1.0
+
+
+class Meter:
+    """Of one pool's process; the device's rate is measured when it is made."""
+
+    def __init__(self, folder: Path, name: str, device: torch.device) -> None:
+        self._folder, self._name, self._device = folder, name, device
+        self._rate = roofline.rate(device)
+        self._busy = 0.0
+        self._before = Work()
+
+    def begin(self) -> None:
+        """A new pool begins: it has done nothing yet."""
+        self._busy, self._before = 0.0, Work()
+
+    def worked(self, seconds: float, pool: Pool) -> None:
+        """Notes a step that took so long; writes a line if one is due."""
+        self._busy += seconds
+        if self._busy >= (PERIOD if pool.running else PAUSE):
+            self.write(pool)
+
+    def write(self, pool: Pool) -> None:
+        """A line for what was done since the last one; none if that is nothing."""
+        done, before = pool.work, self._before
+        if done.steps == before.steps:
+            return
+        window = Window(
+            self._name,
+            _named(self._device),
+            time.time(),
+            self._busy,
+            done.trained - before.trained,
+            done.evaluated - before.evaluated,
+            done.flops - before.flops,
+            self._rate,
+            memory.peak(self._device),
+            uses(pool.groups),
+        )
+        throughput.append(self._folder, window)
+        self._busy, self._before = 0.0, done
+
+
+def uses(groups: Sequence[Group]) -> tuple[GroupUse, ...]:
+    """The groups as they are reported."""
+    before = [None, *groups]
+    return tuple(_use(group, other) for group, other in zip(groups, before, strict=False))
+
+
+def _use(group: Group, before: Group | None) -> GroupUse:
+    return GroupUse(
+        label=group.key.label(),
+        width=group.width,
+        planned=group.plan.width,
+        bound=group.plan.bound,
+        slot=group.plan.slot,
+        trained=group.work.trained,
+        halved=group.work.halved,
+        apart=apart(before.key, group.key) if before else "",
+    )
+
+
+def _named(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"

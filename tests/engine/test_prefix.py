@@ -1,0 +1,112 @@
+"""The frozen prefix: computed once per split, and as if it had not been."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from torch import Tensor, nn
+
+from orchestrator.engine import frozen, grouping, memory
+from tests.engine.worlds import (
+    CPU,
+    TEST,
+    VAL,
+    assert_same,
+    backbone,
+    encoded,
+    final_data,
+    run,
+    search_data,
+    trial,
+)  # fmt: skip
+
+DATA = search_data()
+PARTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("lora", {"layers": [1], "dropout": 0.2}, {}),
+    ("efft2", {"layers": [1], "rank": 2}, {"drop_path": 0.3}),
+    ("vpt_deep", {"layers": [1], "prompts": 2}, {}),
+    ("adaptformer", {"layers": [1], "hidden": 3}, {}),
+    ("partial", {"blocks": 1}, {}),
+    ("linear", {}, {"drop_path": 0.3}),
+    ("mlp_head", {"hidden": 1}, {}),
+]
+
+
+def _without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grouping, "first_changed", lambda *_: None)
+
+
+@pytest.mark.parametrize(("adapter", "params", "recipe"), PARTS, ids=lambda part: str(part)[:12])
+def test_it_changes_nothing(
+    adapter: str, params: dict[str, Any], recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = [trial(adapter, params, seed, lr=1e-2 / seed, **recipe) for seed in (1, 2)]
+    with_it = [run([(one, DATA)]) for one in trials]
+    together = run([(one, DATA) for one in trials])
+    _without(monkeypatch)
+    for one, alone in zip(trials, with_it, strict=True):
+        plain = run([(one, DATA)])
+        assert_same(alone, plain, one.key)
+        assert_same(together, plain, one.key)
+
+
+class Counted:
+    """Images that went through the first block of a backbone, pass by pass."""
+
+    def __init__(self) -> None:
+        self.bone = backbone()
+        self.passes: list[int] = []
+
+        def count(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if inputs[0].device == CPU:  # not the copy whose operations are counted
+                self.passes.append(len(inputs[0]))
+
+        self.bone.model.get_submodule("blocks.0").register_forward_pre_hook(count)
+
+
+@pytest.mark.parametrize("adapter", ["lora", "linear"])
+def test_it_is_computed_once_for_all_trials_and_groups(adapter: str) -> None:
+    counted = Counted()
+    params = {"layers": [1]} if adapter == "lora" else {}
+    trials = [trial(adapter, params, 1), trial(adapter, params, 2, batch=16)]
+    run([(one, DATA) for one in trials], bone=counted.bone)
+    assert sorted(counted.passes) == [VAL, len(DATA.train)]
+
+
+def test_evaluations_share_it_even_where_training_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Crops are other images for every trial; the images of val are the same for all."""
+    trials = [trial("lora", {"layers": [1]}, s, augment="crop_flip", epochs=2) for s in (1, 2)]
+    counted = Counted()
+    shared = run([(one, DATA) for one in trials], bone=counted.bone)
+    assert sorted(counted.passes) == [16] * 10 + [VAL]
+    _without(monkeypatch)
+    for one in trials:
+        assert_same(shared, run([(one, DATA)]), one.key)
+
+
+@pytest.mark.parametrize("adapter", ["lora", "linear"])
+def test_a_streamed_split_is_not_kept_but_shared(adapter: str) -> None:
+    data = final_data()
+    data = type(data)(data.task, data.train, encoded(data.test), data.identity)  # type: ignore[arg-type]
+    params = {"layers": [1]} if adapter == "lora" else {}
+    trials = [trial(adapter, params, seed, stage="final") for seed in (1, 2)]
+    counted = Counted()
+    run([(one, data) for one in trials], bone=counted.bone)
+    assert sorted(counted.passes) == [TEST, sum(map(len, data.train))]
+
+
+def test_what_does_not_fit_is_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of what the training split needs: of 17 tokens of 32 fp32 numbers an image."""
+    one = trial("lora", {"layers": [1]}, 1)
+    kept = run([(one, DATA)])
+    room = len(DATA.train) * 17 * 32 * 4 / frozen._SHARE
+    monkeypatch.setattr(memory, "free", lambda device: room - 1)
+    counted = Counted()
+    seen = run([(one, DATA)], bone=counted.bone)
+    assert counted.passes.count(8) == 15  # every step
+    assert_same(seen, kept, one.key)
+    monkeypatch.setattr(memory, "free", lambda device: room)
+    counted = Counted()
+    run([(one, DATA)], bone=counted.bone)
+    assert counted.passes.count(8) == 0
