@@ -21,10 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from adapters.knobs import check_fields
+from adapters.lowrank import LowRank, updated
 from adapters.noise import Noise
 from adapters.sites import Linear, Sites
 
 Tensors = dict[str, Tensor]
+
 Update = Callable[[Tensor], Tensor]
 """x (K, N, in) → what is added to the layer's output (K, N, out of all its parts)."""
 Edit = Callable[..., Tensor]
@@ -61,8 +63,12 @@ class Context:
         """The edit of a linear layer to whose output an update of its input is added."""
 
         def edit(x: Tensor, base: nn.Module, *_: object, **__: object) -> Tensor:
-            y: Tensor = base(x)
-            return y + update(self.split(x)).view(y.shape)
+            tokens = self.split(x)
+            if isinstance(update, LowRank) and isinstance(base, nn.Linear):
+                y = updated(tokens, base, update)
+            else:
+                y = base(tokens) + update(tokens)
+            return y.view(*x.shape[:-1], -1)
 
         return edit
 
@@ -86,6 +92,12 @@ class Context:
             column = torch.tensor(values, device=self.device, dtype=self.dtype)
             self.vectors[place] = column.view(-1, 1, 1)
         return self.vectors[place]
+
+    @property
+    def drops(self) -> bool:
+        """Whether this pass drops anything of any trial by `dropout`."""
+        rates = (getattr(adapter, "dropout", 0.0) for adapter in self.adapters)
+        return self.noise is not None and any(rates)
 
     def drop_factor(self, name: str, tensor: Tensor) -> Tensor:
         """Dropout on a factor (K, …) with every trial's own `dropout` rate and shape."""
@@ -148,8 +160,11 @@ class Adapter(ABC):
         updates = self.updates(tensors, sites, context)
         return {path: context.added(update) for path, update in updates.items()}
 
-    def updates(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Update]:
-        """Path of a linear layer → what is added to its output; for those that only add."""
+    def updates(self, tensors: Tensors, sites: Sites, context: Context) -> Mapping[str, Update]:
+        """Path of a linear layer → what is added to its output; for those that only add.
+
+        A `LowRank` where it is one: layer and update are then computed together.
+        """
         return {}
 
     def weights(self, tensors: Tensors) -> Mapping[str, Tensor]:
@@ -188,7 +203,10 @@ def by_parts(site: Linear, parts: Mapping[str, Update]) -> Update:
 
 
 def spread(site: Linear, outputs: Mapping[str, Tensor]) -> Tensor:
-    """Outputs (K, N, out) by part → (K, N, all parts · out), zeros for parts not chosen."""
+    """Outputs (K, N, out) by part → (K, N, all parts · out), zeros for parts not chosen.
+
+    Matrices (K, r, out) that make outputs of them likewise.
+    """
     if len(site.parts) == 1:
         return outputs[site.parts[0]]
     some = next(iter(outputs.values()))

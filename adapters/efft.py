@@ -16,6 +16,7 @@ from torch import Tensor
 from adapters.base import Adapter, Context, Tensors, Update, spread, uniform
 from adapters.errors import UnsupportedBackbone
 from adapters.knobs import knob
+from adapters.lowrank import LowRank
 from adapters.sites import FFN, MHSA, Linear, Sites
 
 _GROUPS: dict[str, tuple[str, ...]] = {"mhsa": MHSA, "ffn": FFN}
@@ -168,25 +169,21 @@ class EFFT2(EFFT):
         return {key: kinds.index(key[1]) if shared else index for index, key in enumerate(own)}
 
 
-def _layer(site: Linear, group: Group, u: Tensor, cores: tuple[Tensor, ...], v: Tensor) -> Update:
+def _layer(site: Linear, group: Group, u: Tensor, cores: tuple[Tensor, ...], v: Tensor) -> LowRank:
+    """Σ_i V, a thin matrix, comes first: the tokens then pass two products instead of three."""
     indices = list(dict.fromkeys(group.slices[site.block, part] for part in site.chosen))
-    core = torch.cat([cores[index] for index in indices], dim=-1)  # (K, r1, slices·r2)
     if site.parts == ("fc2",):
-        return lambda x: ((x @ v.mT) @ core.mT) @ u.mT
+        (index,) = indices
+        outer = cores[index].mT @ u.mT  # (K, r2, out)
+        return LowRank(v.mT, outer)
     # One Σ per part and all of V for each (EFFT2), or one Σ and V's columns of all parts (EFFT1).
     begin, count = group.begins.get(site.chosen[0], 0), len(site.chosen)
     own = v[..., begin : begin + site.out * count // len(indices)]
-
-    def update(x: Tensor) -> Tensor:
-        k, n, _ = x.shape
-        h = (x @ u) @ core  # x U is shared by q, k and v
-        z = h.view(k, n * len(indices), -1) @ own
-        if site.chosen == site.parts:
-            return z.view(k, n, -1)
-        by_part = z.view(k, n, count, -1).unbind(2)
-        return spread(site, dict(zip(site.chosen, by_part, strict=True)))
-
-    return update
+    outer = torch.cat([cores[index] @ own for index in indices], dim=-1)  # (K, r1, parts·out)
+    if site.chosen == site.parts:
+        return LowRank(u, outer)  # x U is shared by q, k and v
+    by_part = dict(zip(site.chosen, outer.chunk(count, dim=-1), strict=True))
+    return LowRank(u, spread(site, by_part))
 
 
 def _chosen(sites: Sites, members: tuple[str, ...]) -> list[str]:

@@ -7,10 +7,10 @@ from math import sqrt
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from adapters.base import Adapter, Context, Tensors, Update, by_parts, uniform
+from adapters.base import Adapter, Context, Tensors, Update, spread, uniform
 from adapters.knobs import knob
+from adapters.lowrank import LowRank
 from adapters.sites import Linear, Sites
 
 
@@ -56,15 +56,12 @@ class LoRA(Adapter):
         scale = context.vector("scale")
 
         def layer(site: Linear) -> Update:
-            def part_update(part: str) -> Update:
-                a, b = (tensors[f"blocks.{site.block}.{part}.{name}"] for name in "AB")
-                return lambda x: (x @ a) @ (b * scale)
-
-            parts = by_parts(site, {part: part_update(part) for part in site.chosen})
-
-            def update(x: Tensor) -> Tensor:
-                return parts(context.drop_activation(x))
-
-            return update
+            paths = {part: f"blocks.{site.block}.{part}" for part in site.chosen}
+            inner = torch.cat([tensors[f"{path}.A"] for path in paths.values()], dim=-1)
+            outer = [
+                spread(site, {part: tensors[f"{path}.B"] * scale}) for part, path in paths.items()
+            ]
+            update = LowRank(inner, torch.cat(outer, dim=-2))
+            return (lambda x: update(context.drop_activation(x))) if context.drops else update
 
         return {site.path: layer(site) for site in sites.linears}

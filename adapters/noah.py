@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from adapters.base import Adapter, Context, Edit, Tensors, Update, uniform
+from adapters.base import Adapter, Context, Edit, Tensors, uniform
 from adapters.bottleneck import bottleneck, serial
 from adapters.errors import AdapterError, UnsupportedBackbone
 from adapters.knobs import knob
+from adapters.lowrank import LowRank
 from adapters.sites import Block, Sites
 from adapters.vpt import expanded, prompted
 
@@ -107,7 +108,7 @@ class NOAH(Adapter):
             edits |= prompted(sites, block, enter, None, at=None)
         for block in self._blocks(sites, "rank"):
             a, b = (tensors[f"blocks.{block.index}.qkv.{name}"] for name in "AB")
-            edits[f"{block.attention}.qkv"] = context.added(_low_rank(a, b))
+            edits[f"{block.attention}.qkv"] = context.added(LowRank(a, b))
         for block in self._blocks(sites, "hidden"):
             edits[f"{block.path}.mlp"] = serial(tensors, f"blocks.{block.index}.fc2", context)
         return edits
@@ -119,10 +120,6 @@ class NOAH(Adapter):
         if half not in self.sites or not getattr(self, part):
             return []
         return [block for block in sites.blocks if depth is None or block.index < depth]
-
-
-def _low_rank(a: Tensor, b: Tensor) -> Update:
-    return lambda x: (x @ a) @ b
 
 
 def _normal(shape: tuple[int, int], generator: torch.Generator) -> Tensor:

@@ -149,7 +149,8 @@ def test_masks_depend_on_seed_and_step_alone() -> None:
 def test_masks_have_their_rates_and_keep_the_mean() -> None:
     noise = Noise([3, 5], [0, 0], torch.device("cpu"))
     masks = noise.dropout([0.2, 0.5], [(200, 200), (200, 200)])
-    paths = noise.paths([[0.0, 0.1], [0.3, 0.3]], 20_000)
+    rows = [[0.0, 0.1], [0.3, 0.3]]
+    paths = noise.paths(rows, torch.tensor(rows), 20_000)
     assert masks is not None
     assert paths is not None
     assert (masks == 0).float().mean((1, 2)).tolist() == pytest.approx([0.2, 0.5], abs=0.01)
