@@ -127,7 +127,10 @@ def _drive(
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor = remote.options(name=name, num_cpus=0, scheduling_strategy=here)
     directory = actor.remote(plan)
-    ray.get(directory.__ray_ready__.remote())
+    for node in _alive():  # their pools start while Tune does
+        for device in _devices(cluster.device, kind, node["Resources"]):
+            cores = int(node["Resources"].get("CPU", 1))
+            directory.prepare.remote(node["NodeID"], device, cores)
     asks = _Asks(search, plan, width, directory, observe)
 
     def request(config: dict[str, Any]) -> PlacementGroupFactory:
@@ -204,6 +207,14 @@ class Width:
         return self._pools
 
 
+def _devices(wanted: str, kind: str, resources: dict[str, float]) -> list[str]:
+    """The devices of a node that are certain to be used, as torch names them."""
+    if kind == "GPU":
+        found = [f"cuda:{index}" for index in range(int(resources.get("GPU", 0)))]
+        return found if wanted in ("auto", "cuda") else []
+    return ["cpu"] if resources.get("CPU", 0) > 0 else []
+
+
 def _alive() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
@@ -233,17 +244,24 @@ class PoolDirectory:
         self._homes: dict[str, str] = {}
         self._closed = ""
 
+    def prepare(self, node: str, device: str, cores: int) -> list[str]:
+        """Names of a device's pools; those that are not there yet are started."""
+        groups = _cpu_pools(cores) if device == "cpu" else 1
+        names = [f"{node} {device} {n}" for n in range(groups)]
+        for name in names:
+            self._parts.setdefault(name, (max(cores // groups, 1), groups))
+            self.pool(name)
+        return names
+
     def enter(self, key: str, node: str, device: str, cores: int) -> tuple[str, Any]:
         """Name and handle of a trial's pool: the one that has it already, else the emptiest here.
 
         A trial whose trainable died may still be running in its pool; there it must come back.
         """
         if key not in self._homes:
-            groups = _cpu_pools(cores) if device == "cpu" else 1
             crowd = Counter(self._homes.values())
-            names = [f"{node} {device} {n}" for n in range(groups)]
+            names = self.prepare(node, device, cores)
             self._homes[key] = min(names, key=crowd.__getitem__)
-            self._parts[self._homes[key]] = (cores // groups, groups)
         return self._homes[key], self.pool(self._homes[key])
 
     def leave(self, key: str) -> None:

@@ -303,6 +303,32 @@ def test_a_trial_comes_back_to_the_pool_that_has_it(started: Started, tmp_path: 
     assert directory.enter("trial", NODES[1], "cpu", 2)[0] == f"{NODES[1]} cpu 0"
 
 
+def test_pools_can_be_started_before_any_trial_comes(started: Started, tmp_path: Path) -> None:
+    directory = _directory(tmp_path)
+    names = directory.prepare(NODES[0], "cpu", 2)
+    assert names == [f"{NODES[0]} cpu 0", f"{NODES[0]} cpu 1"]
+    assert started.arguments == [("cpu", 1, "0", 0.5), ("cpu", 1, "1", 0.5)]
+    assert directory.enter("trial", NODES[0], "cpu", 2)[0] in names
+    assert len(started.pools) == 2, "they are there already"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kind", "resources", "found"),
+    [
+        ("auto", "CPU", {"CPU": 4.0}, ["cpu"]),
+        ("cpu", "CPU", {"CPU": 4.0, "GPU": 2.0}, ["cpu"]),
+        ("cpu", "CPU", {}, []),
+        ("cuda", "GPU", {"CPU": 4.0, "GPU": 2.0}, ["cuda:0", "cuda:1"]),
+        ("cuda", "GPU", {"CPU": 4.0}, []),
+        ("cuda:1", "GPU", {"GPU": 2.0}, []),
+    ],
+)
+def test_what_a_node_has_is_known_before(
+    wanted: str, kind: str, resources: dict[str, float], found: list[str]
+) -> None:
+    assert backend._devices(wanted, kind, resources) == found
+
+
 def test_a_gpu_has_one_pool(started: Started, tmp_path: Path) -> None:
     directory = _directory(tmp_path)
     names = {directory.enter(f"t{n}", NODES[0], f"cuda:{n % 2}", 8)[0] for n in range(6)}
