@@ -26,6 +26,7 @@ class Event:
     time: float
     name: str
     key: str
+    pid: int
 
 
 def environment(data: Path) -> dict[str, str]:
@@ -86,7 +87,7 @@ def events(out: Path) -> list[Event]:
     if not log.exists():
         return []
     fields = (line.split() for line in log.read_text().splitlines())
-    return [Event(float(time), name, key) for time, name, key, _ in fields]
+    return [Event(float(time), name, key, int(pid)) for time, name, key, pid in fields]
 
 
 def results(out: Path) -> dict[str, TrialResult]:

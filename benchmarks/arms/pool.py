@@ -6,7 +6,9 @@ only file of the benchmark that knows the pool's interface.
 
 from __future__ import annotations
 
+import tempfile
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +21,8 @@ from orchestrator.engine.pool import Ended, Keeping, Pool
 def run(work: Work, trials: list[int], options: dict[str, Any], log: Log) -> None:
     """Options: `width`, trials in flight at once."""
     torch.set_float32_matmul_precision("high")
-    keeping = Keeping(work.folder / "checkpoints")
+    # A folder of its own: a later run would go on from the checkpoints of the same trials.
+    keeping = Keeping(Path(tempfile.mkdtemp(prefix="checkpoints-", dir=work.folder)))
     width: int = options["width"]
     pool = Pool(load_backbone(work.backbone), torch.device(work.device), keeping, width=width)
     waiting = deque(trials)

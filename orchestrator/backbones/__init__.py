@@ -17,6 +17,7 @@ from orchestrator.backbones.backbone import (
     fingerprint,
     load_backbone,
     normalisation_of,
+    shadow,
     twin,
 )
 from orchestrator.backbones.names import MINI, MINI_FILE, architecture
@@ -33,5 +34,6 @@ __all__ = [
     "fingerprint",
     "load_backbone",
     "normalisation_of",
+    "shadow",
     "twin",
 ]

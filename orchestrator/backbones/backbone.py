@@ -103,6 +103,19 @@ def twin(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, cast("dict[int, object]", shared))
 
 
+def shadow(model: nn.Module) -> nn.Module:
+    """The same without data, to count and measure with: its tensors are on the device `meta`."""
+    import torch
+    from torch import nn
+
+    empty: dict[int, object] = {
+        id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False)
+        for p in model.parameters()
+    }
+    empty |= {id(b): torch.empty_like(b, device="meta") for b in model.buffers()}
+    return copy.deepcopy(model, empty)
+
+
 def copy_of(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """A copy of a frozen model on a device in a dtype."""
     return copy.deepcopy(model).to(device=device, dtype=dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from functools import cached_property
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from adapters.backbones import find_sites
 from adapters.passes import begin
+from orchestrator.backbones import shadow
 from orchestrator.engine import flops, memory
 from orchestrator.engine.feed import DeviceSplit, Look, Normaliser, StreamedSplit
 
@@ -81,7 +81,7 @@ class Frozen:
     @cached_property
     def _shadow(self) -> nn.Module:
         """The model without its data."""
-        return copy.deepcopy(self.model).to("meta")
+        return shadow(self.model)
 
     @property
     def _blank(self) -> Tensor:

@@ -22,7 +22,7 @@ from orchestrator.backbones import twin
 from orchestrator.engine.batches import augmented, take
 from orchestrator.engine.evaluation import Evaluator
 from orchestrator.engine.frozen import Frozen
-from orchestrator.engine.grouping import GroupKey, evaluation_cut
+from orchestrator.engine.grouping import GroupKey
 from orchestrator.engine.stacked import Stacked
 from orchestrator.engine.training import Evaluation, Training
 from orchestrator.engine.width import WidthPlan, out_of_memory
@@ -106,14 +106,14 @@ class Group:
             self._halve()
         self._charge(self.trainings, began)
         images = len(self.trainings) * self.key.batch
-        self.work += Work(images, 0, images * self._flops, 1)
+        each = self.frozen.flops.training(self.key.prefix, self.key.changed)
+        self.work += Work(images, 0, images * each, 1)
         return [self._close(t) for t in self.trainings if t.batch == t.batches]
 
     def evaluate(self, trainings: Sequence[Training]) -> dict[str, Evaluation]:
         """Key → evaluation on each trial's own split, batched over trials that share it."""
         began = time.perf_counter()
-        model = self._restack().model
-        cut = evaluation_cut(trainings[0], self.frozen)
+        model, cut = self._restack().model, self.key.changed
         budget = max(len(self.trainings) * self.key.batch, 256)
         evaluator = Evaluator(self.frozen, model, cut, budget)
         results: dict[str, Evaluation] = {}
@@ -125,12 +125,6 @@ class Group:
             self.work += Work(0, images, images * self.frozen.flops.forward(cut))
         self._charge(trainings, began)
         return results
-
-    @property
-    def _flops(self) -> float:
-        """Of a training step, per image."""
-        changed = evaluation_cut(self.trainings[0], self.frozen)
-        return self.frozen.flops.training(self.key.prefix, changed)
 
     def _admit(self) -> None:
         """Gives free slots to those that wait."""

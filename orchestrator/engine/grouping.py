@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from adapters.passes import first_changed
@@ -30,6 +30,8 @@ class GroupKey:
     head: bool
     alone: str
     """The trial's key if its adapter takes no company, else empty."""
+    changed: int | None = field(compare=False)
+    """The first block that the adapter changes: up to there evaluations are the same for all."""
 
     def label(self) -> str:
         """A few words for people."""
@@ -41,6 +43,7 @@ class GroupKey:
 def group_key(training: Training, frozen: Frozen) -> GroupKey:
     """The group of a trial; trials with equal keys may share a stack."""
     recipe = training.trial.recipe
+    changed = first_changed(training.adapter, training.member.tensors, frozen.sites)
     return GroupKey(
         training.adapter.family(),
         recipe.batch,
@@ -48,9 +51,10 @@ def group_key(training: Training, frozen: Frozen) -> GroupKey:
         recipe.precision,
         recipe.augment,
         training.train.view,
-        _training_cut(training, frozen),
+        _training_cut(training, frozen, changed),
         training.member.classes is not None,
         training.key if training.adapter.lone else "",
+        changed,
     )
 
 
@@ -60,23 +64,15 @@ def apart(one: GroupKey, other: GroupKey) -> str:
         lone = one if one.alone else other
         return f"{lone.adapter[0][1]} takes one trial at a time"
     found = _differences(one.adapter, other.adapter)
-    names = [item.name for item in fields(GroupKey) if item.name not in ("adapter", "alone")]
+    names = [item.name for item in fields(GroupKey) if item.compare][1:-1]  # without adapter, alone
     pairs = [(name, getattr(one, name), getattr(other, name)) for name in names]
     found += [f"{name} ({a}, {b})" for name, a, b in pairs if a != b]
     return "; ".join(found)
 
 
-def evaluation_cut(training: Training, frozen: Frozen) -> int | None:
-    """The first block that the trial's adapter changes: before it, evaluations are all the same."""
-    return first_changed(training.adapter, training.member.tensors, frozen.sites)
-
-
-def _training_cut(training: Training, frozen: Frozen) -> int | None:
+def _training_cut(training: Training, frozen: Frozen, changed: int | None) -> int | None:
     """Where a step may begin: nothing before it is adapted or random, and it is worth keeping."""
-    if training.trial.recipe.augment != "none":
-        return None
-    changed = evaluation_cut(training, frozen)
-    if changed is None:
+    if changed is None or training.trial.recipe.augment != "none":
         return None
     rates = path_rates(training.member.drop_path, frozen.sites.depth)[::2]
     still = next((block for block, rate in enumerate(rates) if rate > 0), frozen.features)

@@ -211,13 +211,19 @@ class Pool:
         return Ended(result, own_tensors(training) if keep else None)
 
     def _forget(self, training: Training) -> None:
-        """Drops a trial; a final one's splits go too, test splits being the bulk of all images."""
+        """Drops a trial, and what no other one needs of its splits: what was kept of their tokens;
+        all of a final trial's, test splits being the bulk of all images.
+        """
         del self._trainings[training.key], self._saved[training.key]
         home = self._homes.pop(training.key, None)
         if home is not None and home.key.alone:
             self._retired += self._groups.pop(home.key).work
+            self._latest = None if self._latest is home else self._latest
+        used = {id(s) for t in self._trainings.values() for s in (t.train, t.evaluation)}
+        for split in (training.train, training.evaluation):
+            if id(split) not in used:
+                split.prefixes = {place: p for place, p in split.prefixes.items() if p.dim() == 2}
         if training.final:
-            used = {id(s) for t in self._trainings.values() for s in (t.train, t.evaluation)}
             gone = {id(training.train), id(training.evaluation)} - used
             self._splits = {name: s for name, s in self._splits.items() if id(s) not in gone}
             self._streams = {name: s for name, s in self._streams.items() if id(s) not in gone}
