@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ipaddress
 import json
 import re
 from pathlib import Path
@@ -14,7 +15,9 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 ROOT = Path(__file__).parent.parent
-FILES = ["cluster.yaml", "clusters/onprem.yaml"]
+FILES = ["cluster.yaml", "clusters/gcp.yaml", "clusters/onprem.yaml"]
+CLOUDS = FILES[:2]
+KUBERNETES = "clusters/kuberay.yaml"  # tests/cluster/test_kuberay.py
 START = ("head_start_ray_commands", "worker_start_ray_commands")
 
 
@@ -24,8 +27,8 @@ def _load(name: str) -> dict[str, Any]:
 
 
 def test_no_cluster_file_goes_untested() -> None:
-    found = ["cluster.yaml", *(f"clusters/{path.name}" for path in (ROOT / "clusters").iterdir())]
-    assert found == FILES
+    found = {"cluster.yaml", *(f"clusters/{path.name}" for path in (ROOT / "clusters").iterdir())}
+    assert found == {*FILES, KUBERNETES}
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -49,7 +52,7 @@ def test_the_schema_refuses_a_misspelt_field() -> None:
 def test_every_node_installs_the_working_tree(name: str) -> None:
     config = _load(name)
     target = "~/orchestrate"
-    assert any(f"pip install -q {target}" in command for command in config["setup_commands"])
+    assert any(f"pip install -q -e {target}" in command for command in config["setup_commands"])
     mounted = {
         Path(local).as_posix(): remote
         for remote, local in config["file_mounts"].items()
@@ -64,6 +67,7 @@ def test_every_node_installs_the_working_tree(name: str) -> None:
 def test_no_node_starts_without_the_token(name: str) -> None:
     config = _load(name)
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    assert any(command.startswith("chmod go= ~/.ray") for command in config["setup_commands"])
     for key in START:
         starts = [command for command in config[key] if "ray start" in command]
         assert len(starts) == 1
@@ -89,34 +93,64 @@ def test_the_object_store_is_bounded(name: str) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_data_is_prepared_where_every_node_sees_it(name: str) -> None:
-    shared = {"cluster.yaml": "~/shared", "clusters/onprem.yaml": "/mnt/shared"}[name]
+    shared = "~/shared" if name in CLOUDS else "/mnt/shared"
     setup = _load(name)["setup_commands"]
     assert any(f"export ORCHESTRATE_DATA={shared}/data" in command for command in setup)
     assert f"--out {shared}/mini" in (ROOT / name).read_text()
 
 
-def test_aws_workers_mount_the_shared_folder_before_they_join() -> None:
-    commands = _load("cluster.yaml")["worker_start_ray_commands"]
+@pytest.mark.parametrize("name", CLOUDS)
+def test_cloud_workers_mount_the_shared_folder_before_they_join(name: str) -> None:
+    commands = _load(name)["worker_start_ray_commands"]
     (mount,) = (i for i, command in enumerate(commands) if "mount -t nfs4" in command)
     (start,) = (i for i, command in enumerate(commands) if "ray start" in command)
     assert mount < start
-    exports = [c for c in _load("cluster.yaml")["head_setup_commands"] if "/etc/exports" in c]
+    exports = [c for c in _load(name)["head_setup_commands"] if "/etc/exports" in c]
     assert len(exports) == 1
-    assert "*(" not in exports[0], "exported to private addresses only"
+    networks = [ipaddress.ip_network(found) for found in re.findall(r"[\d.]+/\d+", exports[0])]
+    assert networks
+    assert all(network.is_private for network in networks)
+    assert exports[0].count("(rw") == len(networks), "exported to nobody else"
 
 
-def test_aws_nodes_name_their_security_group() -> None:
-    """Without one, Ray makes a group that lets the whole world in on port 22."""
+@pytest.mark.parametrize("name", CLOUDS)
+def test_cloud_workers_are_spot_machines_first(name: str) -> None:
+    config = _load(name)
+    spot, full = (config["available_node_types"][kind] for kind in ("gpu", "gpu_on_demand"))
+    for kind in (spot, full):
+        assert kind["min_workers"] == 0
+        assert kind["max_workers"] == config["max_workers"] > 0
+    assert spot["priority"] > full.get("priority", 0)
+    market = {"cluster.yaml": "InstanceMarketOptions", "clusters/gcp.yaml": "scheduling"}[name]
+    said, unsaid = str(spot["node_config"].pop(market)), str(full["node_config"].pop(market))
+    assert "spot" in said.lower()
+    assert "spot" not in unsaid.lower()
+    assert spot["node_config"] == full["node_config"], "the same machine at another price"
+
+
+def test_aws_nodes_name_their_security_group_and_disk() -> None:
+    """Without a group, Ray makes one that lets the whole world in on port 22."""
     for name, node in _load("cluster.yaml")["available_node_types"].items():
-        assert node["node_config"]["SecurityGroupIds"], name
+        config = node["node_config"]
+        assert config["SecurityGroupIds"], name
+        assert config["MetadataOptions"] == {"HttpTokens": "required"}, name
+        (disk,) = config["BlockDeviceMappings"]
+        assert disk["Ebs"]["VolumeSize"] >= 100, name
+        assert disk["Ebs"]["Encrypted"] is True, name
 
 
-def test_aws_workers_are_spot_machines_between_none_and_the_bound() -> None:
-    config = _load("cluster.yaml")
-    worker = config["available_node_types"]["gpu"]
-    assert worker["min_workers"] == 0
-    assert worker["max_workers"] == config["max_workers"] > 0
-    assert worker["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+def test_google_nodes_are_in_a_network_of_their_own() -> None:
+    """The default network lets the whole world in on port 22."""
+    config = _load("clusters/gcp.yaml")
+    for name, node in config["available_node_types"].items():
+        (interface,) = node["node_config"]["networkInterfaces"]
+        assert interface["subnetwork"].endswith("/subnetworks/orchestrate"), name
+        (disk,) = node["node_config"]["disks"]
+        assert disk["initializeParams"]["diskSizeGb"] >= 100, name
+    project, zone = config["provider"]["project_id"], config["provider"]["availability_zone"]
+    text = (ROOT / "clusters/gcp.yaml").read_text()
+    assert set(re.findall(r"projects/(my-[^/]*)", text)) == {project}
+    assert set(re.findall(r"zones/([^/]*)", text)) == {zone}
 
 
 def test_on_premises_uses_the_autoscaler_that_starts_every_worker() -> None:

@@ -1,0 +1,73 @@
+"""What must hold on every launched cluster, whoever provides its machines."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from orchestrator.ledger import Ledger
+from orchestrator.places import Places
+from orchestrator.spec import TrialResult
+from tests.cluster.hosts import LAPTOP, ROOT
+from tests.cluster.image import HOME
+from tests.cluster.launch import (
+    STRANGER,
+    Launch,
+    answers_on_loopback,
+    code_on,
+    open_to_others,
+)
+
+
+def check_code(launch: Launch, *names: str) -> None:
+    """Every node runs the laptop's working tree, and has no more of it than it needs."""
+    mine = (ROOT / "orchestrator" / "sweep.py").read_text()
+    for name in names:
+        code = code_on(launch.hosts, name)
+        assert str(code) == f"{HOME}/orchestrate/orchestrator"
+        theirs = launch.hosts.path(name, str(code))
+        assert (theirs / "sweep.py").read_text() == mine
+        assert not (theirs.parent / "tests").exists()
+
+
+def check_strangers(launch: Launch, head: str) -> None:
+    """Without the token, or with a wrong one, the cluster says nothing."""
+    status = f"ray status --address {launch.hosts.addresses[head]}:6379"
+    for environment in ({}, STRANGER):
+        refused = launch.hosts.run(LAPTOP, status, check=False, environment=environment)
+        assert refused.code != 0
+        assert "InvalidAuthToken" in refused.text
+
+
+def check_dashboard(launch: Launch, head: str) -> None:
+    """It is not on the network, and on the head it asks for the token."""
+    assert open_to_others(launch.hosts, head, 6379), "the knock itself works"
+    assert not open_to_others(launch.hosts, head, 8265)
+    assert "401" in answers_on_loopback(launch.hosts, head)
+
+
+def check_token(launch: Launch, names: Sequence[str], *texts: str) -> None:
+    """The token is in one file of each node, readable by its owner, and in nothing printed."""
+    token = launch.token()
+    assert not any(token in text for text in texts)
+    for name in names:
+        file = launch.hosts.path(name, f"{HOME}/.ray/auth_token")
+        assert file.read_text().strip() == token
+        assert file.stat().st_mode & 0o077 == 0, name
+        assert not any(token in line for line in launch.hosts.processes(name)), name
+        logs = launch.hosts.run(name, "grep -rlFf ~/.ray/auth_token /tmp/ray", check=False)
+        assert (logs.code, logs.text) == (1, ""), name
+
+
+def check_results(launch: Launch, said: str, remote: str) -> list[TrialResult]:
+    """The sweep's folder, brought home, has every trial that the command counted, once."""
+    home = Places(launch.fetch(remote))
+    rows = Ledger(home.ledger).results()
+    (count,) = re.findall(r"^(\d+) trials, ", said, flags=re.MULTILINE)
+    assert len(rows) == int(count) > 0, said
+    assert set(Counter(row.key for row in rows).values()) == {1}
+    assert {row.status for row in rows} == {"finished"}
+    assert home.report.exists()
+    assert (home.registry / "index.json").exists()
+    return rows
