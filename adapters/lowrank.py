@@ -33,6 +33,9 @@ class LowRank:
 
 def updated(x: Tensor, layer: nn.Linear, update: LowRank) -> Tensor:
     """The layer's output with the update (K, N, out), for x (K, N, in)."""
+    if torch.is_autocast_enabled(x.device.type):  # each product then has a precision of its own
+        plain: Tensor = layer(x) + update(x)
+        return plain
     factors = (update.inner, update.outer)
     y: Tensor = _Updated.apply(x, layer.weight, layer.bias, *factors)
     return y

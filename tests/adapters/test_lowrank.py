@@ -46,6 +46,20 @@ def test_gradients_are_those_of_finite_differences(frozen: bool) -> None:
     assert torch.autograd.gradcheck(function, tuple(trained))
 
 
+def test_under_autocast_every_product_is_autocasts() -> None:
+    x, layer, update = tensors()
+    x, layer = x.detach().float(), layer.float()
+    update = LowRank(*(t.detach().float().requires_grad_() for t in (update.inner, update.outer)))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = updated(x, layer, update)
+    found.sum().backward()
+    assert found.dtype == torch.bfloat16
+    assert update.inner.grad is not None
+    assert update.inner.grad.dtype == torch.float32
+    exact = updated(x, layer, update)
+    torch.testing.assert_close(found.float(), exact, rtol=0.05, atol=0.1)
+
+
 def test_an_input_without_gradient_gets_none() -> None:
     """The first layer of a backbone: nothing before it is trained."""
     x, layer, update = tensors()
