@@ -37,7 +37,7 @@ class NoOpPool:
 
     @property
     def slots(self) -> None:
-        """Says nothing of it: the number in flight stays what it is."""
+        """Unknown: the number in flight stays what it is."""
 
     def at_rung(self, key: str) -> None:
         """No trial ever waits."""

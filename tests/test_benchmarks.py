@@ -83,6 +83,7 @@ def test_arms_are_compared_on_the_trials_that_both_ran(figures: ModuleType) -> N
     assert figures.compare({7: 0.5}, base)["verdict"] == "no common trial"
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)  # half a minute on two free cores; seven processes load torch
 def test_a_short_run_needs_only_the_bare_libraries(tmp_path: Path) -> None:
     shadow = tmp_path / "shadow"

@@ -77,6 +77,7 @@ def test_a_killed_sweep_goes_on_without_losing_or_repeating_a_trial(
         assert row.value == pytest.approx(calm[key].value, abs=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_killed_pool_is_started_again_and_takes_its_trials_up(
     tmp_path: Path, mini_data: Path, calm: dict[str, TrialResult]

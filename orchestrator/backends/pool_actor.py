@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 Report = dict[str, Any]
 """`status`: rung, finished, diverged, stopped, refused (a person must act), broken (try again);
-`slots`: trials that the pool runs at once, where it says so; `row`: the result of a trial that has
-ended, which is in the ledger already."""
+`row`: the result of a trial that has ended, which is in the ledger already."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,7 @@ class PoolService:
         self._arguments = (plan, device, threads, part, share)
         self._inbox: queue.Queue[_Call] = queue.Queue()
         self._callers: dict[str, Future[Report]] = {}  # the pool's thread alone touches it
+        self._slots: int | None = None
         threading.Thread(target=self._serve, name="pool", daemon=True).start()
 
     def train(self, trial: dict[str, Any], rungs: Sequence[int]) -> Report:
@@ -69,7 +69,7 @@ class PoolService:
             if made.key not in host:
                 host.add(made, rungs)
             waiting = host.at_rung(made.key)
-            return None if waiting is None else {**_report(waiting), "slots": host.slots}
+            return None if waiting is None else _report(waiting)
 
         return self._call(made.key, begin)
 
@@ -80,6 +80,10 @@ class PoolService:
     def stop(self, key: str) -> Report:
         """Ends a trial at its rung; its record is in the ledger when this returns."""
         return self._answer(key, "stop")
+
+    def slots(self) -> int | None:
+        """How many trials the pool runs at once; None before its first."""
+        return self._slots
 
     def close(self, message: str) -> Report:
         """Refuses every trial that is here and every later one: the sweep ends."""
@@ -128,8 +132,9 @@ class PoolService:
         """Takes every call that is there (waits for one if nothing runs), then one step."""
         while host.running == 0 or not self._inbox.empty():
             self._take(host, self._inbox.get())
+        self._slots = host.slots
         for event in host.advance():
-            self._send(event.key, {**_report(event), "slots": host.slots})
+            self._send(event.key, _report(event))
 
     def _take(self, host: PoolHost, call: _Call) -> None:
         self._send(call.key, _failure(RuntimeError("another caller took the trial over")))

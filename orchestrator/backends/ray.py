@@ -15,6 +15,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ NAMESPACE = "orchestrate"
 CPU_POOLS = 4
 """Pools on a node without GPUs, at most; its cores are shared out among them."""
 _POOL_RETRIES = 5
+_PAUSE = 5.0
+"""Seconds from one look at nodes and pools to the next."""
 _CALLERS = 1000
 """Trials that may wait for a report of one pool at a time."""
 
@@ -197,13 +200,13 @@ class Width:
         return max(int(cores / (self._room * _cpu_pools(int(cores))) * 1e4) / 1e4, 1e-4)
 
     def _count(self) -> int:
-        """Pools; counted anew every five seconds, since nodes come and go."""
+        """Pools; counted anew every few seconds, since nodes come and go."""
         if time.monotonic() > self._until:
             if self.kind == "GPU":
                 found = sum(node["Resources"].get("GPU", 0) for node in _alive())
             else:
                 found = sum(_cpu_pools(int(cores)) for cores in _cores())
-            self._pools, self._until = max(int(found), 1), time.monotonic() + 5
+            self._pools, self._until = max(int(found), 1), time.monotonic() + _PAUSE
         return self._pools
 
 
@@ -242,6 +245,8 @@ class PoolDirectory:
         self._pools: dict[str, Any] = {}
         self._parts: dict[str, tuple[int, int]] = {}
         self._homes: dict[str, str] = {}
+        self._questions: dict[str, Any] = {}
+        self._slots: dict[str, int | None] = {}
         self._closed = ""
 
     def prepare(self, node: str, device: str, cores: int) -> list[str]:
@@ -264,6 +269,17 @@ class PoolDirectory:
             self._homes[key] = min(names, key=crowd.__getitem__)
         return self._homes[key], self.pool(self._homes[key])
 
+    def slots(self) -> int | None:
+        """The most that a pool runs at once, as far as they have answered; None if none has."""
+        for name in self._pools.keys() - self._questions.keys():
+            self._questions[name] = self._pools[name].slots.remote()
+        for name, question in list(self._questions.items()):
+            if ray.wait([question], timeout=0)[0]:
+                del self._questions[name]
+                with suppress(RayActorError):  # whoever needs that pool will find out
+                    self._slots[name] = ray.get(question)
+        return max((slots for slots in self._slots.values() if slots), default=None)
+
     def leave(self, key: str) -> None:
         """The trial is over, here at least."""
         self._homes.pop(key, None)
@@ -274,6 +290,8 @@ class PoolDirectory:
         if known is not None and known._actor_id.hex() == dead:
             ray.kill(known)  # it may be out of reach and alive: never two pools on a device
             del self._pools[name]
+            self._slots.pop(name, None)
+            self._questions.pop(name, None)
             self._homes = {key: home for key, home in self._homes.items() if home != name}
 
     def pool(self, name: str) -> Any:
@@ -374,6 +392,8 @@ class _Asks(Searcher):
         self._width, self._directory, self._observe = width, directory, observe
         self._live: dict[str, str] = {}
         self._told: set[str] = set()
+        self._asked: Any = None
+        self._until = 0.0
         self._error: Exception | None = None
 
     def suggest(self, trial_id: str) -> Any:
@@ -382,6 +402,7 @@ class _Asks(Searcher):
             return str(Searcher.FINISHED)
         try:
             self._observe()
+            self._listen()
             if len(self._live) >= self._width.planned():
                 return None
             asked = self.search.ask()
@@ -395,6 +416,14 @@ class _Asks(Searcher):
             return {"trial": asked.to_dict(), "key": asked.key, "rungs": rungs, "share": share}
         return str(Searcher.FINISHED) if isinstance(asked, Done) else None
 
+    def _listen(self) -> None:
+        """Hears what the pools have measured; asks every few seconds and never waits for it."""
+        if self._asked is None and time.monotonic() > self._until:
+            self._asked = self._directory.slots.remote()
+        if self._asked is not None and ray.wait([self._asked], timeout=0)[0]:
+            self._width.heard(ray.get(self._asked))
+            self._asked, self._until = None, time.monotonic() + _PAUSE
+
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Rungs are the scheduler's."""
 
@@ -403,7 +432,6 @@ class _Asks(Searcher):
     ) -> None:
         """The row was told by `_Rows`, or is looked up; a trial that left none has failed."""
         key = self._live.pop(trial_id, "")
-        self._width.heard((result or {}).get("slots"))
         status = (result or {}).get("status", "lost")
         message = str((result or {}).get("message", "its process died"))
         if status == "refused":

@@ -80,19 +80,24 @@ def make_asks(
     width: int = 2,
     pool: FakeActor | None = None,
     observe: Callable[[], None] = lambda: None,
+    heard: Callable[[Any], None] = lambda slots: None,
 ) -> tuple[Any, FakeActor]:
     """The searcher and the directory that it talks to."""
     plan = HostPlan(out, out, suite("mini"), "vit_mini", "w", "asha", "token")
-    directory = FakeActor(pool=pool)
-    planned: Any = SimpleNamespace(
-        planned=lambda: width, share=lambda: 0.25, heard=lambda slots: None
-    )
+    directory = FakeActor(pool=pool, slots=7)
+    planned: Any = SimpleNamespace(planned=lambda: width, share=lambda: 0.25, heard=heard)
     return backend._Asks(search, plan, planned, directory, observe), directory  # type: ignore[arg-type]
+
+
+def told(directory: FakeActor) -> list[tuple[Any, ...]]:
+    """What the directory was asked to do."""
+    return [call for call in directory.calls if call[0] != "slots"]
 
 
 @pytest.fixture(autouse=True)
 def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "get", _give)
+    monkeypatch.setattr(ray, "wait", lambda questions, timeout: (questions, []))
 
 
 def test_a_trial_is_handed_over_whole(tmp_path: Path) -> None:
@@ -110,6 +115,36 @@ def test_never_more_in_flight_than_planned(tmp_path: Path) -> None:
     asks.on_trial_complete("t1", {"status": "finished"})
     assert isinstance(asks.suggest("t4"), dict)
     assert asks.suggest("t5") is None
+
+
+def test_what_pools_measured_is_heard_every_few_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, heard = 100.0, list[Any]()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    asks, directory = make_asks(tmp_path, FakeSearch([Wait()] * 9), heard=heard.append)
+    monkeypatch.setattr(ray, "wait", lambda questions, timeout: ([], questions))
+    asks.suggest("t1")
+    assert heard == [], "nobody waits for the answer"
+    monkeypatch.setattr(ray, "wait", lambda questions, timeout: (questions, []))
+    asks.suggest("t1")
+    asks.suggest("t1")
+    assert heard == [7]
+    now += 6
+    asks.suggest("t1")
+    assert heard == [7, 7]
+    assert [call[0] for call in directory.calls] == ["slots", "slots"]
+
+
+def test_the_widest_pool_speaks_for_all(started: Started, tmp_path: Path) -> None:
+    directory = _directory(tmp_path)
+    assert directory.slots() is None
+    directory.prepare(NODES[0], "cpu", 3)
+    for pool, slots in zip(started.pools, (None, 4, 2), strict=True):
+        pool._answers["slots"] = slots
+    assert directory.slots() == 4
+    started.pools[1]._answers["slots"] = ActorDiedError()
+    assert directory.slots() == 4, "as it was"
 
 
 def test_wait_and_done(tmp_path: Path) -> None:
@@ -139,7 +174,7 @@ def test_it_never_raises_but_ends_the_sweep_with_the_error(where: str, tmp_path:
     assert asks.suggest("t2") == Searcher.FINISHED
     with pytest.raises(Exception, match=TRIAL.key if where == "tell" else "the share is gone"):
         asks.close()
-    assert [call[0] for call in directory.calls] == ["close"], "the pools let go, told once"
+    assert [call[0] for call in told(directory)] == ["close"], "the pools let go, told once"
 
 
 def test_rows_are_told_once_and_a_trial_without_one_is_lost(tmp_path: Path) -> None:
@@ -153,7 +188,7 @@ def test_rows_are_told_once_and_a_trial_without_one_is_lost(tmp_path: Path) -> N
     assert search.told == [TRIAL.key]
     assert search.lost[-1] == (result(1).key, "its process died")
     asks.close()
-    assert not directory.calls
+    assert not told(directory)
 
 
 def test_a_broken_trial_is_asked_again_and_a_refused_one_ends_the_sweep(tmp_path: Path) -> None:
@@ -165,7 +200,7 @@ def test_a_broken_trial_is_asked_again_and_a_refused_one_ends_the_sweep(tmp_path
     asks.suggest("t2")
     asks.on_trial_complete("t2", {"status": "refused", "message": "checkpoint x is damaged"})
     assert asks.suggest("t3") == Searcher.FINISHED
-    assert directory.calls == [("close", "the sweep ends: checkpoint x is damaged")]
+    assert told(directory) == [("close", "the sweep ends: checkpoint x is damaged")]
     with pytest.raises(BackendError, match=r"^checkpoint x is damaged$"):
         asks.close()
 
@@ -185,7 +220,7 @@ def test_rungs(verdict: str, answer: Any, decision: str, tmp_path: Path) -> None
     asks, directory = make_asks(tmp_path, FakeSearch(rung=verdict), pool=pool)
     scheduler = backend._Rungs(asks)
     assert scheduler.on_trial_result(None, None, {**RUNG, "status": "finished"}) == "CONTINUE"
-    assert not directory.calls
+    assert not told(directory)
     assert scheduler.on_trial_result(None, None, RUNG) == decision
     assert pool.calls == ([] if verdict == "continue" else [("stop", TRIAL.key)])
     asks.close()
