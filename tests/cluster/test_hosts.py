@@ -82,7 +82,7 @@ def test_a_killed_host_is_gone_and_comes_back_with_its_disk(hosts: Hosts) -> Non
     assert hosts.run(LAPTOP, f"{SSH} two true", check=False).code == 255
     assert "two" not in hosts.running
     hosts.start("two")
-    assert _ssh(hosts, "two", "cat ~/kept; ls /tmp") == "kept"
+    assert _ssh(hosts, "two", "cat ~/kept; test -e /tmp/lost || echo gone") == "kept\ngone"
 
 
 def test_a_cut_host_goes_on_unheard(hosts: Hosts) -> None:
