@@ -75,7 +75,7 @@ def _use(group: Group, before: Group | None) -> GroupUse:
         slot=group.plan.slot,
         trained=group.work.trained,
         halved=group.work.halved,
-        apart=apart(before.key, group.key) if before else "",
+        apart="" if before is None else apart(before.key, group.key),
     )
 
 

@@ -116,7 +116,7 @@ class Pool:
     @property
     def slots(self) -> int:
         """Trials that can run at once, of the group that a trial last entered; 1 before that."""
-        return self._latest.width if self._latest else 1
+        return 1 if self._latest is None else self._latest.width
 
     @property
     def work(self) -> Work:
