@@ -13,9 +13,9 @@ from typing import Any
 
 from made_up import made_up
 
-from orchestrator.backends import ray as backend
 from orchestrator.backends.plan import HostPlan
 from orchestrator.backends.pool_actor import PoolService
+from orchestrator.backends.ray import directory, tuner
 from orchestrator.spec import Trial
 
 
@@ -86,14 +86,14 @@ class NoOpService(PoolService):
         super()._serve()
 
 
-class NoOpDirectory(backend.PoolDirectory):
+class NoOpDirectory(directory.PoolDirectory):
     """The directory's process."""
 
     def __init__(self, plan: HostPlan) -> None:
-        backend.PoolService = NoOpService  # type: ignore[misc]
+        directory.PoolService = NoOpService  # type: ignore[misc]
         super().__init__(plan)
 
 
 def install() -> None:
     """Sweeps of this process train nothing from now on."""
-    backend.PoolDirectory = NoOpDirectory  # type: ignore[misc]
+    tuner.PoolDirectory = NoOpDirectory  # type: ignore[misc]

@@ -75,7 +75,7 @@ LATE: dict[str, set[str]] = {
 """Further arrows that hold only inside functions, because the other end loads torch."""
 
 ONLY_IN: dict[str, tuple[str, ...]] = {
-    "ray": ("orchestrator/backends/ray.py",),
+    "ray": ("orchestrator/backends/ray/",),
     "mlflow": ("orchestrator/tracking/mlflow.py",),
     "optuna": ("orchestrator/search/", "orchestrator/planning.py", "search_spaces/"),
     "pydantic": (

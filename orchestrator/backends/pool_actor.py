@@ -1,7 +1,7 @@
 """A pool as a service: one thread trains, any number of callers wait for their trial's next report.
 
-Plain Python, so that it can be tested without a cluster; `ray.py` makes an actor of it. torch is
-imported by the training thread, not by whoever names this class.
+Plain Python, so that it can be tested without a cluster; `ray/directory.py` makes an actor of it.
+torch is imported by the training thread, not by whoever names this class.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What ray.py decides by itself, without a cluster."""
+"""What the Ray backend decides by itself, without a cluster."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ from ray.exceptions import ActorDiedError
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from orchestrator.backends import ray as backend
 from orchestrator.backends import ray_settings
 from orchestrator.backends.plan import HostPlan, spare
+from orchestrator.backends.ray.asks import Asks, Rungs
+from orchestrator.backends.ray.cluster import Cluster, check_reachable, connect, devices_of
+from orchestrator.backends.ray.directory import PoolDirectory
+from orchestrator.backends.ray.trainable import PoolTrainable, own_device
+from orchestrator.backends.ray.width import Width
 from orchestrator.errors import BackendError, DataError
 from orchestrator.ledger import Ledger
 from orchestrator.places import Places
@@ -86,7 +90,7 @@ def make_asks(
     plan = HostPlan(out, out, suite("mini"), "vit_mini", "w", "asha", "token")
     directory = FakeActor(pool=pool, slots=7)
     planned: Any = SimpleNamespace(planned=lambda: width, share=lambda: 0.25, heard=heard)
-    return backend._Asks(search, plan, planned, directory, observe), directory  # type: ignore[arg-type]
+    return Asks(search, plan, planned, directory, observe), directory  # type: ignore[arg-type]
 
 
 def told(directory: FakeActor) -> list[tuple[Any, ...]]:
@@ -218,7 +222,7 @@ def test_a_broken_trial_is_asked_again_and_a_refused_one_ends_the_sweep(tmp_path
 def test_rungs(verdict: str, answer: Any, decision: str, tmp_path: Path) -> None:
     pool = FakeActor(stop=answer)
     asks, directory = make_asks(tmp_path, FakeSearch(rung=verdict), pool=pool)
-    scheduler = backend._Rungs(asks)
+    scheduler = Rungs(asks)
     assert scheduler.on_trial_result(None, None, {**RUNG, "status": "finished"}) == "CONTINUE"
     assert not told(directory)
     assert scheduler.on_trial_result(None, None, RUNG) == decision
@@ -247,7 +251,7 @@ def test_width_follows_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "monotonic", lambda: now)
     monkeypatch.setattr(ray, "nodes", _nodes({"CPU": 8.0}, {"CPU": 8.0, "GPU": 4.0}))
     cases = [("CPU", False), ("GPU", False), ("GPU", True)]
-    widths = [backend.Width(kind, 16, growing) for kind, growing in cases]
+    widths = [Width(kind, 16, growing) for kind, growing in cases]
     # 16 slots and 4 more to refill them, times 8 pools of cores, 4 GPUs, 4 GPUs and one to come.
     assert [width.planned() for width in widths] == [160, 80, 100]
     monkeypatch.setattr(ray, "nodes", _nodes({"CPU": 3.0, "GPU": 1.0}))
@@ -268,12 +272,12 @@ def test_the_smallest_node_with_cores_sets_a_trials_share(
     nodes: list[dict[str, float]], share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray, "nodes", _nodes(*nodes))
-    assert backend.Width("CPU", 4, growing=False).share() == share
+    assert Width("CPU", 4, growing=False).share() == share
 
 
 def test_a_device_has_room_for_all_that_its_pool_can_have() -> None:
     """It only ever gets smaller: every new share starts new processes."""
-    width = backend.Width("GPU", 16, growing=True)
+    width = Width("GPU", 16, growing=True)
     assert width.share() == 1 / 32
     for slots, room in ((8, 32), (25, 32), (26, 32), (27, 64), (64, 128), (2, 128)):
         width.heard(slots)
@@ -315,7 +319,7 @@ NODES = ("1" * 56, "2" * 56)
 
 def _directory(tmp_path: Path) -> Any:
     plan = HostPlan(tmp_path, tmp_path, suite("mini"), "vit_mini", "w", "asha", "token")
-    return backend.PoolDirectory(plan)
+    return PoolDirectory(plan)
 
 
 def test_trials_spread_over_groups_of_cores(started: Started, tmp_path: Path) -> None:
@@ -361,7 +365,7 @@ def test_pools_can_be_started_before_any_trial_comes(started: Started, tmp_path:
 def test_what_a_node_has_is_known_before(
     wanted: str, kind: str, resources: dict[str, float], found: list[str]
 ) -> None:
-    assert backend._devices(wanted, kind, resources) == found
+    assert devices_of(wanted, kind, resources) == found
 
 
 def test_a_gpu_has_one_pool(started: Started, tmp_path: Path) -> None:
@@ -402,7 +406,7 @@ def test_a_closed_directory_closes_its_pools_and_those_to_come(
 
 def _trainable(pools: list[FakeActor]) -> Any:
     """One that entered the first of `pools` and enters the second when it has to."""
-    one = object.__new__(backend.PoolTrainable)
+    one = object.__new__(PoolTrainable)
     one.config = {"key": TRIAL.key, "trial": TRIAL.to_dict(), "rungs": [3]}
     one._place, one._pool, one._at_rung = "n cpu 0", pools.pop(0), False
     one._directory = FakeActor()
@@ -448,16 +452,16 @@ def test_an_address_where_nobody_listens_is_named_at_once() -> None:
     began = time.monotonic()
     for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "127.0.0.1:99999"):
         with pytest.raises(BackendError, match=rf"'{address}'.*--backend local"):
-            backend._check_reachable(address)
+            check_reachable(address)
     with pytest.raises(BackendError, match="cannot be used"):
-        backend._check_reachable(f"{'a' * 70}.example:6379")
+        check_reachable(f"{'a' * 70}.example:6379")
     assert time.monotonic() - began < 2
 
 
 def test_an_address_where_somebody_listens_is_left_to_ray() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        backend._check_reachable(f"127.0.0.1:{server.getsockname()[1]}")
-    backend._check_reachable("auto")
+        check_reachable(f"127.0.0.1:{server.getsockname()[1]}")
+    check_reachable("auto")
 
 
 @pytest.mark.parametrize("error", [ConnectionError("no token\ndetails"), ray.exceptions.RayError()])
@@ -469,7 +473,7 @@ def test_what_ray_says_about_a_cluster_is_one_sentence(
 
     monkeypatch.setattr(ray, "init", init)
     with pytest.raises(BackendError, match=r"cannot be used: (no token|RayError)\. Start one"):
-        backend._connect(backend.Cluster("auto"))
+        connect(Cluster("auto"))
 
 
 @pytest.mark.parametrize(
@@ -480,7 +484,7 @@ def test_a_trainable_uses_the_device_it_was_given(
     wanted: str, gpus: list[Any], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray, "get_gpu_ids", lambda: gpus)
-    assert backend._own_device(wanted) == expected
+    assert own_device(wanted) == expected
 
 
 def test_only_a_cluster_of_one_machine_is_kept_on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,56 @@
+"""How many trials may be in flight on the cluster, and how much of a device each asks for."""
+
+from __future__ import annotations
+
+import time
+
+from orchestrator.backends.plan import ROOMS, spare
+from orchestrator.backends.ray.cluster import alive, cores_of_nodes, cpu_pools
+
+PAUSE = 5.0
+"""Seconds from one look at nodes and pools to the next."""
+
+
+class Width:
+    """How many trials may be in flight, and which part of a device each asks for.
+
+    In flight are, for every pool that the cluster has room for, its slots and a few more to refill
+    them at once; one device's worth more on a `growing` cluster: pending trials are the demand that
+    an autoscaler sees. `slots` is a guess until a pool says what it measured.
+    """
+
+    def __init__(self, kind: str, slots: int, growing: bool) -> None:
+        self.kind, self.slots, self._growing = kind, slots, growing
+        self._room = ROOMS[kind]
+        self._pools, self._until = 1, 0.0
+
+    def heard(self, slots: int | None) -> None:
+        """What a pool says of itself; None: nothing."""
+        if slots:
+            self.slots = slots
+
+    def planned(self) -> int:
+        """Trials in flight."""
+        return (self.slots + spare(self.slots)) * (self._count() + int(self._growing))
+
+    def share(self) -> float:
+        """Of a GPU, or in cores: so that a device has room for all that its pools can have.
+
+        Only ever halved: Tune starts a new process for every new share.
+        """
+        while self._room < self.slots + spare(self.slots):
+            self._room *= 2
+        if self.kind == "GPU":
+            return 1 / self._room
+        cores = min(cores_of_nodes(), default=1.0)
+        return max(int(cores / (self._room * cpu_pools(int(cores))) * 1e4) / 1e4, 1e-4)
+
+    def _count(self) -> int:
+        """Pools; counted anew every few seconds, since nodes come and go."""
+        if time.monotonic() > self._until:
+            if self.kind == "GPU":
+                found = sum(node["Resources"].get("GPU", 0) for node in alive())
+            else:
+                found = sum(cpu_pools(int(cores)) for cores in cores_of_nodes())
+            self._pools, self._until = max(int(found), 1), time.monotonic() + PAUSE
+        return self._pools
