@@ -1,0 +1,219 @@
+"""A function on every living node of the cluster, and what a sweep needs to see on each of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError, TaskUnschedulableError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from orchestrator.backends.ray.cluster import Cluster, alive, connect, device_kind
+from orchestrator.data.presence import Present, presence
+from orchestrator.errors import InvalidInput, StorageError
+from orchestrator.sharing import Shared, Sight, Sign, is_uri, listed, look, said, shown, told
+from orchestrator.spec import Suite, Task
+
+QUICK = 20.0
+"""Seconds that a sweep waits at its start for nodes to say what they see."""
+_CLOCK_READINGS = 3
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A living node: Ray's id for it, its host's name, GPUs and cores as Ray counts them."""
+
+    id: str
+    name: str
+    gpus: float = 0.0
+    cores: float = 0.0
+
+    def trains(self, kind: str) -> bool:
+        """Whether a sweep on devices of this kind (GPU, CPU) may give it trials."""
+        return (self.gpus if kind == "GPU" else self.cores) > 0
+
+
+@dataclass(frozen=True)
+class Answer(Generic[T]):
+    """What a node answered; `trouble` says why there is no `value`.
+
+    `sent` and `received` are times of the asking machine's clock, in seconds.
+    """
+
+    node: Node
+    value: T | None = None
+    trouble: str = ""
+    sent: float = 0.0
+    received: float = 0.0
+
+
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """The cluster at that address, reached; left in the end with all that was started there."""
+    try:
+        connect(Cluster(address))
+        yield
+    finally:
+        ray.shutdown()
+
+
+def nodes() -> list[Node]:
+    """The living nodes, by name; hosts of one name are told apart by their addresses."""
+    described = alive()
+    hosts = [str(node["NodeManagerHostname"]) for node in described]
+    found = [
+        Node(
+            id=node["NodeID"],
+            name=host if hosts.count(host) == 1 else f"{host} ({node['NodeManagerAddress']})",
+            gpus=float(node["Resources"].get("GPU", 0)),
+            cores=float(node["Resources"].get("CPU", 0)),
+        )
+        for node, host in zip(described, hosts, strict=True)
+    ]
+    return sorted(found, key=lambda node: node.name)
+
+
+def training_nodes(device: str) -> list[Node]:
+    """The nodes to which a sweep with this `--device` may give trials."""
+    kind = device_kind(device)
+    return [node for node in nodes() if node.trains(kind)]
+
+
+def ask(call: Callable[..., T], *given: Any, of: Iterable[Node], seconds: float) -> list[Answer[T]]:
+    """`call(*given)` on each node, all at once; nodes that have not answered after `seconds` are
+    told from the others by their `trouble`.
+
+    It reserves neither cores nor GPUs, so a busy cluster answers too. The function must be one that
+    every node can import: a node runs its own copy of it.
+    """
+    remote: Any = ray.remote(call)
+    asked: dict[Any, tuple[Node, float]] = {}
+    for node in of:
+        here = NodeAffinitySchedulingStrategy(node.id, soft=False)
+        options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": here}
+        asked[remote.options(**options).remote(*given)] = (node, time.time())
+    answers = _collect(asked, time.monotonic() + seconds, seconds)
+    return sorted(answers, key=lambda answer: answer.node.name)
+
+
+def clocks(of: Sequence[Node], seconds: float) -> dict[str, float]:
+    """By how many seconds each node's clock is ahead of this one, by name.
+
+    Half of the round trip is taken off; of a few readings the quickest is the best.
+    """
+    best: dict[str, tuple[float, float]] = {}
+    for _ in range(_CLOCK_READINGS):
+        for answer in ask(_now, of=of, seconds=seconds):
+            if answer.value is not None:
+                trip = answer.received - answer.sent
+                ahead = answer.value - (answer.sent + answer.received) / 2
+                best[answer.node.name] = min(
+                    (trip, ahead), best.get(answer.node.name, (trip, ahead))
+                )
+    return {name: ahead for name, (_, ahead) in best.items()}
+
+
+def check_places(
+    out: str | Path, suite: Suite, data_root: Path, device: str, seconds: float = QUICK
+) -> None:
+    """`InvalidInput` if a node that may get trials does not see the sweep's folder or its data.
+
+    `out` is a folder, or an address in an object store, from where nodes have the data too. Nodes
+    that do not answer in time are left to their pools, which look for themselves, as are those that
+    join later. `StorageError` if this machine cannot write to `out`.
+    """
+    given = (suite.store, suite.tasks, data_root)
+    try:
+        with Shared(out) as shared:
+            answers = ask(_see, shared.sign, *given, of=training_nodes(device), seconds=seconds)
+            seen = {answer.node.name: answer.value for answer in answers if answer.value}
+            blind = {name: shared.confirm(sight) for name, (sight, _) in seen.items()}
+    except OSError as error:
+        raise StorageError(_unwritable(out, error)) from error
+    if unseen := told(blind):
+        raise InvalidInput(_unshared(out, unseen))
+    present = presence(*given)
+    lacking = [name for name, (_, there) in seen.items() if _has_none(present, there)]
+    if lacking and not is_uri(out):
+        raise InvalidInput(_without_data(data_root, lacking))
+
+
+def _collect(
+    asked: Mapping[Any, tuple[Node, float]], until: float, seconds: float
+) -> list[Answer[Any]]:
+    """An answer for each question; those that come too late are given up."""
+    waiting, answers = list(asked), []
+    while waiting:
+        left = max(until - time.monotonic(), 0.0)
+        ready, waiting = ray.wait(waiting, timeout=left)
+        if not ready:
+            break
+        received = time.time()
+        answers += [_answer(question, *asked[question], received) for question in ready]
+    for question in waiting:
+        ray.cancel(question, force=True)
+        node, sent = asked[question]
+        answers.append(Answer(node, None, f"no answer within {seconds:g} s", sent, time.time()))
+    return answers
+
+
+def _answer(question: Any, node: Node, sent: float, received: float) -> Answer[Any]:
+    try:
+        return Answer(node, ray.get(question, timeout=5), "", sent, received)
+    except (RayError, GetTimeoutError, ImportError) as error:
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        return Answer(node, None, _line(cause), sent, received)
+
+
+def _line(error: BaseException) -> str:
+    if isinstance(error, TaskUnschedulableError):
+        return "it has left the cluster"
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[-1]}".rstrip(": .")
+
+
+def _now() -> float:
+    return time.time()
+
+
+def _see(
+    sign: Sign, store: str, tasks: Sequence[Task], root: Path
+) -> tuple[Sight, tuple[Present, ...]]:
+    """What one node sees of a sweep's places."""
+    return look(sign), presence(store, tasks, root)
+
+
+def _has_none(here: Sequence[Present], there: Sequence[Present]) -> bool:
+    """Whether nothing of what is prepared here is there: one task of many may not be needed."""
+    mine = {(task.task, task.fingerprint) for task in here if task.fingerprint}
+    return bool(mine) and not mine & {(task.task, task.fingerprint) for task in there}
+
+
+def _unwritable(out: str | Path, error: OSError) -> str:
+    return (
+        f"cannot write to '{shown(out)}': {said(error)}. Nothing was lost; check free space, "
+        "permissions and the connection, then run the same command again."
+    )
+
+
+def _unshared(out: str | Path, unseen: str) -> str:
+    return (
+        f"the output folder '{shown(out)}' is not shared with every node that would train for "
+        f"this command ({unseen}). Give --out a folder that all of them see at the same path (an "
+        "NFS share), or an object store (--out s3://BUCKET/PATH), or use a cluster of one node "
+        "(leave --address out). `orchestrate doctor` with the same --address and --out checks it."
+    )
+
+
+def _without_data(root: Path, names: Sequence[str]) -> str:
+    return (
+        f"the prepared data in '{root}' is not on {listed(names)}. Give --data-root (or "
+        "$ORCHESTRATE_DATA) a folder that all nodes see at the same path, or copy this one there."
+    )
