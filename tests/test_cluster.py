@@ -6,6 +6,7 @@ import copy
 import ipaddress
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ import jsonschema
 import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
+from sqlalchemy import make_url
+
+from orchestrator.tracking import server
 
 ROOT = Path(__file__).parent.parent
 FILES = ["cluster.yaml", "clusters/gcp.yaml", "clusters/onprem.yaml"]
 CLOUDS = FILES[:2]
 KUBERNETES = "clusters/kuberay.yaml"  # tests/cluster/test_kuberay.py
+SCRIPT = "clusters/postgres.sh"  # run by the launches
 START = ("head_start_ray_commands", "worker_start_ray_commands")
 
 
@@ -28,7 +33,7 @@ def _load(name: str) -> dict[str, Any]:
 
 def test_no_cluster_file_goes_untested() -> None:
     found = {"cluster.yaml", *(f"clusters/{path.name}" for path in (ROOT / "clusters").iterdir())}
-    assert found == {*FILES, KUBERNETES}
+    assert found == {*FILES, KUBERNETES, SCRIPT}
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -59,6 +64,7 @@ def test_every_node_installs_the_working_tree(name: str) -> None:
         if remote.startswith(f"{target}/")
     }
     needed = {"pyproject.toml", "README.md", "LICENSE", "adapters", "orchestrator", "search_spaces"}
+    needed.add(SCRIPT)
     assert mounted == {path: f"{target}/{path}" for path in needed}
     assert all((ROOT / path).exists() for path in needed)
 
@@ -82,6 +88,42 @@ def test_the_dashboard_listens_on_loopback_only(name: str) -> None:
     (head,) = (c for c in _load(name)["head_start_ray_commands"] if "ray start" in c)
     assert "--dashboard-host=127.0.0.1" in head
     assert not re.search(r"(?<!\d)0\.0\.0\.0", (ROOT / name).read_text())
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_head_serves_mlflow_on_loopback_without_any_password(name: str) -> None:
+    config = _load(name)
+    script, serve, *_ = config["head_start_ray_commands"]
+    assert script == f"sh ~/orchestrate/{SCRIPT}"
+    shared = "~/shared" if name in CLOUDS else "/mnt/shared"
+    assert serve == f"~/venv/bin/python -m orchestrator.tracking.server --artifacts {shared}/mlflow"
+    assert server.HOST == "127.0.0.1"
+    listen = server.command("/artifacts")
+    assert listen[listen.index("--host") + 1] == server.HOST
+    url = make_url(server.DATABASE)
+    assert (url.username, url.password, url.host, url.port) == (None, None, None, None)
+    assert url.query == {"host": "/var/run/postgresql"}
+    for text in ((ROOT / name).read_text(), (ROOT / SCRIPT).read_text()):
+        assert not re.search(r"(?i)PGPASS|password *[=:]|--host|://[^/ ]*:[^/ ]*@", text)
+
+    address = f"MLFLOW_TRACKING_URI=http://{server.HOST}:{server.PORT}"
+    told = [command for command in config["head_setup_commands"] if ".bashrc" in command]
+    assert f"export {address}" in told[-1]
+    (start,) = (c for c in config["head_start_ray_commands"] if "ray start" in c)
+    assert address in start.split("ray start")[0], "drivers that Ray Jobs starts"
+    assert "MLFLOW_TRACKING_URI" not in str(config["setup_commands"]), "loopback of the head alone"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_head_installs_postgresql_and_its_driver(name: str) -> None:
+    setup = _load(name)["head_setup_commands"]
+    assert any(re.search(r"dpkg -s postgresql .*install -y -q postgresql", line) for line in setup)
+    driver = "psycopg[binary]"
+    assert any(f'pip install -q "{driver}"' in line for line in setup)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (wanted,) = extras["optional-dependencies"]["postgres"]
+    assert wanted.startswith(driver)
+    assert wanted in extras["optional-dependencies"]["dev"]
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -12,12 +12,16 @@ from orchestrator.spec import TrialResult
 from tests.cluster.hosts import LAPTOP, ROOT
 from tests.cluster.image import HOME
 from tests.cluster.launch import (
+    FILE,
     STRANGER,
     Launch,
     answers_on_loopback,
     code_on,
+    listeners,
     open_to_others,
+    said_on_loopback,
 )
+from tests.cluster.rack import wait_for
 
 
 def check_code(launch: Launch, *names: str) -> None:
@@ -71,3 +75,47 @@ def check_results(launch: Launch, said: str, remote: str) -> list[TrialResult]:
     assert home.report.exists()
     assert (home.registry / "index.json").exists()
     return rows
+
+
+PSQL = "psql -X -A -t -h /var/run/postgresql -d mlflow"
+
+
+def check_tracking(launch: Launch, head: str) -> None:
+    """MLflow's server is on the head's loopback alone, once, and the laptop gets there by ssh.
+
+    PostgreSQL has no port, and its database opens to the cluster's user only.
+    """
+    hosts = launch.hosts
+    assert said_on_loopback(hosts, head, 5000, "health") == "OK"
+    assert not open_to_others(hosts, head, 5000)
+    heard = listeners(hosts, head)
+    assert {address for address in heard if address.endswith((":5000", ":5432"))} == {
+        "127.0.0.1:5000"
+    }
+    refused = hosts.run(head, f"cd / && sudo -u nobody {PSQL} -c 'SELECT 1'", check=False)
+    assert refused.code != 0
+    assert 'role "nobody" does not exist' in refused.text
+
+    servers = [line for line in hosts.processes(head) if "mlflow server" in line]
+    (start,) = re.findall(r"- (\S+ -m orchestrator.tracking.server .*?) *#", launch.text)
+    assert hosts.run(head, start).text == "MLflow's server was running: http://127.0.0.1:5000\n"
+    assert [line for line in hosts.processes(head) if "mlflow server" in line] == servers
+    assert len(servers) == 1
+
+    tunnel = hosts.popen(LAPTOP, f"ray exec -p 5000 {FILE} 'sleep 60'")
+    wait_for("the tunnel", lambda: "127.0.0.1:5000" in listeners(hosts, LAPTOP))
+    assert "<html" in said_on_loopback(hosts, LAPTOP, 5000, "")
+    tunnel.terminate()
+
+
+def check_tracked(launch: Launch, head: str, rows: Sequence[TrialResult], shared: str) -> None:
+    """PostgreSQL has every trial once and no token, the shared folder the artifacts."""
+    tags = f"{PSQL} -c \"SELECT value FROM tags WHERE key = 'orchestrate.key'\""
+    keys = Counter(launch.hosts.run(head, tags).text.split())
+    assert {row.key for row in rows} <= set(keys)
+    assert set(keys.values()) == {1}
+    launch.hosts.run(head, f"test -s {shared}/mlflow/*/*/artifacts/report.html")
+    dump = "pg_dump -h /var/run/postgresql mlflow | grep -cFf ~/.ray/auth_token"
+    assert launch.hosts.run(head, dump, check=False).text == "0\n"
+    home = launch.hosts.path(LAPTOP, f"{HOME}/fetched")
+    assert not (home / "mlflow.db").exists(), "the server is the default"

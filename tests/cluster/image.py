@@ -3,10 +3,12 @@
 As much of a cloud's machine image as a cluster file expects: a user, an ssh daemon, an environment
 with the project's dependencies (`~/venv`), and stand-ins for what no namespace can have: packages
 are installed already, and the kernel's NFS server is a folder that the rack's hosts share.
+PostgreSQL's programs are the machine's; "installing" them makes a cluster, as Debian's does.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -19,8 +21,19 @@ SERVED = "/srv/served"
 """Where the folder that "NFS" carries from host to host lies on each of them."""
 
 STAND_INS = {
-    "sudo": 'exec "$@"',
-    "apt-get": 'echo "$@" >> /var/log/apt-get.calls',
+    "sudo": """
+user=root
+while [[ $1 == -* ]]; do case $1 in -n) shift ;; -u) user=$2 && shift 2 ;; *) exit 1 ;; esac; done
+[ "$user" = root ] && exec "$@"
+exec setpriv --reuid="$user" --regid="$(id -g "$user")" --init-groups "$@" """,
+    "apt-get": """
+echo "$@" >> /var/log/apt-get.calls
+[[ "$* " == *"install "*" postgresql "* ]] || exit 0
+version=$(ls /usr/lib/postgresql | sort -V | tail -1)
+[ -e "/etc/postgresql/$version/main" ] || pg_createcluster "$version" main --start""",
+    "dpkg": """
+[ "$*" = "-s postgresql" ] && exec grep -qs "install.* postgresql" /var/log/apt-get.calls
+exec /usr/bin/dpkg "$@" """,
     "exportfs": f"""
 read -r folder _ < /etc/exports
 mount --bind {SERVED} "$folder" && touch {SERVED}/.exported""",
@@ -30,6 +43,8 @@ case "$*" in
   *) exec /usr/bin/mount "$@" ;;
 esac""",
 }
+_EMPTY = ("etc/postgresql", "var/lib/postgresql")
+"""What the machine's own databases are is no host's business."""
 _SSHD = """
 HostKey /etc/ssh/host_key
 PasswordAuthentication no
@@ -87,6 +102,9 @@ def prepare(disk: Path, name: str, image: Image) -> None:
         _write(home / ".ssh/id_ed25519", image.private_key, 0o600)
     (home / "venv").symlink_to(sys.prefix)
     (root / SERVED.removeprefix("/")).mkdir(parents=True)
+    for folder in _EMPTY:
+        (root / folder).mkdir(parents=True)
+        os.setxattr(root / folder, "trusted.overlay.opaque", b"y")  # hides what lies below
     for command, body in STAND_INS.items():
         _write(root / "usr/local/sbin" / command, f"#!/bin/bash\n{body.strip()}\n", 0o755)
 

@@ -89,6 +89,19 @@ def answers_on_loopback(hosts: Hosts, name: str) -> str:
     return hosts.run(name, f"python -c '{ask}'", check=False).text
 
 
+def said_on_loopback(hosts: Hosts, name: str, port: int, path: str) -> str:
+    """What is answered to a process of the same host at a port of its loopback."""
+    url = f"http://127.0.0.1:{port}/{path}"
+    ask = f'import urllib.request as web; print(web.urlopen("{url}").read().decode())'
+    return hosts.run(name, f"python -c '{ask}'").text.strip()
+
+
+def listeners(hosts: Hosts, name: str) -> set[str]:
+    """The addresses with ports, like `127.0.0.1:5000`, at which something listens on a host."""
+    lines = hosts.run(name, "ss -ltnH").text.splitlines()
+    return {line.split()[3] for line in lines}
+
+
 def open_to_others(hosts: Hosts, name: str, port: int) -> bool:
     """Whether a port of this host answers on its network address."""
     address = hosts.addresses[name]

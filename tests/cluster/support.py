@@ -18,6 +18,7 @@ PACKAGES = {
     "nsenter": "util-linux",
     "setpriv": "util-linux",
     "pivot_root": "util-linux",
+    "pg_createcluster": "postgresql",
 }
 """Command → Debian package that has it."""
 

@@ -13,6 +13,8 @@ from tests.cluster.checks import (
     check_results,
     check_strangers,
     check_token,
+    check_tracked,
+    check_tracking,
 )
 from tests.cluster.cloud import Cloud
 from tests.cluster.hosts import ROOT
@@ -52,6 +54,7 @@ def test_from_up_to_down() -> None:
         assert not head.spot, "a sweep's driver must not be taken away"
         check_strangers(launch, head.id)
         check_dashboard(launch, head.id)
+        check_tracking(launch, head.id)
 
         _ask_for_a_gpu(launch, head.id)
         said = launch.exec(SWEEP, seconds=200)
@@ -63,6 +66,7 @@ def test_from_up_to_down() -> None:
         mounted = "mountpoint -q ~/shared && ls ~/shared/mini/ledger/fragments | wc -l"
         rows = check_results(launch, said, "~/shared/mini")
         assert int(cloud.hosts.run(worker.id, mounted).text) == len(rows)
+        check_tracked(launch, head.id, rows, "~/shared")
         check_token(launch, (head.id, worker.id), up.text, said)
 
         launch.laptop("ray down -y ~/cluster.yaml", 120)

@@ -16,6 +16,9 @@ import pytest
 import yaml
 from ray import __version__ as ray_version
 from ray.autoscaler._private.kuberay import autoscaling_config
+from sqlalchemy import make_url
+
+from orchestrator.tracking import server
 
 FILE = Path(__file__).parents[2] / "clusters" / "kuberay.yaml"
 
@@ -70,8 +73,10 @@ SHAPE = _only(
 
 @pytest.fixture
 def documents() -> dict[str, dict[str, Any]]:
-    """The file's resources by their kind."""
-    return {document["kind"]: document for document in yaml.safe_load_all(FILE.read_text())}
+    """The file's resources by their kind; volumes by their name too."""
+    found = list(yaml.safe_load_all(FILE.read_text()))
+    volumes = {d["metadata"]["name"]: d for d in found if d["kind"] == "PersistentVolumeClaim"}
+    return {"volumes": volumes, **{document["kind"]: document for document in found}}
 
 
 def _pods(spec: dict[str, Any]) -> list[dict[str, Any]]:
@@ -120,8 +125,10 @@ def test_it_is_closed(documents: dict[str, Any]) -> None:
     assert policy["policyTypes"] == ["Ingress"]
     for pod in _pods(spec):
         assert pod["securityContext"]["runAsNonRoot"] is True
-        (container,) = pod["containers"]
-        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        for container in pod["containers"]:
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert "ports" not in container
 
 
 def test_all_pods_share_a_folder_and_a_bounded_memory(documents: dict[str, Any]) -> None:
@@ -129,11 +136,39 @@ def test_all_pods_share_a_folder_and_a_bounded_memory(documents: dict[str, Any])
     for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
         assert int(group["rayStartParams"]["object-store-memory"]) <= 1e9
     for pod in _pods(spec):
-        (volume,) = pod["volumes"]
-        claim = volume["persistentVolumeClaim"]["claimName"]
-        assert claim == documents["PersistentVolumeClaim"]["metadata"]["name"]
-        (container,) = pod["containers"]
-        assert container["volumeMounts"] == [{"name": volume["name"], "mountPath": "/mnt/shared"}]
-        assert {"name": "ORCHESTRATE_DATA", "value": "/mnt/shared/data"} in container["env"]
-        assert container["resources"]["limits"] == container["resources"]["requests"]
-    assert documents["PersistentVolumeClaim"]["spec"]["accessModes"] == ["ReadWriteMany"]
+        claims = {v["name"]: v.get("persistentVolumeClaim") for v in pod["volumes"]}
+        assert claims["shared"] == {"claimName": "orchestrate"}
+        ray = pod["containers"][0]
+        assert ray["name"].startswith("ray-"), "KubeRay takes the first container for Ray's"
+        assert {"name": "shared", "mountPath": "/mnt/shared"} in ray["volumeMounts"]
+        assert {"name": "ORCHESTRATE_DATA", "value": "/mnt/shared/data"} in ray["env"]
+        for container in pod["containers"]:
+            assert container["resources"]["limits"] == container["resources"]["requests"]
+            assert {mount["name"] for mount in container["volumeMounts"]} <= set(claims)
+    assert documents["volumes"]["orchestrate"]["spec"]["accessModes"] == ["ReadWriteMany"]
+
+
+def test_mlflow_has_a_database_without_port_or_password(documents: dict[str, Any]) -> None:
+    head, *workers = _pods(documents["RayCluster"]["spec"])
+    ray, mlflow, postgres = head["containers"]
+    assert [len(pod["containers"]) for pod in workers] == [1]
+    address = f"http://{server.HOST}:{server.PORT}"
+    assert {"name": "MLFLOW_TRACKING_URI", "value": address} in ray["env"]
+    assert mlflow["image"] == ray["image"]
+    assert mlflow["command"][1:4] == ["-m", "orchestrator.tracking.server", "--foreground"]
+    assert mlflow["command"][4:] == ["--artifacts", "/mnt/shared/mlflow"]
+    (where,) = mlflow["env"]
+    assert where["name"] == server.DATABASE_VARIABLE
+    url = make_url(where["value"])
+    settings = {one["name"]: one["value"] for one in postgres["env"]}
+    assert url.username == url.database == settings["POSTGRES_USER"]
+    assert (url.password, url.host) == (None, None)
+    socket = {"name": "socket", "mountPath": url.query["host"]}
+    assert socket in mlflow["volumeMounts"]
+    assert socket in postgres["volumeMounts"]
+    assert socket not in ray["volumeMounts"], "trials have no business there"
+    assert {"name": "socket", "emptyDir": {}} in head["volumes"]
+    assert postgres["args"] == ["-c", "listen_addresses="]
+    assert not any("PASSWORD" in name for name in settings)
+    volume = documents["volumes"]["orchestrate-mlflow"]["spec"]
+    assert volume["accessModes"] == ["ReadWriteOnce"], "a database on NFS gets corrupted"

@@ -12,10 +12,12 @@ from tests.cluster.checks import (
     check_results,
     check_strangers,
     check_token,
+    check_tracked,
+    check_tracking,
 )
 from tests.cluster.hosts import LAPTOP, ROOT, Hosts
 from tests.cluster.image import HOME
-from tests.cluster.launch import Launch, left_running
+from tests.cluster.launch import FILE, Launch, left_running
 from tests.cluster.support import why_not
 
 pytestmark = [
@@ -26,8 +28,7 @@ pytestmark = [
 NAMES = ("head", "worker1", "worker2")
 SWEEP = (
     "orchestrate sweep mini --address auto --device cpu --tasks textures --adapter lora "
-    "--sampler grid --stopping none --epochs 2 --seeds 1 --width 1 --out /mnt/shared/mini "
-    "--tracking-uri sqlite:///$HOME/mlflow.db"
+    "--sampler grid --stopping none --epochs 2 --seeds 1 --width 1 --out /mnt/shared/mini"
 )
 
 
@@ -41,12 +42,18 @@ def _filled(hosts: Hosts) -> str:
 
 
 def _stop(launch: Launch) -> None:
-    """Types the two lines that the file's own comments give for it."""
-    down = re.findall(r"^# +(ray down .*?)(?: +#.*)?$", launch.text, flags=re.MULTILINE)
-    workers = re.findall(r"^# +(for ip in .*)$", launch.text, flags=re.MULTILINE)
-    assert len(down) == len(workers) == 1
-    launch.laptop(down[0].replace("clusters/onprem.yaml", "~/cluster.yaml"), 120)
-    launch.laptop(workers[0], 120)
+    """Types the three lines that the file's own comments give for it."""
+    end = launch.text[launch.text.index("# The end.") : launch.text.index("cluster_name")]
+    lines = re.findall(r"^#   (\S.*)$", end, flags=re.MULTILINE)
+    assert len(lines) == 3
+    for line in lines:
+        launch.laptop(line.replace("clusters/onprem.yaml", FILE), 120)
+
+
+def _job(launch: Launch) -> str:
+    """Where a driver writes that Ray Jobs starts."""
+    ask = "ray job submit --address http://127.0.0.1:8265 -- printenv MLFLOW_TRACKING_URI"
+    return launch.exec(ask, seconds=90)
 
 
 def test_from_up_to_down() -> None:
@@ -59,10 +66,13 @@ def test_from_up_to_down() -> None:
         check_code(launch, *NAMES)
         check_strangers(launch, "head")
         check_dashboard(launch, "head")
+        check_tracking(launch, "head")
+        assert "\nhttp://127.0.0.1:5000\n" in _job(launch)
         said = launch.exec(SWEEP, seconds=200)
         rows = check_results(launch, said, "/mnt/shared/mini")
         assert len({row.host for row in rows}) > 1, "the head did it alone"
         assert {row.host for row in rows} <= set(NAMES)
+        check_tracked(launch, "head", rows, "/mnt/shared")
         check_token(launch, NAMES, up.text, said)
         assert set(left_running(hosts)) == set(NAMES), "until now everything ran"
         _stop(launch)
