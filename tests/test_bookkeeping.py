@@ -34,3 +34,12 @@ def test_the_sweep_of_the_bookkeeping_benchmark_has_the_trials_it_says(tmp_path:
     _, sweep, studies = bookkeeping.planned(2000, places)
     assert len(studies) * bookkeeping.PER_STUDY == 2000
     assert sweep.stopping == "none"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(240)
+def test_a_sweep_whose_trials_train_nothing_records_them_all() -> None:
+    bookkeeping = __import__("bookkeeping")
+    found = bookkeeping.measured("ours", 50, 2)
+    assert found["trials"] == 50
+    assert found["run"] > 0

@@ -10,6 +10,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,14 @@ if TYPE_CHECKING:
 
 Report = dict[str, Any]
 """`status`: rung, finished, diverged, stopped, refused (a person must act), broken (try again);
-`row`: the result of a trial that has ended, which is in the ledger already."""
+`row`: the `Row` of a trial that has ended, which is in the ledger already."""
+
+
+@dataclass(frozen=True, repr=False)
+class Row:
+    """A result on its way through Tune, which writes all that it hands on into its debug log."""
+
+    result: TrialResult
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,7 @@ class PoolService:
         return call.report.result()
 
     def _serve(self) -> None:
+        host: PoolHost | None = None
         try:
             from orchestrator.backends.host import PoolHost
 
@@ -115,6 +124,9 @@ class PoolService:
             while True:
                 self._work_or_reset(host)
         except Exception as error:  # told to every caller, there is nobody else to tell
+            if host is not None and isinstance(error, _Closed):
+                with suppress(OSError, OrchestrateError):  # its last figures, for people only
+                    host.close()
             self._fail_all(error)
             while True:
                 self._inbox.get().report.set_result(_failure(error))
@@ -166,7 +178,7 @@ def _report(event: AtRung | TrialResult) -> Report:
             "status": event.status,
             "epoch": event.epochs_run,
             "value": value,
-            "row": event,
+            "row": Row(event),
         }
     return {"key": event.key, "status": "rung", "epoch": event.epoch, "value": event.value}
 

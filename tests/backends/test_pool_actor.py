@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator import throughput
 from orchestrator.backends.pool_actor import PoolService, Report
 from orchestrator.engine.checkpoint import path_of
 from orchestrator.engine.pool import Pool
@@ -254,6 +255,7 @@ def test_a_closed_pool_refuses_what_runs_waits_and_comes(
     wait_until(lambda: logged(tmp_path, running.key) == ["started"])
     assert asked.pending
     Asked(service.close, "the disk is full").report()
+    assert throughput.read(Places(tmp_path).pools), "what it noted is written before that is heard"
     later = [train(service, trial(mini_data, 3)), Asked(service.proceed, waiting.key)]
     for each in (asked, *later):
         report = each.report()

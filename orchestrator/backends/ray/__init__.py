@@ -6,8 +6,10 @@
 `trainable`  a light process without torch that holds a fraction of a device and forwards its trial
              to the pool of that device; reused between trials
 `directory`  one pool per GPU (or group of cores), started before the first trial or on demand
-`width`      how many trials are in flight
+`width`      how many trials are in flight; `starts`: whether one more trainable pays
 `cluster`    the cluster itself: reached or started, its nodes
+`nodes`      a function on every node: what a sweep needs to see there, and what `doctor` asks
+`jobs`       commands on the head of a running cluster, from a laptop (Ray Jobs)
 """
 
 from orchestrator.backends.ray.cluster import Cluster

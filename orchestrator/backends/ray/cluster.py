@@ -64,7 +64,9 @@ def check_reachable(address: str) -> None:
 def _unusable(where: str, why: str) -> BackendError:
     return BackendError(
         f"{where} cannot be used: {why.rstrip('.')}. Start one (`ray up cluster.yaml`, "
-        "`ray start --head`), leave --address out for a local one, or use --backend local."
+        "`ray start --head`), leave --address out for a local one, or use --backend local. One "
+        "that asks for a token (InvalidAuthToken) wants its own in ~/.ray/auth_token here, and "
+        "RAY_AUTH_MODE=token."
     )
 
 

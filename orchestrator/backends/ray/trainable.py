@@ -21,6 +21,7 @@ class PoolTrainable(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Begins with the first trial."""
         self._pool: Any = None
+        self._known: dict[str, Any] = {}
         self._directory = ray.get_actor(config["directory"], namespace=NAMESPACE)
         self._place, self._at_rung = "", False
 
@@ -64,6 +65,8 @@ class PoolTrainable(tune.Trainable):
         device, cores = own_device(self.config["device"]), len(os.sched_getaffinity(0))
         entered: Any = self._directory.enter.remote(self.config["key"], node, device, cores)
         self._place, self._pool = ray.get(entered)
+        # Kept from trial to trial: Ray forgets where an actor is with the last handle to it.
+        self._known[self._place] = self._pool
 
 
 def own_device(wanted: str) -> str:

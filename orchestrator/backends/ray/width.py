@@ -22,7 +22,7 @@ class Width:
     def __init__(self, kind: str, slots: int, growing: bool) -> None:
         self.kind, self.slots, self._growing = kind, slots, growing
         self._room = ROOMS[kind]
-        self._pools, self._until = 1, 0.0
+        self._pools, self._cores, self._until = 1, 1.0, 0.0
 
     def heard(self, slots: int | None) -> None:
         """What a pool says of itself; None: nothing."""
@@ -31,7 +31,8 @@ class Width:
 
     def planned(self) -> int:
         """Trials in flight."""
-        return (self.slots + spare(self.slots)) * (self._count() + int(self._growing))
+        self._look()
+        return (self.slots + spare(self.slots)) * (self._pools + int(self._growing))
 
     def share(self) -> float:
         """Of a GPU, or in cores: so that a device has room for all that its pools can have.
@@ -42,15 +43,18 @@ class Width:
             self._room *= 2
         if self.kind == "GPU":
             return 1 / self._room
-        cores = min(cores_of_nodes(), default=1.0)
-        return max(int(cores / (self._room * cpu_pools(int(cores))) * 1e4) / 1e4, 1e-4)
+        self._look()
+        pools = self._room * cpu_pools(int(self._cores))
+        return max(int(self._cores / pools * 1e4) / 1e4, 1e-4)
 
-    def _count(self) -> int:
-        """Pools; counted anew every few seconds, since nodes come and go."""
-        if time.monotonic() > self._until:
-            if self.kind == "GPU":
-                found = sum(node["Resources"].get("GPU", 0) for node in alive())
-            else:
-                found = sum(cpu_pools(int(cores)) for cores in cores_of_nodes())
-            self._pools, self._until = max(int(found), 1), time.monotonic() + PAUSE
-        return self._pools
+    def _look(self) -> None:
+        """Counts pools and the smallest node's cores; every few seconds, as nodes come and go."""
+        if time.monotonic() < self._until:
+            return
+        cores = cores_of_nodes()
+        if self.kind == "GPU":
+            found = sum(node["Resources"].get("GPU", 0) for node in alive())
+        else:
+            found = sum(cpu_pools(int(some)) for some in cores)
+        self._pools, self._cores = max(int(found), 1), min(cores, default=1.0)
+        self._until = time.monotonic() + PAUSE
