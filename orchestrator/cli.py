@@ -8,16 +8,24 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from orchestrator import __version__
+from orchestrator.cli_cluster import Address, offer_submit
+from orchestrator.cli_cluster import app as cluster_app
 from orchestrator.cli_data import DataRoot, SuiteName, SuiteRoot
 from orchestrator.cli_data import app as data_app
-from orchestrator.errors import OrchestrateError
+from orchestrator.cli_doctor import app as doctor_app
+from orchestrator.errors import BackendError, OrchestrateError
+
+if TYPE_CHECKING:
+    from orchestrator.config import SweepConfig
+    from orchestrator.places import Places
 
 app = typer.Typer(
     add_completion=False,
@@ -27,11 +35,18 @@ app = typer.Typer(
     help="Sweeps of parameter-efficient fine-tuning methods over Vision Transformers.",
 )
 app.add_typer(data_app, name="data")
+app.add_typer(doctor_app)
 out_console = Console(soft_wrap=True)
 err_console = Console(stderr=True, soft_wrap=True)
 _INTERRUPTED = 130
 _GO_ON = "interrupted; run the same command again to go on"
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The sweep's folder (its --out).")]
+Folder = Annotated[
+    str, typer.Argument(metavar="DIR", help="The sweep's folder or address (its --out).")
+]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(help="MLflow address; else $MLFLOW_TRACKING_URI, else SQLite in the folder."),
+]
 
 
 def main() -> None:
@@ -122,11 +137,12 @@ def sweep(
         str | None, typer.Option(help="A running Ray cluster; a local one by default.")
     ] = None,
     width: Annotated[int | None, typer.Option(help="Trials at once on each device.")] = None,
-    tracking_uri: Annotated[
-        str | None, typer.Option(help="MLflow address; SQLite in the folder by default.")
-    ] = None,
+    tracking_uri: TrackingUri = None,
     out: Annotated[
-        Path | None, typer.Option(help="Output folder; runs/<suite> by default.")
+        str | None,
+        typer.Option(
+            help="Output folder, or s3://BUCKET/NAME, gs://BUCKET/NAME; runs/<suite> by default."
+        ),
     ] = None,
     data_root: DataRoot = None,
     suite_root: SuiteRoot = None,
@@ -136,21 +152,33 @@ def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
 ) -> None:
     """Search, replicate and finish every study of SUITE; run it again to go on where it stopped."""
-    from orchestrator.config import make_config, parse_settings, read_yaml
-
-    given = {name: value for name, value in locals().items() if name in _SWEEP_OPTIONS}
-    given["adapter"] = tuple(adapter) if adapter else None
-    given["set"] = parse_settings(set_) if set_ else None
-    given["space"] = read_yaml(space, "search space") if space else None
-    _sweep(make_config(given, config), dry_run)
+    _sweep(_read(locals()), dry_run)
 
 
 @app.command()
-def status(folder: Folder) -> None:
-    """What a sweep has finished and what it lacks, from its ledger."""
+def status(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DIR|ID",
+            help="A sweep's folder, or the id of a submitted one; without it, all submitted ones.",
+        ),
+    ] = None,
+    address: Address = None,
+) -> None:
+    """What a sweep has finished and what it lacks, from its ledger, here or on a cluster."""
+    from orchestrator.cli_cluster import print_submitted
     from orchestrator.overview import print_status
 
-    print_status(folder, out_console)
+    if name is not None and address is None and _is_place(name):
+        print_status(name, out_console)
+        return
+    try:
+        print_submitted(name, address, out_console)
+    except BackendError as error:
+        if name is None or address is not None:
+            raise
+        raise BackendError(f"there is no folder '{name}' here, and {error}") from error
 
 
 @app.command()
@@ -177,7 +205,7 @@ def export(
     _, places = rebuild(folder)
     index = read_index(places.registry)
     out_console.print(
-        f"registry: {places.registry} ({len(index.entries)} entries)", highlight=False
+        f"registry: {places.shown(places.registry)} ({len(index.entries)} entries)", highlight=False
     )
     if merged is not None:
         for entry in index.entries:
@@ -199,37 +227,35 @@ def audit(folder: Folder) -> None:
 @app.command()
 def track(
     folder: Folder,
-    tracking_uri: Annotated[
-        str | None, typer.Option(help="MLflow address; SQLite in the folder by default.")
-    ] = None,
+    tracking_uri: TrackingUri = None,
 ) -> None:
     """Write into MLflow what it lacks, from the ledger."""
     from orchestrator.tracking.mlflow import track as write
-    from orchestrator.tracking.places import default_uri
+    from orchestrator.tracking.places import chosen_uri
 
-    counts = write(folder, tracking_uri or default_uri(folder))
+    places = _fetched(folder)
+    counts = write(places.out, chosen_uri(places.out, tracking_uri), ledger=places.ledger)
     out_console.print(f"MLflow has everything: {counts}", highlight=False)
 
 
 @app.command()
 def ui(
     folder: Folder,
-    tracking_uri: Annotated[
-        str | None, typer.Option(help="MLflow address; SQLite in the folder by default.")
-    ] = None,
+    tracking_uri: TrackingUri = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; loopback by default.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
 ) -> None:
     """Open MLflow's own interface on a sweep."""
-    from orchestrator.tracking.places import default_uri
+    from orchestrator.tracking.places import chosen_uri
     from orchestrator.tracking.ui import serve, ui_command
 
-    uri = tracking_uri or default_uri(folder)
-    ui_command(folder, uri, host, port)  # refuses what cannot be shown, before anything is printed
+    out = _fetched(folder).out
+    uri = chosen_uri(out, tracking_uri)
+    ui_command(out, uri, host, port)  # refuses what cannot be shown, before anything is printed
     out_console.print(f"MLflow: http://{host}:{port} (Ctrl-C ends it)", highlight=False)
-    raise typer.Exit(serve(folder, uri, host, port))
+    raise typer.Exit(serve(out, uri, host, port))
 
 
 _SWEEP_OPTIONS = (
@@ -239,7 +265,18 @@ _SWEEP_OPTIONS = (
 )  # fmt: skip
 
 
-def _sweep(config: Any, dry_run: bool) -> None:
+def _read(options: Mapping[str, Any]) -> SweepConfig:
+    """The configuration that values of `sweep`'s options ask for."""
+    from orchestrator.config import make_config, parse_settings, read_yaml
+
+    given = {name: options[name] for name in _SWEEP_OPTIONS}
+    given["adapter"] = tuple(options["adapter"]) if options["adapter"] else None
+    given["set"] = parse_settings(options["set_"]) if options["set_"] else None
+    given["space"] = read_yaml(options["space"], "search space") if options["space"] else None
+    return make_config(given, options["config"])
+
+
+def _sweep(config: SweepConfig, dry_run: bool) -> None:
     from orchestrator import sweep as room
     from orchestrator.display import DataProgress, Display, notices
     from orchestrator.overview import print_outcome, print_plan
@@ -263,6 +300,22 @@ def _sweep(config: Any, dry_run: bool) -> None:
         raise typer.Exit(1)
 
 
+def _fetched(place: str) -> Places:
+    """Where a sweep lies; of one in an object store, this machine has what MLflow reads."""
+    from orchestrator.home import Home
+
+    home = Home.at(place)
+    home.fetch(home.places.sweep, home.places.report)
+    home.recall(home.places.registry)
+    home.recall(home.places.pools, growing=True)
+    return home.places
+
+
+def _is_place(name: str) -> bool:
+    """Whether it is meant as a folder: an id has no slash."""
+    return "/" in name or Path(name).exists()
+
+
 def _say(sentence: str) -> None:
     out_console.print(sentence, highlight=False, markup=False)
 
@@ -274,3 +327,7 @@ def _fail(message: str, code: int) -> None:
 
 def _interrupt(signum: int, frame: object) -> None:
     raise KeyboardInterrupt
+
+
+offer_submit(sweep, _read)
+app.add_typer(cluster_app)

@@ -43,7 +43,7 @@ class SweepConfig(BaseModel):
     address: str | None = None
     width: int | None = Field(None, ge=1, le=1024, strict=True)
     tracking_uri: str | None = None
-    out: Path | None = None
+    out: str | None = None
     data_root: Path | None = None
     suite_root: Path | None = None
 
@@ -53,6 +53,12 @@ class SweepConfig(BaseModel):
         """`a,b`, one name, or a list."""
         return tuple(map(str.strip, value.split(","))) if isinstance(value, str) else value
 
+    @field_validator("out", mode="before")
+    @classmethod
+    def _place(cls, value: Any) -> Any:
+        """A folder or an address; `Path` would take a slash out of the latter."""
+        return str(value) if isinstance(value, Path) else value
+
     @field_validator("set", mode="after")
     @classmethod
     def _numbers(cls, value: dict[str, Any]) -> dict[str, Any]:
@@ -60,9 +66,11 @@ class SweepConfig(BaseModel):
         return {name: _scalar(v) if isinstance(v, str) else v for name, v in value.items()}
 
     @property
-    def folder(self) -> Path:
-        """The output folder; by default that of the suite (or of its file's name) in `runs`."""
-        return self.out if self.out is not None else Path("runs") / Path(self.suite).stem
+    def place(self) -> str:
+        """The output folder or its address; by default that of the suite (or of its file's name) in
+        `runs`.
+        """
+        return self.out if self.out is not None else str(Path("runs") / Path(self.suite).stem)
 
     @property
     def budget_seconds(self) -> float | None:

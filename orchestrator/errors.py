@@ -28,6 +28,10 @@ class LedgerError(OrchestrateError):
     """A ledger fragment or compacted table cannot be read or written."""
 
 
+class StorageError(LedgerError):
+    """A folder or an object store refuses now what it may grant later: full, read-only, away."""
+
+
 class SweepConflict(OrchestrateError):
     """The output folder holds a different sweep, or another command is running this one."""
 

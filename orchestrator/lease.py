@@ -19,12 +19,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from orchestrator.errors import InvalidInput, SweepConflict
+from orchestrator.errors import InvalidInput, StorageError, SweepConflict
 from orchestrator.files import make_folder, write_whole
 
 DRIVER, WORKERS, HOLDER = ".lock-driver", ".lock-workers", ".lease.json"
 _GRACE_S = 1.0  # a killed holder keeps its lock until the system has taken it apart
 _POLL_S = 0.05
+_SIGHT_S = 3.0  # a share may show what another machine wrote a moment later
 
 _driver_locks: set[int] = set()
 
@@ -36,10 +37,11 @@ class SweepLease:
         out: output folder on a local disk or NFS; made if it is missing.
         patience: seconds to wait for the workers of a killed command to end.
         waiting: called once with a sentence for the user if there is something to wait for.
+        name: what messages call it, if not `out`.
 
     Entering raises `SweepConflict` when another command holds the lease (naming it) or orphaned
     workers outlast `patience`, and `InvalidInput` when the folder cannot be written or locked.
-    `token` names this lease; give it to `hold_orphan_lock`.
+    `token` names this lease; give it to `hold_orphan_lock`. `former` named the one before it.
     """
 
     def __init__(
@@ -47,8 +49,12 @@ class SweepLease:
         out: Path,
         patience: float = 60.0,
         waiting: Callable[[str], None] | None = None,
+        name: str = "",
     ) -> None:
-        self.token = secrets.token_hex(8)
+        # In the order of time: a folder with an older one is not where this lease was taken.
+        self.token = f"{time.time_ns():016x}{secrets.token_hex(8)}"
+        self.former = ""
+        self._name = name or str(out)
         self._out = out
         self._patience = patience
         self._waiting = waiting
@@ -59,7 +65,8 @@ class SweepLease:
         _driver_locks.add(self._lock)
         try:
             if not _exclusive(self._lock, self._out, _GRACE_S):
-                raise SweepConflict(_held(self._out))
+                raise SweepConflict(_held(self._out, self._name))
+            self.former = token_of(self._out)
             self._announce()
             self._outlive_orphans()
         except BaseException:
@@ -100,11 +107,11 @@ class SweepLease:
             if self._waiting:
                 self._waiting(
                     f"waiting up to {self._patience:g} s for workers of a command that was killed "
-                    f"in '{self._out}' to end"
+                    f"in '{self._name}' to end"
                 )
             if not _exclusive(lock, self._out, self._patience):
                 raise SweepConflict(
-                    f"workers of a command that was killed in '{self._out}' still run after "
+                    f"workers of a command that was killed in '{self._name}' still run after "
                     f"{self._patience:g} s. Wait, or find them with `lsof {self._out / WORKERS}` "
                     "and end them, then run the same command again."
                 )
@@ -126,15 +133,21 @@ class WorkerLock:
 def hold_orphan_lock(out: Path, token: str) -> WorkerLock:
     """Mark this process as a worker of the lease `token` on `out`, for as long as it lives.
 
-    Raises `SweepConflict` when another command has taken the lease since: a worker that starts
-    late, after its command was killed, must end instead of training what is trained again.
+    Raises `SweepConflict` when another command has taken the lease since (a worker that starts
+    late, after its command was killed, must end instead of training what is trained again) or when
+    this machine sees another folder at `out` than the command does; `StorageError` when the folder
+    cannot be written now.
     """
-    lock = _open(out, WORKERS)
+    _wait_for_sight(out, token)  # before anything is made in a folder that is not the sweep's
+    try:
+        lock = os.open(out / WORKERS, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise StorageError(f"cannot write to '{out}': {error.strerror}.") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_SH)
         # After the lock: a newer lease shows its token before it looks for workers, so either we
         # see its token here or it waits for us.
-        if _holder(out).get("token") != token:
+        if token_of(out) != token:
             raise SweepConflict(
                 f"the command that started this worker no longer holds '{out}'; the worker ends."
             )
@@ -145,6 +158,24 @@ def hold_orphan_lock(out: Path, token: str) -> WorkerLock:
         os.close(lock)
         raise
     return WorkerLock(lock)
+
+
+def token_of(out: Path) -> str:
+    """The token of the last lease that was taken on `out`; empty if none shows."""
+    return str(_holder(out).get("token", ""))
+
+
+def _wait_for_sight(out: Path, token: str) -> None:
+    """Until the lease, or a later one, shows in this machine's `out`; not for long."""
+    deadline = time.monotonic() + _SIGHT_S
+    while token_of(out) < token:
+        if time.monotonic() >= deadline:
+            raise SweepConflict(
+                f"'{out}' on host {socket.gethostname()} is not the folder that the sweep's "
+                "command sees; storage of a cluster must be shared (NFS at one path, or "
+                "--out s3://…)."
+            )
+        time.sleep(_POLL_S)
 
 
 def _open(out: Path, name: str) -> int:
@@ -178,14 +209,14 @@ def _holder(out: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _held(out: Path) -> str:
+def _held(out: Path, name: str) -> str:
     holder = _holder(out)
     who = "another command"
     if {"pid", "host", "started"} <= holder.keys():
         since = datetime.fromtimestamp(holder["started"]).astimezone()
         who += f" (process {holder['pid']} on {holder['host']}, since {since:%Y-%m-%d %H:%M:%S %Z})"
     return (
-        f"{who} is running in '{out}'. Wait until it ends, stop it with Ctrl-C or `kill`, or give "
+        f"{who} is running in '{name}'. Wait until it ends, stop it with Ctrl-C or `kill`, or give "
         "this one another folder with --out."
     )
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -140,13 +141,16 @@ class Ledger:
         return {**self._in_fragments(fragments - seen - found.keys()), **found}
 
     def _in_fragments(self, wanted: Collection[str]) -> dict[str, TrialResult]:
-        found = {}
-        for key in wanted:
-            results = self._decoded(FRAGMENTS, key, frozenset())
-            if [result.key for result in results] != [key]:
-                raise self._damaged(FRAGMENTS, key, "its row belongs to another key")
-            found[key] = results[0]
-        return found
+        if self._storage.at_once == 1 or len(wanted) < 2:
+            return {key: self._in_fragment(key) for key in wanted}
+        with ThreadPoolExecutor(self._storage.at_once) as threads:
+            return dict(zip(wanted, threads.map(self._in_fragment, wanted), strict=True))
+
+    def _in_fragment(self, key: str) -> TrialResult:
+        results = self._decoded(FRAGMENTS, key, frozenset())
+        if [result.key for result in results] != [key]:
+            raise self._damaged(FRAGMENTS, key, "its row belongs to another key")
+        return results[0]
 
     def _in_compacted(
         self, names: Collection[str], seen: frozenset[str] = frozenset()

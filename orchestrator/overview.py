@@ -10,10 +10,11 @@ from rich.table import Table
 
 from orchestrator.analysis.summary import StudySummary, Summary
 from orchestrator.display import duration, percent
+from orchestrator.home import Home
 from orchestrator.ledger import Ledger
 from orchestrator.places import Places
 from orchestrator.search.samplers import planned_configurations
-from orchestrator.sweepfile import read_sweep
+from orchestrator.sweepfile import SweepFile, read_sweep
 
 LEAKS = (
     "protocol paper LEAKS: epochs and configurations were chosen on the test split, as the "
@@ -50,7 +51,7 @@ def print_plan(planned: Planned, console: Console) -> None:
     console.print(
         f"sampler {sweep.sampler}, stopping {sweep.stopping}, seeds {sweep.seeds}", highlight=False
     )
-    recorded = len(Ledger(planned.places.ledger).keys()) if planned.places.ledger.exists() else 0
+    recorded = len(Ledger(planned.places.ledger).keys())
     console.print(
         f"{len(planned.studies)} studies, {trials} trials, {epochs} trial-epochs at most; "
         f"{recorded} trials recorded already; about {duration(seconds)} in all on this device",
@@ -58,13 +59,12 @@ def print_plan(planned: Planned, console: Console) -> None:
     )
 
 
-def print_status(folder: Path, console: Console) -> None:
+def print_status(place: str | Path, console: Console) -> None:
     """Per study: what the ledger has and what is missing."""
     from orchestrator.analysis.aggregate import summarise
 
-    places = Places(folder)
-    found = read_sweep(places)
-    results = Ledger(places.ledger).results()
+    found, home = _sweep_at(place)
+    results = Ledger(home.places.ledger).results()
     summaries = [summarise(results, found.sweep, found.suite, p) for p in found.sweep.protocols]
     studies = [study for summary in summaries for study in summary.studies]
     console.print(found.command, highlight=False, markup=False)
@@ -99,28 +99,34 @@ def print_outcome(outcome: Outcome, places: Places, console: Console) -> None:
         highlight=False,
     )
     console.print(
-        f"report: {places.report}\nregistry: {places.registry}\n"
-        f"MLflow: orchestrate ui {places.out}",
+        f"report: {places.shown(places.report)}\nregistry: {places.shown(places.registry)}\n"
+        f"MLflow: {outcome.mlflow}",
         highlight=False,
         markup=False,
     )
 
 
-def audited(folder: Path) -> Audit:
+def audited(place: str | Path) -> Audit:
     """What the ledger proves about who read the test split."""
     from orchestrator.analysis.audit import audit
 
-    places = Places(folder)
-    found = read_sweep(places)
-    return audit(Ledger(places.ledger).results(), found.sweep, found.data)
+    found, home = _sweep_at(place)
+    return audit(Ledger(home.places.ledger).results(), found.sweep, found.data)
 
 
-def rebuild(folder: Path) -> tuple[Outcome, Places]:
+def rebuild(place: str | Path) -> tuple[Outcome, Places]:
     """Registry and report once more from the ledger."""
     from orchestrator.sweep import conclude
 
-    places = Places(folder)
-    return conclude(places, {}, read_sweep(places).command), places
+    found, home = _sweep_at(place)
+    return conclude(home, {}, found.command), home.places
+
+
+def _sweep_at(place: str | Path) -> tuple[SweepFile, Home]:
+    """The sweep that lies there; `InvalidInput` if there is none."""
+    home = Home.at(place)
+    home.fetch(home.places.sweep)
+    return read_sweep(home.places), home
 
 
 def _results(summary: Summary) -> Table:

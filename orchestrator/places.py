@@ -8,9 +8,19 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Places:
-    """The files and folders of one sweep."""
+    """The files and folders of one sweep.
+
+    `out` is a folder of this machine. Where the sweep lies in an object store, at `uri`, it is this
+    machine's working copy: only the ledger is not in it.
+    """
 
     out: Path
+    uri: str = ""
+
+    @property
+    def name(self) -> str:
+        """The place as a person would name it (a URI without its options)."""
+        return self.uri.partition("?")[0] or str(self.out)
 
     @property
     def sweep(self) -> Path:
@@ -23,9 +33,9 @@ class Places:
         return self.out / "asks"
 
     @property
-    def ledger(self) -> Path:
-        """The results: the only source of truth."""
-        return self.out / "ledger"
+    def ledger(self) -> Path | str:
+        """The results: the only source of truth. A folder, or the address of one."""
+        return under(self.uri, "ledger") if self.uri else self.out / "ledger"
 
     @property
     def adapters(self) -> Path:
@@ -53,6 +63,11 @@ class Places:
         return self.out / "sheets"
 
     @property
+    def data(self) -> Path:
+        """Prepared tasks, for machines that share nothing but the object store."""
+        return self.out / "data"
+
+    @property
     def logs(self) -> Path:
         """Logs."""
         return self.out / "logs"
@@ -66,3 +81,13 @@ class Places:
     def trial_log(self) -> Path:
         """When which process started and recorded which trial; nothing reads it back."""
         return self.logs / "trials.log"
+
+    def shown(self, path: Path) -> str:
+        """A file or folder of the sweep as a person would name it."""
+        return under(self.name, path.relative_to(self.out).as_posix()) if self.uri else str(path)
+
+
+def under(uri: str, name: str) -> str:
+    """The address of `name` below `uri`, whose options stay."""
+    place, mark, options = uri.partition("?")
+    return f"{place.rstrip('/')}/{name}{mark}{options}"

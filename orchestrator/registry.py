@@ -17,7 +17,7 @@ import json
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from orchestrator import files
 from orchestrator.analysis.summary import StudySummary, Summary
 from orchestrator.errors import CheckpointError, InvalidInput, unknown
+from orchestrator.home import Home
 from orchestrator.spec import TrialResult
 
 if TYPE_CHECKING:
@@ -114,12 +115,17 @@ class Index(BaseModel):
 
 
 def export(
-    summary: Summary, results: Sequence[TrialResult], adapters: Path, registry: Path
+    summary: Summary,
+    results: Sequence[TrialResult],
+    adapters: Path,
+    registry: Path,
+    fetch: Callable[..., None] = lambda *_: None,
 ) -> Index:
     """Writes the registry of everything that has its winner and all final seeds; returns its index.
 
     The winners of the protocol of `summary`: give the honest one where a sweep ran both.
     Built beside and swapped in, so that a reader never sees half of one; one exporter at a time.
+    `fetch` is called with the files of an adapter before they are read.
     `CheckpointError` if the weights of a finished final trial are gone or `registry` cannot be
     written.
     """
@@ -130,7 +136,7 @@ def export(
             shutil.rmtree(draft, ignore_errors=True)
             files.make_folder(draft)
             entries = [
-                _write(study, summary, rows, adapters, draft)
+                _write(study, summary, rows, adapters, draft, fetch)
                 for study in summary.studies
                 if study.winner is not None and not study.missing
             ]
@@ -173,6 +179,7 @@ def load(
 ) -> nn.Module:
     """The adapted timm model of an entry, in evaluation mode, with its head.
 
+    `registry` is the `registry` folder of a sweep, or its address: `s3://bucket/sweep/registry`.
     Inputs are cut (`view`) and normalised as `config.json` says. Warns (`UserWarning`) if the entry
     was chosen on the test split. Raises `InvalidInput` for a name that is not there and
     `CheckpointError` if files are damaged or the backbone's weights are not the same.
@@ -180,7 +187,7 @@ def load(
     import adapters
     from orchestrator.backbones import load_backbone
 
-    entry, folder = _checked(Path(registry), task, adapter, suite, backbone)
+    entry, folder = _checked(registry, task, adapter, suite, backbone)
     if entry.leaks:
         warnings.warn(f"{entry.task}/{entry.adapter}: {entry.warning}", stacklevel=2)
     base = load_backbone(entry.backbone)
@@ -240,9 +247,12 @@ def export_merged(
 
 
 def _checked(
-    registry: Path, task: str, adapter: str, suite: str | None, backbone: str | None
+    place: str | Path, task: str, adapter: str, suite: str | None, backbone: str | None
 ) -> tuple[Entry, Path]:
     """An entry and its folder, whose files have the fingerprints that the index states."""
+    home = Home.at(place)
+    registry = home.places.out
+    home.fetch(registry / INDEX)
     entry = read_index(registry).find(task, adapter, suite, backbone)
     if "\0" in entry.path or not (registry / entry.path).resolve().is_relative_to(
         registry.resolve()
@@ -251,6 +261,7 @@ def _checked(
             f"entry '{task}/{adapter}' points outside its registry: {entry.path!r}. Write it "
             "again: `orchestrate export DIR`."
         )
+    home.fetch(*(registry / entry.path / name for name in CHECKED))
     folder = (registry / entry.path).resolve()
     for name in CHECKED:
         _check(folder / name, entry.sha256.get(name, ""))
@@ -273,6 +284,7 @@ def _write(
     rows: Mapping[str, TrialResult],
     adapters: Path,
     draft: Path,
+    fetch: Callable[..., None],
 ) -> Entry:
     winner = study.winner
     assert winner is not None
@@ -282,6 +294,7 @@ def _write(
     relative = Path(*map(_safe, (sweep.suite, sweep.backbone, study.task, study.adapter)))
     folder = draft / relative
     files.make_folder(folder)
+    fetch(*(adapters / final.key / name for name in WEIGHTS))
     _copy_weights(adapters / final.key, folder)
     _dump(
         folder / CONFIG,
@@ -351,13 +364,14 @@ def _label(protocol: str) -> dict[str, str]:
 def _copy_weights(source: Path, folder: Path) -> None:
     for name in WEIGHTS:
         try:
-            shutil.copyfile(source / name, folder / name)
+            content = (source / name).read_bytes()
         except OSError as error:
             raise CheckpointError(
                 f"'{source / name}' of a finished final trial cannot be copied ({error.strerror}). "
                 f"Move its row ledger/fragments/{source.name}.parquet away and run the same "
                 "command again."
             ) from error
+        files.write_whole(folder / name, content)  # what is full is the registry's to tell
 
 
 @contextmanager

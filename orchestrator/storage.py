@@ -11,12 +11,17 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from orchestrator.errors import LedgerError
+from orchestrator.errors import LedgerError, StorageError
 from orchestrator.files import make_folder, write_whole
+
+_PIECE = 8 * 2**20
 
 
 class Storage(Protocol):
-    """What the ledger asks of a place. Everything but a missing file raises `LedgerError`."""
+    """What the ledger asks of a place. Everything but a missing file raises `StorageError`."""
+
+    at_once: int
+    """Requests that it can answer at a time: 1 where one after the other is as quick."""
 
     def sizes(self, folder: str) -> dict[str, int]:
         """File name → bytes of a folder; empty when the folder does not exist."""
@@ -54,7 +59,7 @@ def storage(uri: str | Path, filesystem: pafs.FileSystem | None = None) -> Stora
     except (pa.ArrowException, OSError, ValueError) as error:
         why = _line(error).replace(str(uri), shown)
         raise LedgerError(
-            f"the ledger address '{shown}' cannot be used ({why}). Allowed: a folder, file://, "
+            f"the address '{shown}' cannot be used ({why}). Allowed: a folder, file://, "
             "s3:// or gs://."
         ) from error
     if isinstance(found, pafs.LocalFileSystem):
@@ -64,6 +69,8 @@ def storage(uri: str | Path, filesystem: pafs.FileSystem | None = None) -> Stora
 
 class LocalFolder:
     """POSIX: files are written in `tmp/` and renamed."""
+
+    at_once = 1
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -108,6 +115,8 @@ class LocalFolder:
 class ObjectStore:
     """A pyarrow filesystem: each file is written with a single PUT, so nothing is ever partial."""
 
+    at_once = 16
+
     def __init__(self, filesystem: pafs.FileSystem, root: str, shown: str) -> None:
         self._filesystem = filesystem
         self._root = root.rstrip("/")
@@ -115,29 +124,27 @@ class ObjectStore:
         self._made: set[str] = set()
 
     def sizes(self, folder: str) -> dict[str, int]:
-        selector = pafs.FileSelector(f"{self._root}/{folder}", allow_not_found=True)
-        with _explained(f"list '{self._shown}/{folder}'"):
+        selector = pafs.FileSelector(_inside(self._root, folder), allow_not_found=True)
+        with _explained(f"list '{_inside(self._shown, folder)}'"):
             found = self._filesystem.get_file_info(selector)
         return {info.base_name: info.size for info in found if info.is_file}
 
     def exists(self, folder: str, name: str) -> bool:
         with _explained(f"look up '{self.path(folder, name)}'"):
-            info = self._filesystem.get_file_info(f"{self._root}/{folder}/{name}")
+            info = self._filesystem.get_file_info(_inside(self._root, folder, name))
         return bool(info.is_file)
 
     def read(self, folder: str, name: str) -> bytes:
         with (
             _explained(f"read '{self.path(folder, name)}'"),
-            self._filesystem.open_input_stream(f"{self._root}/{folder}/{name}") as stream,
+            self._filesystem.open_input_stream(_inside(self._root, folder, name)) as stream,
         ):
             return bytes(stream.readall())
 
     def write(self, folder: str, name: str, data: bytes) -> None:
         with _explained(f"write '{self.path(folder, name)}'", missing_is_error=True):
-            if folder not in self._made:
-                self._filesystem.create_dir(f"{self._root}/{folder}", recursive=True)
-                self._made.add(folder)
-            stream = self._filesystem.open_output_stream(f"{self._root}/{folder}/{name}")
+            self._make(folder)
+            stream = self._filesystem.open_output_stream(_inside(self._root, folder, name))
             # No `with`: closing is what makes the object visible, and a failed write must not.
             stream.write(data)
             stream.close()
@@ -145,7 +152,7 @@ class ObjectStore:
     def delete(self, folder: str, name: str) -> None:
         with _explained(f"delete '{self.path(folder, name)}'"):
             try:
-                self._filesystem.delete_file(f"{self._root}/{folder}/{name}")
+                self._filesystem.delete_file(_inside(self._root, folder, name))
             except FileNotFoundError:
                 return
 
@@ -153,7 +160,50 @@ class ObjectStore:
         return 0
 
     def path(self, folder: str, name: str) -> str:
-        return f"{self._shown}/{folder}/{name}"
+        return _inside(self._shown, folder, name)
+
+    def walk(self, folder: str) -> dict[str, int]:
+        """Path below `folder` → bytes, of every file there at any depth."""
+        selector = pafs.FileSelector(
+            _inside(self._root, folder), recursive=True, allow_not_found=True
+        )
+        with _explained(f"list '{_inside(self._shown, folder)}'"):
+            found = self._filesystem.get_file_info(selector)
+        start = len(_inside(self._root, folder)) + 1
+        return {info.path[start:]: info.size for info in found if info.is_file}
+
+    def upload(self, source: Path, folder: str, name: str) -> None:
+        """Makes the bytes of a local file visible, whole or not at all; in pieces, so that it may
+        be of any size.
+        """
+        with _explained(f"write '{self.path(folder, name)}'", missing_is_error=True):
+            self._make(folder)
+            with open(source, "rb") as file:
+                stream = self._filesystem.open_output_stream(_inside(self._root, folder, name))
+                while data := file.read(_PIECE):
+                    stream.write(data)
+                stream.close()  # no `with`, as in `write`
+
+    def download(self, folder: str, name: str, target: Path) -> None:
+        """Writes the file's bytes to a local one; `FileNotFoundError` when it is gone."""
+        with (
+            _explained(f"read '{self.path(folder, name)}'"),
+            self._filesystem.open_input_stream(_inside(self._root, folder, name)) as stream,
+            open(target, "wb") as file,
+        ):
+            while data := stream.read(_PIECE):
+                file.write(data)
+
+    def _make(self, folder: str) -> None:
+        """Folders are needed where they are more than the beginning of a name."""
+        if folder not in self._made and self._filesystem.type_name not in ("s3", "gcs"):
+            self._filesystem.create_dir(_inside(self._root, folder), recursive=True)
+        self._made.add(folder)
+
+
+def _inside(*parts: str) -> str:
+    """A path of which some parts may be empty."""
+    return "/".join(filter(None, parts))
 
 
 def _with_single_put(uri: str) -> str:
@@ -183,8 +233,8 @@ def _explained(action: str, missing_is_error: bool = False) -> Iterator[None]:
         raise _failure(action, error) from error
 
 
-def _failure(action: str, error: OSError) -> LedgerError:
-    return LedgerError(
+def _failure(action: str, error: OSError) -> StorageError:
+    return StorageError(
         f"cannot {action}: {_line(error)}. Nothing was lost; check free space, permissions and the "
         "connection, then run the same command again."
     )

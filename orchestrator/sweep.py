@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +16,31 @@ from orchestrator.analysis.summary import Summary
 from orchestrator.backbones import fingerprint, normalisation_of
 from orchestrator.backends.plan import HostPlan
 from orchestrator.config import SweepConfig
+from orchestrator.data import travel
 from orchestrator.data.manifest import Manifest
 from orchestrator.data.roots import suite_root
 from orchestrator.data.sheet import write_sheets
 from orchestrator.data.sources import deviations, prepare_tasks
 from orchestrator.data.store import default_root
-from orchestrator.errors import InvalidInput
+from orchestrator.errors import InvalidInput, StorageError
 from orchestrator.extension import extend
-from orchestrator.lease import SweepLease
+from orchestrator.holding import hold
+from orchestrator.home import Home
 from orchestrator.ledger import Ledger
+from orchestrator.patience import Patience
 from orchestrator.places import Places
 from orchestrator.planning import plan_studies, plan_sweep
-from orchestrator.registry import export
+from orchestrator.registry import INDEX, export
 from orchestrator.search.asks import AskStore
 from orchestrator.search.search import Search
 from orchestrator.search.study import StudyProgress
 from orchestrator.spec import DataIdentity, Study, Suite, Sweep
 from orchestrator.sweepfile import SweepFile, read_sweep
-from orchestrator.tracking.places import default_uri
+from orchestrator.tracking.places import chosen_uri, viewer
 from orchestrator.tracking.process import TrackingProcess
+
+_PATIENCE = 300.0
+"""Seconds for which storage may refuse before the sweep ends."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +54,15 @@ class Planned:
     weights: str
     data_root: Path
 
+    @cached_property
+    def home(self) -> Home:
+        """Where the sweep lies."""
+        return Home.at(self.config.place)
+
     @property
     def places(self) -> Places:
-        """The output folder."""
-        return Places(self.config.folder)
+        """The output folder, or the working copy of it."""
+        return self.home.places
 
     @property
     def data(self) -> dict[str, DataIdentity]:
@@ -79,6 +90,8 @@ class Outcome:
     """Empty, or why MLflow does not have everything yet."""
     summaries: Mapping[str, Summary]
     """By protocol; `summary` is the first of them."""
+    mlflow: str
+    """Where its runs are looked at."""
     interrupted: bool = False
 
 
@@ -98,8 +111,9 @@ def plan(config: SweepConfig, watch: Watch) -> Planned:
     suite, wanted = plan_sweep(config)
     weights = fingerprint(wanted.backbone)
     normalisation_of(wanted.backbone, wanted.recipe.normalisation)  # refused now, not in a pool
-    places = Places(config.folder)
-    before = _begun(places)
+    home = Home.at(config.place)
+    home.fetch(home.places.sweep)
+    before = _begun(home.places)
     sweep = wanted if before is None else extend(before.sweep, wanted, suite)
     root = config.data_root or default_root()
     wanted_tasks = [suite.task(name) for name in sweep.tasks]
@@ -117,27 +131,41 @@ def run(planned: Planned, command: str, watch: Watch) -> Outcome:
 
     Raises `OrchestrateError` with nothing lost; Ctrl-C ends in an `Outcome` with `interrupted`.
     """
-    places = planned.places
-    with SweepLease(places.out, waiting=watch.say) as lease:
+    home, places = planned.home, planned.places
+    with hold(home, watch.say) as lease:
+        home.fetch(places.sweep)
         _write_sweep(planned, command, _continued(planned))
-        write_sheets(places.sheets, planned.suite, planned.sweep.tasks, planned.data_root)
+        home.recall(places.asks)
+        _write_sheets(planned)
+        _publish_data(planned, watch)
         ledger = Ledger(places.ledger)
         ledger.clean()
-        search = Search(planned.sweep, planned.studies, AskStore(places.asks), ledger.results())
-        uri = planned.config.tracking_uri or default_uri(places.out)
-        tracking = TrackingProcess(places.out, uri, lease.token).start()
+        asks = AskStore(places.asks, home.publish)
+        search = Search(planned.sweep, planned.studies, asks, ledger.results())
+        uri = chosen_uri(places.out, planned.config.tracking_uri)
+        tracking = TrackingProcess(places.out, uri, lease.token, places.uri).start()
         try:
             interrupted = _train(planned, search, lease.token, watch)
-            outcome = conclude(places, search.failures(), command)
+            lease.check()
+            patience = Patience(0 if interrupted else _PATIENCE, watch.say)
+            outcome = patience.insist(lambda: conclude(home, search.failures(), command))
             ended = tracking.finish(interrupted=interrupted)
         except BaseException:
             tracking.stop()
             raise
-        return replace(outcome, tracking=ended.message, interrupted=interrupted)
+        return replace(
+            outcome,
+            tracking=ended.message,
+            mlflow=viewer(places.name, places.out, uri),
+            interrupted=interrupted,
+        )
 
 
-def conclude(places: Places, failures: Mapping[str, str], command: str) -> Outcome:
+def conclude(home: Home, failures: Mapping[str, str], command: str) -> Outcome:
     """Summary, registry and report from the ledger alone."""
+    places = home.places
+    home.recall(places.pools, growing=True)
+    home.recall(places.sheets)
     found = read_sweep(places)
     results = Ledger(places.ledger).results()
     summaries = {
@@ -145,13 +173,13 @@ def conclude(places: Places, failures: Mapping[str, str], command: str) -> Outco
         for protocol in found.sweep.protocols
     }
     summary, *leaking = summaries.values()
-    export(summary, results, places.adapters, places.registry)
+    export(summary, results, places.adapters, places.registry, home.fetch)
     write_report(
         places.report,
         summary,
         results,
         command=command,
-        registry=str(places.registry),
+        registry=places.shown(places.registry),
         failures=failures,
         paper=leaking[0] if leaking else None,
         notices=deviations(found.suite, found.counts),
@@ -159,13 +187,16 @@ def conclude(places: Places, failures: Mapping[str, str], command: str) -> Outco
         sheets=_sheets(places, found.sweep.tasks),
         windows=throughput.read(places.pools),
     )
-    return Outcome(summary, failures, "", summaries=summaries)
+    home.publish_folder(places.registry, last=places.registry / INDEX)
+    home.publish(places.report)
+    shown = viewer(places.name, places.out, chosen_uri(places.out, None))
+    return Outcome(summary, failures, "", summaries, shown)
 
 
 def _begun(places: Places) -> SweepFile | None:
     """The folder's sweep, if it has any result: before that it may still become another."""
     found = SweepFile.read(places)
-    return found if found and places.ledger.exists() and Ledger(places.ledger).keys() else None
+    return found if found and Ledger(places.ledger).keys() else None
 
 
 def _continued(planned: Planned) -> SweepFile | None:
@@ -176,7 +207,7 @@ def _continued(planned: Planned) -> SweepFile | None:
     if begun or (found and (found.sweep, dict(found.data), found.weights) == wanted):
         return found
     for folder in (places.asks, places.checkpoints):
-        shutil.rmtree(folder, ignore_errors=True)
+        planned.home.remove_folder(folder)
     return None
 
 
@@ -212,6 +243,31 @@ def _write_sweep(planned: Planned, command: str, before: SweepFile | None) -> No
             counts={**before.counts, **made.counts},
         )
     made.write(planned.places)
+    planned.home.publish(planned.places.sweep)
+
+
+def _write_sheets(planned: Planned) -> None:
+    folder = planned.places.sheets
+    try:
+        write_sheets(folder, planned.suite, planned.sweep.tasks, planned.data_root)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write contact sheets into '{folder}': {error.strerror}. Free space or "
+            "permissions, then run the same command again."
+        ) from error
+    planned.home.publish(*(folder / f"{name}.png" for name in planned.sweep.tasks))
+
+
+def _publish_data(planned: Planned, watch: Watch) -> None:
+    """Machines of a cluster have prepared tasks from the object store, where the sweep lies in one:
+    they may share nothing else.
+    """
+    if planned.config.address is None:
+        return
+    tasks = [planned.suite.task(name) for name in planned.sweep.tasks]
+    sent = travel.publish(planned.home, planned.suite, tasks, planned.data_root)
+    if sent:
+        watch.say(f"the data of {', '.join(sent)} lies in '{planned.places.name}' now")
 
 
 def _sheets(places: Places, tasks: Sequence[str]) -> dict[str, bytes]:
@@ -233,6 +289,10 @@ def _train(planned: Planned, search: Search, lease: str, watch: Watch) -> bool:
         stopping=planned.sweep.stopping,
         lease=lease,
         width=config.width,
+        # Machines of a cluster may go at any time; theirs is then lost since the last checkpoint.
+        checkpoint_seconds=0.0 if config.address else 60.0,
+        storage_patience=_PATIENCE,
+        uri=planned.places.uri,
     )
     done = sum(study.done + study.stopped + study.diverged for study in search.progress())
     total = sum(study.total for study in search.progress())
@@ -240,9 +300,9 @@ def _train(planned: Planned, search: Search, lease: str, watch: Watch) -> bool:
     watch.say(f"{done} of about {total} trials are recorded; running the rest {where}")
     try:
         if config.backend == "local":
-            _run_local(search, host, config, observe)
+            _run_local(search, host, config, observe, watch.say)
         else:
-            _run_ray(search, host, config, observe)
+            _run_ray(search, host, config, observe, watch.say)
     except KeyboardInterrupt:
         return True
     finally:
@@ -251,25 +311,34 @@ def _train(planned: Planned, search: Search, lease: str, watch: Watch) -> bool:
 
 
 def _run_local(
-    search: Search, host: HostPlan, config: SweepConfig, observe: Callable[[], None]
+    search: Search,
+    host: HostPlan,
+    config: SweepConfig,
+    observe: Callable[[], None],
+    say: Callable[[str], None],
 ) -> None:
     from orchestrator.backends import local
 
     if config.address:
         raise InvalidInput("--address is for --backend ray; leave it out with --backend local.")
     device = local.pick_device(config.device)
-    local.run(search, host, device=device, observe=observe)
+    local.run(search, host, device=device, observe=observe, say=say)
 
 
 def _run_ray(
-    search: Search, host: HostPlan, config: SweepConfig, observe: Callable[[], None]
+    search: Search,
+    host: HostPlan,
+    config: SweepConfig,
+    observe: Callable[[], None],
+    say: Callable[[str], None],
 ) -> None:
     from orchestrator.backends import ray_settings
 
     ray_settings.apply(config.address)
     from orchestrator.backends import ray
 
-    ray.run(search, host, ray.Cluster(config.address, config.device, config.width), observe)
+    cluster = ray.Cluster(config.address, config.device, config.width)
+    ray.run(search, host, cluster, observe, say)
 
 
 def _observer(search: Search, budget: float | None, watch: Watch) -> Callable[[], None]:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 from pydantic import TypeAdapter, ValidationError
 
-from orchestrator.errors import InvalidInput
+from orchestrator.errors import InvalidInput, StorageError
 from orchestrator.files import write_whole
 from orchestrator.places import Places
 from orchestrator.spec import DataIdentity, Suite, Sweep, digest
@@ -47,8 +47,14 @@ class SweepFile:
         return cls(name, sweep, suite, counts, data, weights, command, created)
 
     def write(self, places: Places) -> None:
-        """Writes `sweep.json`, whole."""
-        write_whole(places.sweep, (json.dumps(asdict(self), indent=2) + "\n").encode())
+        """Writes `sweep.json`, whole; `StorageError` if that is refused."""
+        try:
+            write_whole(places.sweep, (json.dumps(asdict(self), indent=2) + "\n").encode())
+        except OSError as error:
+            raise StorageError(
+                f"cannot write '{places.sweep}': {error.strerror}. Free space or permissions, then "
+                "run the same command again."
+            ) from error
 
     @classmethod
     def read(cls, places: Places) -> SweepFile | None:
@@ -60,8 +66,8 @@ class SweepFile:
             return TypeAdapter(cls).validate_json(places.sweep.read_bytes(), strict=True)
         except (OSError, ValidationError, InvalidInput) as error:
             raise InvalidInput(
-                f"'{places.sweep}' is damaged ({_why(error)}); restore it, or move it away: the "
-                "same command writes it again, and the ledger's results stay."
+                f"'{places.shown(places.sweep)}' is damaged ({_why(error)}); restore it, or move "
+                "it away: the same command writes it again, and the ledger's results stay."
             ) from error
 
 
@@ -70,7 +76,7 @@ def read_sweep(places: Places) -> SweepFile:
     found = SweepFile.read(places)
     if found is None:
         raise InvalidInput(
-            f"'{places.out}' holds no sweep ({places.sweep.name} is missing); give the --out "
+            f"'{places.name}' holds no sweep ({places.sweep.name} is missing); give the --out "
             "folder of one."
         )
     return found

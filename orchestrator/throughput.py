@@ -77,9 +77,14 @@ class Window:
 def append(folder: Path, window: Window) -> None:
     """Adds a line to the pool's file; one process writes it."""
     make_folder(folder)
-    name = re.sub(r"[^\w.-]+", "-", window.pool)
-    with (folder / f"{name}{SUFFIX}").open("a") as file:
+    with file_of(folder, window.pool).open("a") as file:
         file.write(json.dumps(asdict(window)) + "\n")
+
+
+def file_of(folder: Path, pool: str) -> Path:
+    """The file of a pool by its name."""
+    name = re.sub(r"[^\w.-]+", "-", pool)
+    return folder / f"{name}{SUFFIX}"
 
 
 def read(folder: Path) -> list[Window]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,8 @@ class Event:
     name: str
     key: str
     pid: int
+    epoch: int
+    """Epochs that the trial had behind it."""
 
 
 def environment(data: Path) -> dict[str, str]:
@@ -86,8 +89,9 @@ def events(out: Path) -> list[Event]:
     log = Places(out).trial_log
     if not log.exists():
         return []
-    fields = (line.split() for line in log.read_text().splitlines())
-    return [Event(float(time), name, key, int(pid)) for time, name, key, pid in fields]
+    # A line that a full disk cut off is no line.
+    whole = re.findall(r"^([\d.]+) (\w+) (\w{32}) (\d+) (\d+)$", log.read_text(), re.MULTILINE)
+    return [Event(float(t), name, key, int(pid), int(epoch)) for t, name, key, pid, epoch in whole]
 
 
 def results(out: Path) -> dict[str, TrialResult]:

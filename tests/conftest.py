@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ import torch
 from orchestrator import cli, tasks
 from orchestrator.data.sources import prepare_tasks
 from tests.commands import Here
+
+os.environ.pop("MLFLOW_TRACKING_URI", None)  # a person's own server is not for tests
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

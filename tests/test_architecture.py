@@ -32,20 +32,25 @@ ARROWS: dict[str, set[str]] = {
     "selection": set(),
     "rows": set(),
     "storage": set(),
+    "patience": set(),
     "throughput": set(),
     "lease": {"storage"},
+    "home": {"storage"},
+    "claim": {"storage", "patience"},
+    "holding": {"home", "lease", "claim"},
     "ledger": {"rows", "storage"},
-    "data": {"tasks"},
+    "data": {"tasks", "home"},
     "weights": {"data"},  # its figures are measured on the suite mini
     "backbones": {"weights"},
-    "engine": {"data", "backbones", "adapters"},
+    "engine": {"data", "backbones", "adapters", "patience"},
     "search": {"ledger", "selection", "search_spaces"},
     "backends": {
-        "engine", "data", "backbones", "adapters", "ledger", "lease", "search", "throughput",
+        "engine", "data", "backbones", "adapters", "ledger", "home", "holding", "patience",
+        "search", "sharing", "throughput",
     },
     "analysis": {"ledger", "selection", "tasks", "throughput"},
-    "registry": {"analysis", "ledger", "selection", "storage"},
-    "tracking": {"ledger", "lease", "selection", "throughput"},
+    "registry": {"analysis", "home", "ledger", "selection", "storage"},
+    "tracking": {"home", "ledger", "lease", "selection", "throughput"},
     "config": set(),
     "extension": {"tasks"},
     "planning": {"config", "tasks", "search", "search_spaces", "adapters", "backbones"},
@@ -53,16 +58,25 @@ ARROWS: dict[str, set[str]] = {
     "sweep": {
         "search", "backends", "tracking", "registry", "analysis",
         "config", "planning", "extension", "sweepfile",
-        "ledger", "lease", "selection", "storage", "tasks", "search_spaces", "data", "backbones",
-        "throughput",
+        "ledger", "home", "holding", "patience", "selection", "storage", "tasks", "search_spaces",
+        "data", "backbones", "throughput",
     },
     "display": {"search"},
     "estimate": {"ledger"},
-    "overview": {"analysis", "display", "ledger", "search", "search_spaces", "sweepfile", "tasks"},
+    "overview": {
+        "analysis", "display", "home", "ledger", "search", "search_spaces", "sweepfile", "tasks",
+    },
+    "sharing": set(),
+    "doctor": {"data", "sharing", "tracking"},
     "cli_data": set(),
+    "submission": {"config"},
+    "parcel": {"data", "home", "registry", "sweepfile"},  # of data: what unpacks archives
+    "submitted": {"parcel", "submission"},
+    "cli_cluster": set(),
+    "cli_doctor": {"cli_data"},
     "cli": {
-        "sweep", "config", "overview", "display", "tracking", "registry", "analysis", "tasks",
-        "cli_data",
+        "sweep", "config", "home", "overview", "display", "tracking", "registry", "analysis",
+        "tasks", "cli_data", "cli_cluster", "cli_doctor",
     },
 }  # fmt: skip
 
@@ -70,7 +84,14 @@ LATE: dict[str, set[str]] = {
     "registry": {"adapters", "backbones", "data", "engine"},
     "estimate": {"sweep", "search", "backends", "backbones", "data", "engine"},
     "overview": {"sweep", "estimate", "registry", "planning"},
+    "doctor": {"backbones", "backends"},
     "cli_data": {"data", "tasks", "display"},
+    "submission": {"backbones", "home", "planning", "tasks"},
+    "submitted": {"backends"},
+    "cli_cluster": {
+        "backends", "config", "display", "lease", "overview", "parcel", "submission", "submitted",
+    },
+    "cli_doctor": {"doctor", "data", "home", "tasks", "tracking"},
 }
 """Further arrows that hold only inside functions, because the other end loads torch."""
 
@@ -84,7 +105,12 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "orchestrator/sweepfile.py",
         "orchestrator/tasks/",
     ),
-    "typer": ("orchestrator/cli.py", "orchestrator/cli_data.py"),
+    "typer": (
+        "orchestrator/cli.py",
+        "orchestrator/cli_cluster.py",
+        "orchestrator/cli_data.py",
+        "orchestrator/cli_doctor.py",
+    ),
     "huggingface_hub": ("orchestrator/data/hub.py", "orchestrator/backbones/hub.py"),
     "httpx2": ("orchestrator/data/hub.py",),
     "jinja2": ("orchestrator/analysis/",),
@@ -94,9 +120,10 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
 
 LIGHT = {
     "orchestrator", "errors", "spec", "files", "places", "provenance", "tasks", "selection", "rows",
-    "storage", "lease", "ledger", "throughput", "search_spaces", "search", "analysis", "registry",
-    "tracking", "config", "extension", "sweepfile", "display", "estimate", "overview", "cli",
-    "cli_data",
+    "storage", "patience", "home", "claim", "holding", "lease", "ledger", "throughput",
+    "search_spaces", "search", "analysis", "registry", "tracking", "config", "extension",
+    "sweepfile", "display", "estimate", "overview", "cli", "cli_data",
+    "cli_cluster", "submission", "submitted", "parcel", "cli_doctor", "doctor", "sharing",
 }  # fmt: skip
 """Rooms that only read: importing them never loads what is in HEAVY."""
 

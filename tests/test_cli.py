@@ -130,15 +130,18 @@ def test_one_folder_from_first_run_to_extension(tmp_path: Path, here: Here) -> N
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("backend", ["local", "ray"])
-def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
-    backend: str, tmp_path: Path, mini_data: Path
+@pytest.mark.parametrize(
+    ("backend", "number"),
+    [("local", signal.SIGINT), ("ray", signal.SIGINT), ("ray", signal.SIGTERM)],
+)
+def test_ctrl_c_and_kill_stop_cleanly_and_say_how_to_go_on(
+    backend: str, number: signal.Signals, tmp_path: Path, mini_data: Path
 ) -> None:
     out = tmp_path / "out"
     process = start(small_sweep(out, backend), mini_data)
     while len(events(out)) < 6 and process.poll() is None:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     output, _ = process.communicate(timeout=90)
     assert process.returncode == 130, output
     assert "Traceback" not in output

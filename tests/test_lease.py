@@ -4,8 +4,10 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -156,6 +158,34 @@ def test_a_worker_that_starts_after_its_command_was_replaced_ends(tmp_path: Path
         hold_orphan_lock(tmp_path, second.token).close()
     with SweepLease(tmp_path, patience=0.0):  # the refused worker holds nothing
         pass
+
+
+@pytest.mark.parametrize("other", ["missing", "empty", "of an earlier sweep"])
+def test_a_machine_that_does_not_see_the_folder_is_told_so(
+    other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same path on two machines: another disk."""
+    monkeypatch.setattr("orchestrator.lease._SIGHT_S", 0.1)
+    there = tmp_path / "there"
+    if other == "empty":
+        there.mkdir()
+    if other == "of an earlier sweep":
+        with SweepLease(there):
+            pass
+    before = sorted(there.glob("*"))
+    with SweepLease(tmp_path / "here") as lease, pytest.raises(SweepConflict) as caught:
+        hold_orphan_lock(there, lease.token)
+    text = str(caught.value)
+    assert f"'{there}' on host {socket.gethostname()} is not the folder" in text
+    assert "must be shared (NFS at one path, or --out s3://" in text
+    assert sorted(there.glob("*")) == before, "nothing is made there"
+
+
+def test_a_share_may_show_the_lease_a_moment_later(tmp_path: Path) -> None:
+    with SweepLease(tmp_path) as lease:
+        holder = (tmp_path / HOLDER).rename(tmp_path / "unseen")
+        threading.Timer(0.2, lambda: holder.rename(tmp_path / HOLDER)).start()
+        hold_orphan_lock(tmp_path, lease.token).close()
 
 
 def test_a_forked_child_does_not_keep_the_lease(tmp_path: Path, started: Processes) -> None:

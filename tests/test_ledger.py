@@ -502,6 +502,8 @@ def test_a_failed_put_leaves_nothing_visible(monkeypatch: pytest.MonkeyPatch) ->
             raise AssertionError("closing would make half an object visible")
 
     class Store:
+        type_name = "test"
+
         def create_dir(self, path: str, recursive: bool) -> None: ...
 
         def open_output_stream(self, path: str) -> Refusing:

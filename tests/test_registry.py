@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ from orchestrator.backbones import load_backbone
 from orchestrator.data.splits import open_final, open_search
 from orchestrator.engine.pool import Ended, Pool
 from orchestrator.errors import CheckpointError, InvalidInput
+from orchestrator.patience import passing
 from orchestrator.registry import (
     CONFIG,
     EVIDENCE,
@@ -279,6 +281,18 @@ def test_lost_weights_say_what_to_do_and_keep_the_old_registry(
     with pytest.raises(CheckpointError, match=r"cannot be copied .*fragments/\w{32}\.parquet away"):
         export(ran.summary, ran.results, tmp_path / "nowhere", registry)
     assert read_index(registry) == before
+
+
+def test_a_full_disk_is_not_taken_for_lost_weights(
+    ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("orchestrator.files.write_whole", full)
+    with pytest.raises(CheckpointError, match=r"registry' cannot be written .*No space") as caught:
+        export(ran.summary, ran.results, ran.adapters, tmp_path / "registry")
+    assert passing(caught.value), "it is tried again"
 
 
 def test_a_registry_that_cannot_be_written_is_named(ran: Ran, tmp_path: Path) -> None:

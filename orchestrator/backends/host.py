@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
+from safetensors import SafetensorError
 
 from adapters import build
-from adapters.storage import save_tensors
+from adapters.storage import CONFIG, WEIGHTS, save_tensors
 from orchestrator import provenance
 from orchestrator.backbones import load_backbone
 from orchestrator.backends.meter import Meter
+from orchestrator.backends.notes import TrialLog, publisher
 from orchestrator.backends.plan import Decision, HostPlan
+from orchestrator.data import travel
 from orchestrator.data.splits import FinalData, SearchData, open_final, open_search
 from orchestrator.engine.checkpoint import path_of
-from orchestrator.engine.pool import AtRung, Ended, Keeping, Pool
-from orchestrator.errors import BackendError, CheckpointError, DataError
-from orchestrator.lease import hold_orphan_lock
+from orchestrator.engine.keeping import Keeping
+from orchestrator.engine.pool import AtRung, Ended, Pool
+from orchestrator.errors import BackendError, CheckpointError, DataError, StorageError
+from orchestrator.holding import Worker
+from orchestrator.home import Home
 from orchestrator.ledger import Ledger
-from orchestrator.places import Places
+from orchestrator.patience import Patience, log
 from orchestrator.spec import Trial, TrialResult
 
 
 class PoolHost:
     """A pool with its data and its records: a result is in the ledger before anyone hears of it.
 
-    `part` tells it from the other pools of the device, of whose memory `share` is its own.
+    `part` tells it from the other pools of the device, of whose memory `share` is its own. While
+    storage refuses what must be written it tries again, for as long as the plan says; `say` hears
+    of that.
     """
 
     def __init__(
@@ -38,10 +44,14 @@ class PoolHost:
         threads: int | None = None,
         part: str = "",
         share: float = 1.0,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         if threads:
             torch.set_num_threads(threads)
-        self._plan, self._places = plan, Places(plan.out)
+        self._plan, self._home = plan, Home.at(plan.uri or plan.out)
+        self._places = self._home.places
+        self._records = Patience(plan.storage_patience, say)
+        self._checkpoints = Patience(plan.storage_patience, say)
         self._ledger = Ledger(self._places.ledger)
         backbone = load_backbone(plan.backbone)
         if backbone.fingerprint != plan.weights:
@@ -52,16 +62,23 @@ class PoolHost:
             )
         self._backbone, self._device, self._share = backbone, _device(device), share
         name = f"{provenance.host()} {device} {part}".strip()
-        self._meter = Meter(self._places.pools, name, self._device)
+        self._meter = Meter(self._places.pools, name, self._device, publisher(self._home))
+        self._log = TrialLog(self._home)
         self._search_data: dict[str, SearchData] = {}
         self.reset()
         # Last: what fails above must leave no lock behind, and nothing is written before.
-        self._lock = hold_orphan_lock(plan.out, plan.lease)
+        self._worker = self._records.insist(lambda: Worker(self._home, plan.lease))
 
     def reset(self) -> None:
         """Begins with an empty pool: what ran takes up its checkpoints when it is added again."""
         self._meter.begin()
-        keeping = Keeping(self._places.checkpoints, self._plan.checkpoint_seconds)
+        keeping = Keeping(
+            self._places.checkpoints,
+            self._plan.checkpoint_seconds,
+            self._checkpoints,
+            self._home.fetch,
+            self._home.publish,
+        )
         self._pool = Pool(
             self._backbone, self._device, keeping, width=self._plan.width, share=self._share
         )
@@ -74,7 +91,7 @@ class PoolHost:
 
     def recorded(self, key: str) -> bool:
         """Whether the ledger has the trial's result."""
-        return key in self._ledger
+        return self._records.insist(lambda: key in self._ledger)
 
     def at_rung(self, key: str) -> AtRung | None:
         """The rung at which a trial waits, if it does."""
@@ -92,8 +109,8 @@ class PoolHost:
 
     def add(self, trial: Trial, rungs: Sequence[int]) -> None:
         """Starts a trial, or takes it up again at its checkpoint."""
-        self._pool.add(trial, self._open(trial), rungs)
-        self._log("started", trial.key)
+        self._records.insist(lambda: self._pool.add(trial, self._open(trial), rungs))
+        self._log.note("started", trial.key, self._pool.epoch(trial.key))
 
     def answer(self, key: str, decision: Decision) -> TrialResult | None:
         """Continues or stops a trial that waits at a rung; a stopped one's record is returned."""
@@ -103,7 +120,10 @@ class PoolHost:
         return self._record(replace(self._pool.stop(key), stopping=self._plan.stopping))
 
     def advance(self) -> list[AtRung | TrialResult]:
-        """One step of the pool; results are already in the ledger."""
+        """One step of the pool; results are already in the ledger. `SweepConflict` where another
+        command has taken the sweep over.
+        """
+        self._worker.check()
         began = time.perf_counter()
         events = self._pool.advance()
         self._meter.worked(time.perf_counter() - began, self._pool)
@@ -112,44 +132,54 @@ class PoolHost:
     def close(self) -> None:
         """Lets the next command begin."""
         self._meter.write(self._pool)
-        self._lock.close()
+        self._log.publish()
+        self._worker.close()
 
     def _open(self, trial: Trial) -> SearchData | FinalData:
         """What the trial may see; only final trials, and leaking ones, get a test split."""
-        task, root = self._plan.suite.task(trial.task), self._plan.data_root
+        suite, task = self._plan.suite, self._plan.suite.task(trial.task)
         if trial.reads_test:
-            final = open_final(self._plan.suite.store, task, root)
+            root = travel.root_of(self._home, suite, task, trial.data, True, self._plan.data_root)
+            final = open_final(suite.store, task, root)
             _check_identity(trial, final.identity.final)
             return final
         if trial.task not in self._search_data:
-            self._search_data[trial.task] = open_search(self._plan.suite.store, task, root)
+            root = travel.root_of(self._home, suite, task, trial.data, False, self._plan.data_root)
+            self._search_data[trial.task] = open_search(suite.store, task, root)
         _check_identity(trial, self._search_data[trial.task].identity)
         return self._search_data[trial.task]
 
     def _keep(self, ended: Ended) -> TrialResult:
         if ended.tensors is not None:
-            trial = ended.result.trial
             # Before the ledger's row: a finished final trial always has its weights.
-            save_tensors(
-                build(trial.adapter, trial.params), ended.tensors, self._places.adapters / trial.key
-            )
+            self._records.insist(lambda: self._save(ended))
         return self._record(ended.result)
 
+    def _save(self, ended: Ended) -> None:
+        trial = ended.result.trial
+        assert ended.tensors is not None
+        folder = self._places.adapters / trial.key
+        try:
+            save_tensors(build(trial.adapter, trial.params), ended.tensors, folder)
+        except (OSError, SafetensorError) as error:  # the library's own, where the disk is full
+            raise StorageError(
+                f"cannot write the adapter '{folder}': {error}. Free space or permissions, then "
+                "run the same command again."
+            ) from error
+        self._home.publish(folder / WEIGHTS, folder / CONFIG)
+
     def _record(self, result: TrialResult) -> TrialResult:
-        self._ledger.append(result)
-        self._log("recorded", result.key)
-        path_of(self._places.checkpoints, result.key).unlink(missing_ok=True)
+        self._records.insist(lambda: self._append(result))
+        self._log.note("recorded", result.key, result.epochs_run)
+        try:
+            self._home.remove(path_of(self._places.checkpoints, result.key))
+        except (OSError, StorageError) as error:  # never read again: the trial has its row
+            log.warning("the checkpoint of %s stays: %s", result.key, error)
         return result
 
-    def _log(self, event: str, key: str) -> None:
-        """One line in logs/trials.log, whole even when several pools write at once."""
-        line = f"{time.time():.3f} {event} {key} {os.getpid()}\n".encode()
-        self._places.logs.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self._places.trial_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(handle, line)
-        finally:
-            os.close(handle)
+    def _append(self, result: TrialResult) -> None:
+        self._worker.check(now=True)
+        self._ledger.append(result)
 
 
 def _check_identity(trial: Trial, found: str) -> None:

@@ -9,6 +9,7 @@ import torch
 from orchestrator.backends.host import PoolHost
 from orchestrator.backends.plan import HostPlan
 from orchestrator.engine.pool import AtRung
+from orchestrator.patience import Patience
 from orchestrator.search.search import Done, Search
 from orchestrator.spec import Trial, TrialResult
 
@@ -19,14 +20,17 @@ def run(
     *,
     device: str = "cpu",
     observe: Callable[[], None] = lambda: None,
+    say: Callable[[str], None] | None = None,
 ) -> None:
     """Runs every trial that `search` asks for, as many at a time as the pool has slots for.
 
-    `observe` is called after every step that changed something.
+    `observe` is called after every step that changed something; `say` hears of storage that
+    refuses.
     """
-    host = PoolHost(plan, device)
+    patience = Patience(plan.storage_patience, say)
+    host = PoolHost(plan, device, say=say)
     try:
-        while not (_fill(host, search) and len(host) == 0):
+        while not (_fill(host, search, patience) and len(host) == 0):
             for event in host.advance():
                 _answer(host, search, event)
                 observe()
@@ -41,10 +45,10 @@ def pick_device(wanted: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _fill(host: PoolHost, search: Search) -> bool:
+def _fill(host: PoolHost, search: Search, patience: Patience) -> bool:
     """Adds trials until every slot is taken; True if the search has no more."""
     while len(host) < host.slots:
-        asked = search.ask()
+        asked = patience.insist(search.ask)
         if not isinstance(asked, Trial):
             return isinstance(asked, Done)
         host.add(asked, search.rungs(asked))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from orchestrator.engine import memory, roofline
 from orchestrator.engine.group import Group, Work
 from orchestrator.engine.grouping import apart
 from orchestrator.engine.pool import Pool
+from orchestrator.patience import log
 from orchestrator.throughput import GroupUse, Window
 
 PERIOD = 10.0
@@ -21,10 +22,20 @@ PAUSE = 1.0
 
 
 class Meter:
-    """Of one pool's process; the device's rate is measured when it is made."""
+    """Of one pool's process; the device's rate is measured when it is made.
 
-    def __init__(self, folder: Path, name: str, device: torch.device) -> None:
+    `publish` is called with the file after each line.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        device: torch.device,
+        publish: Callable[[Path], None] = lambda _: None,
+    ) -> None:
         self._folder, self._name, self._device = folder, name, device
+        self._publish = publish
         self._rate = roofline.rate(device)
         self._busy = 0.0
         self._before = Work()
@@ -56,8 +67,13 @@ class Meter:
             memory.peak(self._device),
             uses(pool.groups),
         )
-        throughput.append(self._folder, window)
+        try:
+            throughput.append(self._folder, window)
+        except OSError as error:  # for people: what is not written now, the next line counts too
+            log.warning("not noted in '%s': %s", self._folder, error)
+            return
         self._busy, self._before = 0.0, done
+        self._publish(throughput.file_of(self._folder, self._name))
 
 
 def uses(groups: Sequence[Group]) -> tuple[GroupUse, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from orchestrator.places import Places
 from orchestrator.spec import Suite
 
 Decision = Literal["continue", "stop"]
@@ -25,7 +26,9 @@ class HostPlan:
     """What a pool's process must know.
 
     `lease` is the token of the command it works for; `width` the slots of a stack as the user wants
-    them, None: as measured.
+    them, None: as measured. A trial's checkpoints are `checkpoint_seconds` apart at least (0: one
+    after every epoch); storage that refuses is borne with for `storage_patience` seconds. A sweep
+    in an object store lies at `uri`, and `out` is the command's working copy.
     """
 
     out: Path
@@ -36,4 +39,11 @@ class HostPlan:
     stopping: str
     lease: str
     checkpoint_seconds: float = 60.0
+    storage_patience: float = 300.0
     width: int | None = None
+    uri: str = ""
+
+    @property
+    def places(self) -> Places:
+        """Where the command has the sweep."""
+        return Places(self.out, self.uri)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -24,11 +23,11 @@ from adapters.base import Tensors
 from adapters.stack import start_member
 from orchestrator.backbones import Backbone, copy_of
 from orchestrator.data.splits import EncodedSplit, FinalData, SearchData, Split
-from orchestrator.engine import checkpoint
 from orchestrator.engine.feed import DeviceSplit, Normaliser, StreamedSplit
 from orchestrator.engine.frozen import Frozen
 from orchestrator.engine.group import EpochEnd, Group, Work
 from orchestrator.engine.grouping import GroupKey, group_key
+from orchestrator.engine.keeping import Keeping
 from orchestrator.engine.rehearsal import rehearsed
 from orchestrator.engine.training import Evaluation, Training, own_tensors
 from orchestrator.engine.width import WidthPlan
@@ -56,14 +55,6 @@ class Ended:
 
 
 Event = AtRung | Ended
-
-
-@dataclass(frozen=True)
-class Keeping:
-    """Where checkpoints go and how many seconds apart they are at least (rungs always have one)."""
-
-    folder: Path
-    every: float = 60.0
 
 
 class Pool:
@@ -134,13 +125,17 @@ class Pool:
         Trials that read test are given `FinalData`, and never pause; others `SearchData`.
         """
         training = self._start(trial, data, frozenset(pauses))
-        resumed = self._keeping is not None and checkpoint.restore(training, self._keeping.folder)
+        resumed = self._keeping is not None and self._keeping.restore(training)
         self._trainings[trial.key] = training
         self._saved[trial.key] = time.monotonic()
         if resumed and training.epoch in training.pauses:
             self._resumed_at_rung.append(training)
         else:
             self._enter(training)
+
+    def epoch(self, key: str) -> int:
+        """The epochs that a trial has behind it."""
+        return self._trainings[key].epoch
 
     def at_rung(self, key: str) -> AtRung | None:
         """The rung at which a trial waits, None if it runs."""
@@ -310,8 +305,7 @@ class Pool:
         return time.monotonic() - self._saved[training.key] > self._keeping.every
 
     def _save(self, training: Training) -> None:
-        if self._keeping:
-            checkpoint.write(training, self._keeping.folder)
+        if self._keeping and self._keeping.save(training):
             self._saved[training.key] = time.monotonic()
 
 

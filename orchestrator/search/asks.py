@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from orchestrator.errors import LedgerError
+from orchestrator.errors import LedgerError, StorageError
 from orchestrator.files import make_folder, write_whole
 
 
@@ -28,28 +28,31 @@ class AskStore:
     Studies go by their names (`Study.name`).
 
     A sampler's answer depends on what had finished when it was asked; without these files an
-    interrupted sweep would ask for other configurations than the ones it had begun.
+    interrupted sweep would ask for other configurations than the ones it had begun. `publish` makes
+    a file visible to other machines, where the folder alone does not.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, publish: Callable[[Path], None] = lambda _: None) -> None:
         self.root = root
+        self._publish = publish
 
     def load(self, study: str) -> list[Suggestion]:
         """The suggestions of one study by index; `LedgerError` names a file that is damaged."""
         return [_read(path) for path in sorted(self._folder(study).glob("*.json"))]
 
     def record(self, study: str, suggestion: Suggestion) -> None:
-        """Put one suggestion on the disk; `LedgerError` if the folder cannot be written."""
+        """Put one suggestion on the disk; `StorageError` if the folder cannot be written."""
         path = self.path(study, suggestion.index)
         content = json.dumps(asdict(suggestion), indent=1, allow_nan=False)
         try:
             make_folder(path.parent)
             write_whole(path, content.encode())
         except OSError as error:
-            raise LedgerError(
+            raise StorageError(
                 f"cannot write the suggestion '{path}': {error.strerror}. "
                 "Free space or permissions, then run the same command again."
             ) from error
+        self._publish(path)
 
     def path(self, study: str, index: int) -> Path:
         """The file of one suggestion."""

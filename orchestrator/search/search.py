@@ -50,12 +50,15 @@ class Search:
         self._owners: dict[str, StudyRun] = {}
 
     def ask(self) -> Trial | Wait | Done:
-        """The next trial to start. Every one asked must be told or reported as failed."""
+        """The next trial to start. Every one asked must be told or reported as failed.
+
+        `StorageError` if its suggestion cannot be written: asking again is as if nothing had been.
+        """
         for group in self._groups.values():
             for _ in range(len(group)):
                 run = group[0]
-                group.rotate(-1)
                 trial = run.next()
+                group.rotate(-1)  # only now: a study that failed to answer is asked again
                 if trial is not None:
                     self._owners[trial.key] = run
                     return trial

@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 import re
 
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
+"""The address that MLflow's own tools use; a sweep's too, unless it is given another."""
 VARIABLES = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_CONFIGURE_LOGGING": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines per run, with a server
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     # MLflow's own repetition would send a "create run" again whose answer was lost; the writer
     # tries again itself, after looking which runs exist.

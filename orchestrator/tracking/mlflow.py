@@ -54,6 +54,7 @@ def track(
     uri: str | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     patience: float = PATIENCE,
+    ledger: str | Path | None = None,
 ) -> TrackCounts:
     """Write whatever MLflow lacks of the sweep in `out`; a second call changes nothing.
 
@@ -65,6 +66,7 @@ def track(
         uri: any MLflow tracking address; default: the database in `out`.
         on_progress: hears (rows done, rows in all).
         patience: seconds to wait while another command writes the same folder.
+        ledger: where the results are, if not in `out`.
 
     Raises:
         TrackingError: MLflow cannot be used, or another command is writing; names the address.
@@ -72,7 +74,7 @@ def track(
     """
     uri = uri or places.default_uri(out)
     places.read_sweep(out)
-    rows = Ledger(out / "ledger").results()
+    rows = Ledger(ledger or Places(out).ledger).results()
     with only_writer(out, patience):
         tracker = open_tracker(out, uri)
         written = tracker.update(rows, lambda done: on_progress(done, len(rows)))
@@ -185,6 +187,9 @@ class MlflowStore:
             yield
         except OrchestrateError:
             raise
+        except ModuleNotFoundError as error:
+            advice = 'install that; for PostgreSQL: pip install "psycopg[binary]".'
+            raise places.unreachable(self._out, self._uri, f"{error}: {advice}") from None
         except Exception as error:
             raise places.unreachable(self._out, self._uri, error) from None
 
@@ -211,7 +216,12 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
     if found is None:
         # The kind makes MLflow's interface open on training runs, not on traces of chat models.
         kind = {"mlflow.experimentKind": "custom_model_development"}
-        return str(client.create_experiment(name, artifact_location=artifacts, tags=kind))
+        try:
+            return str(client.create_experiment(name, artifact_location=artifacts, tags=kind))
+        except Exception:  # another sweep was faster; each kind of store says so in its own words
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
     return str(found.experiment_id)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import InvalidInput, TrackingError
-from orchestrator.tracking.environment import redact
+from orchestrator.home import places_of
+from orchestrator.tracking.environment import URI_VARIABLE, redact
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
@@ -17,6 +19,20 @@ DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 def default_uri(out: Path) -> str:
     """The SQLite database inside the sweep's folder."""
     return f"sqlite:///{out.resolve() / 'mlflow.db'}"
+
+
+def chosen_uri(out: Path, given: str | None) -> str:
+    """The address to use: the one `given`, else `$MLFLOW_TRACKING_URI`, else the `default_uri`."""
+    return given or os.environ.get(URI_VARIABLE) or default_uri(out)
+
+
+def viewer(name: str, out: Path, uri: str) -> str:
+    """How a person sees the runs at `uri` of the sweep called `name`: what to type, or to open."""
+    if not is_database(uri):
+        return redact(uri)
+    return f"orchestrate ui {name}" + (
+        "" if uri == default_uri(out) else f" --tracking-uri {redact(uri)}"
+    )
 
 
 def artifact_root(out: Path, uri: str) -> str:
@@ -49,7 +65,8 @@ def unreachable(out: Path, uri: str, reason: object) -> TrackingError:
     where = "" if uri == default_uri(out) else f" --tracking-uri {redact(uri)}"
     return TrackingError(
         f"tracking at {redact(uri)} does not work: {lines[0][:300]} Nothing is lost: the ledger "
-        f"has every result, and `orchestrate track {out}{where}` writes what is missing."
+        f"has every result, and `orchestrate track {places_of(out).name}{where}` writes what is "
+        "missing."
     )
 
 

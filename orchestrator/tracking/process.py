@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.tracking.environment import URI_VARIABLE
 from orchestrator.tracking.places import log_file, unreachable
 
 WRITER = "orchestrator.tracking.writer"
-URI_VARIABLE = "MLFLOW_TRACKING_URI"
 FINISH, INTERRUPT = "finish", "interrupt"
 
 
@@ -34,10 +34,11 @@ class TrackingProcess:
         out: the sweep's folder, which holds `sweep.json` already.
         uri: MLflow tracking address (see `places.default_uri`).
         lease: `SweepLease.token` of the command that starts it.
+        home: the address of a sweep in an object store, whose working copy `out` is.
     """
 
-    def __init__(self, out: Path, uri: str, lease: str) -> None:
-        self._out, self._uri, self._lease = out, uri, lease
+    def __init__(self, out: Path, uri: str, lease: str, home: str = "") -> None:
+        self._out, self._uri, self._lease, self._home = out, uri, lease, home
         self._process: subprocess.Popen[str] | None = None
         self._failure = "it was not started."
 
@@ -49,6 +50,7 @@ class TrackingProcess:
     def start(self) -> TrackingProcess:
         """Start it and return at once; a failure is reported by `finish`."""
         command = [sys.executable, "-m", WRITER, "--out", str(self._out), "--lease", self._lease]
+        command += ["--home", self._home] if self._home else []
         log = log_file(self._out)
         try:
             log.parent.mkdir(parents=True, exist_ok=True)

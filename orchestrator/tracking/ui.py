@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.errors import TrackingError
+from orchestrator.home import places_of
 from orchestrator.tracking import environment, places
 
 INTERRUPTED = 130
@@ -49,8 +50,8 @@ def ui_command(out: Path, uri: str, host: str = "127.0.0.1", port: int = 5000) -
     file = places.sqlite_file(uri)
     if file is not None and not file.exists():
         raise TrackingError(
-            f"there is no MLflow database at '{file}' yet; `orchestrate track {out}` writes it "
-            "from the ledger."
+            f"there is no MLflow database at '{file}' yet; `orchestrate track "
+            f"{places_of(out).name}` writes it from the ledger."
         )
     variables = {
         **environment.VARIABLES,

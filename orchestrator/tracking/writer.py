@@ -21,13 +21,14 @@ from typing import TextIO
 
 from orchestrator import throughput
 from orchestrator.errors import OrchestrateError
+from orchestrator.home import Home
 from orchestrator.lease import hold_orphan_lock
 from orchestrator.ledger import Ledger
 from orchestrator.places import Places
-from orchestrator.tracking.environment import redact
+from orchestrator.tracking.environment import URI_VARIABLE, redact
 from orchestrator.tracking.lock import only_writer
 from orchestrator.tracking.places import default_uri
-from orchestrator.tracking.process import FINISH, INTERRUPT, URI_VARIABLE
+from orchestrator.tracking.process import FINISH, INTERRUPT
 from orchestrator.tracking.tracker import Tracker
 
 PERIOD = 1.0
@@ -35,6 +36,8 @@ LONGEST_PAUSE = 60.0
 """Seconds between looks at the ledger, and at most between attempts at a tracker that fails."""
 GONE = ""
 """What is read where the input has ended."""
+REMOTE_PERIOD, RECALL = 5.0, 15.0
+"""The same in an object store, which is asked for less often; and between looks at the pools'."""
 LAST_ATTEMPTS, LAST_PATIENCE = 3, 10.0
 LIFE_AFTER_PARENT = 3.0
 """Seconds to note in MLflow that the sweep was killed; the next command waits for this."""
@@ -78,17 +81,25 @@ class Orders:
 class Writer:
     """The loop: copy new rows; after a failure start over from what MLflow really holds."""
 
-    def __init__(self, out: Path, uri: str, open_tracker: Callable[[Path, str], Tracker]) -> None:
+    def __init__(
+        self,
+        out: Path,
+        uri: str,
+        open_tracker: Callable[[Path, str], Tracker],
+        home: Home | None = None,
+    ) -> None:
         self._out, self._uri, self._open_tracker = out, uri, open_tracker
-        self._ledger = Ledger(out / "ledger")
+        self._home = home or Home(Places(out))
+        self._ledger = Ledger(self._home.places.ledger)
+        self._recalled = 0.0
         self._tracker: Tracker | None = None
         self._held = ExitStack()
 
     def run(self, orders: Orders) -> dict[str, object]:
         """Work until told to end; the answer for the sweep."""
-        pause = PERIOD
+        period = pause = PERIOD if self._home.store is None else REMOTE_PERIOD
         while (order := orders.wait(pause)) is None:
-            pause = PERIOD if self._attempt(self.copy) else min(2 * pause, LONGEST_PAUSE)
+            pause = period if self._attempt(self.copy) else min(2 * pause, LONGEST_PAUSE)
         if order in (FINISH, INTERRUPT):
             return self._finish("FINISHED" if order == FINISH else "KILLED")
         if self._tracker is not None:
@@ -101,7 +112,15 @@ class Writer:
         rows = self._ledger.new_results(tracker.seen)
         if rows or not tracker.seen:
             tracker.update(rows)
-        tracker.note(throughput.read(Places(self._out).pools))
+        self._note(tracker)
+
+    def _note(self, tracker: Tracker) -> None:
+        """What the pools noted; those of other machines are asked for now and then."""
+        pools = self._home.places.pools
+        if time.monotonic() > self._recalled + RECALL:
+            self._home.recall(pools, growing=True)
+            self._recalled = time.monotonic()
+        tracker.note(throughput.read(pools))
 
     def _opened(self, patience: float) -> Tracker:
         if self._tracker is None:
@@ -115,7 +134,8 @@ class Writer:
     def _last_words(self, status: str) -> None:
         tracker = self._opened(LAST_PATIENCE)
         tracker.update(self._ledger.new_results(tracker.seen))
-        tracker.note(throughput.read(Places(self._out).pools))
+        self._recalled = 0.0
+        self._note(tracker)
         tracker.upload(self._out)
         tracker.close(status)
 
@@ -135,7 +155,7 @@ class Writer:
         """Do `work`; the message if it failed, and then nothing that was known of MLflow holds."""
         try:
             work()
-        except OrchestrateError as error:
+        except (OrchestrateError, OSError) as error:
             self._tracker = None
             self._held.close()
             log.warning("%s", error)
@@ -154,6 +174,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the sweep's folder")
     parser.add_argument("--tracking-uri", help=f"MLflow address [default: ${URI_VARIABLE}]")
     parser.add_argument("--lease", required=True, help="token of the sweep's lease")
+    parser.add_argument("--home", help="address of a sweep whose working copy --out is")
     options = parser.parse_args()
     os.nice(10)
     _log_to_stderr()
@@ -165,7 +186,8 @@ def main() -> None:
         from orchestrator.tracking.mlflow import open_tracker  # at low priority: it takes seconds
 
         uri = options.tracking_uri or os.environ.get(URI_VARIABLE) or default_uri(options.out)
-        answer = Writer(options.out, uri, open_tracker).run(orders)
+        home = Home(Places(options.out, options.home or ""))
+        answer = Writer(options.out, uri, open_tracker, home).run(orders)
     except Exception as error:
         log.exception("tracking ended")
         answer = {"complete": False, "message": redact(str(error))}

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from orchestrator import patience, storage, throughput
+from orchestrator.backends import host as room
 from orchestrator.backends.host import PoolHost
-from orchestrator.errors import BackendError, CheckpointError, DataError, SweepConflict
+from orchestrator.engine import checkpoint
+from orchestrator.errors import (
+    BackendError,
+    CheckpointError,
+    DataError,
+    StorageError,
+    SweepConflict,
+)
 from orchestrator.lease import SweepLease
 from orchestrator.places import Places
 from tests.backends.worlds import host_plan, keys, logged, trial
@@ -73,3 +85,126 @@ def test_a_final_trial_of_other_test_images_is_refused(tmp_path: Path, mini_data
             host.add(replace(search, stage="final"), ())
         host.close()
     assert len(host) == 0
+
+
+class Refusing:
+    """Stands before a function and refuses its first calls as a full disk does."""
+
+    def __init__(self, function: Any, times: int, error: Exception) -> None:
+        self._function, self._left, self._error = function, times, error
+        self.refused = 0
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self._left:
+            self._left, self.refused = self._left - 1, self.refused + 1
+            raise self._error
+        return self._function(*arguments)
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "FIRST", 0.001)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("place", ["row", "adapter", "lock", "log", "figures"])
+def test_storage_that_refuses_for_a_while_costs_nothing(
+    place: str, tmp_path: Path, mini_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner, name = {
+        "row": (storage, "write_whole"),
+        "adapter": (room, "save_tensors"),
+        "lock": (room, "Worker"),
+        "log": (os, "write"),
+        "figures": (throughput, "append"),
+    }[place]
+    refusing = Refusing(getattr(owner, name), 3, FULL)
+    one, said = trial(mini_data, stage="final", epochs=1), list[str]()
+    with SweepLease(tmp_path) as lease:
+        monkeypatch.setattr(owner, name, refusing)
+        host = PoolHost(host_plan(tmp_path, mini_data, lease.token), "cpu", say=said.append)
+        host.add(one, ())
+        while len(host):
+            host.advance()
+        host.close()
+    assert keys(tmp_path) == {one.key}
+    assert (Places(tmp_path).adapters / one.key / "adapter_config.json").exists()
+    if place == "log":
+        assert refusing.refused == 2, "a line that cannot be written is left out"
+        assert logged(tmp_path, one.key) == []
+    elif place == "figures":
+        assert refusing.refused > 0
+    else:
+        assert refusing.refused == 3
+        assert len(said) == 2
+        assert "trying again for up to 300 s" in said[0]
+        assert "works again" in said[1]
+
+
+@pytest.mark.usefixtures("quick")
+def test_patience_ends_with_what_storage_said(
+    tmp_path: Path, mini_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = trial(mini_data, epochs=1)
+    with SweepLease(tmp_path) as lease:
+        plan = host_plan(tmp_path, mini_data, lease.token, storage_patience=0.05)
+        host = PoolHost(plan, "cpu")
+        monkeypatch.setattr(storage, "write_whole", Refusing(None, 10**6, FULL))
+        host.add(one, ())
+        with pytest.raises(StorageError, match=r"No space left.*run the same command again"):
+            while len(host):
+                host.advance()
+        host.close()
+
+
+def test_a_trial_goes_on_without_a_checkpoint_that_is_refused(
+    tmp_path: Path, mini_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, said = trial(mini_data, epochs=6), list[str]()
+    with SweepLease(tmp_path) as lease:
+        plan = host_plan(tmp_path, mini_data, lease.token, checkpoint_seconds=0.0)
+        host = PoolHost(plan, "cpu", say=said.append)
+        refusing = Refusing(checkpoint.write_whole, 3, FULL)
+        monkeypatch.setattr(checkpoint, "write_whole", refusing)
+        host.add(one, ())
+        while len(host):
+            host.advance()
+        host.close()
+    assert refusing.refused == 3
+    assert [text.partition(",")[0] for text in said] == ["storage refuses", "storage works again"]
+    assert keys(tmp_path) == {one.key}
+
+
+def test_checkpoints_that_are_refused_for_too_long_end_the_pool(
+    tmp_path: Path, mini_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"checkpoint_seconds": 0.0, "storage_patience": 0.0}
+    with SweepLease(tmp_path) as lease:
+        host = PoolHost(host_plan(tmp_path, mini_data, lease.token, **changes), "cpu")
+        monkeypatch.setattr(checkpoint, "write_whole", Refusing(None, 10**6, FULL))
+        host.add(trial(mini_data, epochs=6), ())
+        with pytest.raises(StorageError, match=r"cannot write the checkpoint '.*No space left"):
+            while len(host):
+                host.advance()
+        host.close()
+
+
+def test_every_epoch_has_a_checkpoint_where_machines_may_go(
+    tmp_path: Path, mini_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    write = checkpoint.write
+    monkeypatch.setattr(
+        checkpoint, "write", lambda one, folder: (written.append(one.epoch), write(one, folder))
+    )
+    with SweepLease(tmp_path) as lease:
+        plan = host_plan(tmp_path, mini_data, lease.token, checkpoint_seconds=0.0)
+        host = PoolHost(plan, "cpu")
+        host.add(trial(mini_data, epochs=4), ())
+        while len(host):
+            host.advance()
+        host.close()
+    assert written == [1, 2, 3]

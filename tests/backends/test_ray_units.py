@@ -17,12 +17,13 @@ from ray.tune.search import Searcher
 
 from orchestrator.backends import ray_settings
 from orchestrator.backends.plan import HostPlan, spare
-from orchestrator.backends.ray.asks import Asks, Rungs
+from orchestrator.backends.ray.asks import Asks, Rows, Rungs
 from orchestrator.backends.ray.cluster import Cluster, check_reachable, connect, devices_of
 from orchestrator.backends.ray.directory import PoolDirectory
+from orchestrator.backends.ray.starts import TAKES, Starts
 from orchestrator.backends.ray.trainable import PoolTrainable, own_device
 from orchestrator.backends.ray.width import Width
-from orchestrator.errors import BackendError, DataError
+from orchestrator.errors import BackendError, DataError, StorageError
 from orchestrator.ledger import Ledger
 from orchestrator.places import Places
 from orchestrator.search.search import Done, Wait
@@ -101,7 +102,7 @@ def told(directory: FakeActor) -> list[tuple[Any, ...]]:
 @pytest.fixture(autouse=True)
 def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "get", _give)
-    monkeypatch.setattr(ray, "wait", lambda questions, timeout: (questions, []))
+    monkeypatch.setattr(ray, "wait", lambda questions, **_: (questions, []))
 
 
 def test_a_trial_is_handed_over_whole(tmp_path: Path) -> None:
@@ -121,16 +122,67 @@ def test_never_more_in_flight_than_planned(tmp_path: Path) -> None:
     assert asks.suggest("t5") is None
 
 
+def test_no_trainable_is_started_in_vain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials that are over sooner than a process starts are handed out as trainables get free."""
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    asks, _ = make_asks(tmp_path, FakeSearch([result(seed).trial for seed in range(9)]), width=9)
+    rows = Rows(asks)
+
+    def start(name: str) -> None:
+        rows.on_trial_start(0, [], SimpleNamespace(trial_id=name))
+
+    for name in ("t1", "t2", "t3"):
+        assert isinstance(asks.suggest(name), dict), "nothing is known yet: all that is planned"
+    start("t1")
+    now += TAKES / 2
+    asks.on_trial_complete("t1", {"status": "finished"})
+    assert asks.suggest("t4") is None, "t2 and t3 wait, and one of them gets what t1 had"
+    start("t2")
+    asks.on_trial_complete("t2", {"status": "finished"})
+    assert asks.suggest("t4") is None
+    start("t3")
+    assert asks.suggest("t4") is None, "another trainable would not come up in time"
+    asks.on_trial_complete("t3", {"status": "finished"})
+    assert isinstance(asks.suggest("t4"), dict), "one is free"
+    assert asks.suggest("t5") is None, "one only"
+    start("t4")
+    now += 2 * TAKES
+    asks.on_trial_complete("t4", {"status": "finished"})
+    assert isinstance(asks.suggest("t5"), dict)
+    assert isinstance(asks.suggest("t6"), dict), "trials that last are worth a process each"
+
+
+def test_trials_that_never_started_say_nothing_about_how_long_they_last() -> None:
+    starts = Starts()
+    for name in ("a", "b"):
+        starts.asked(name)
+    starts.ended("a")
+    assert starts.pays()
+
+
+def test_a_search_whose_trials_all_ended_goes_on() -> None:
+    """The trainables may be gone by then: nobody waits for one to become free."""
+    starts = Starts()
+    starts.asked("a")
+    starts.started("a")
+    starts.ended("a")
+    starts.started("b")
+    assert starts.pays() is False
+    starts.ended("b")
+    assert starts.pays()
+
+
 def test_what_pools_measured_is_heard_every_few_seconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, heard = 100.0, list[Any]()
     monkeypatch.setattr(time, "monotonic", lambda: now)
     asks, directory = make_asks(tmp_path, FakeSearch([Wait()] * 9), heard=heard.append)
-    monkeypatch.setattr(ray, "wait", lambda questions, timeout: ([], questions))
+    monkeypatch.setattr(ray, "wait", lambda questions, **_: ([], questions))
     asks.suggest("t1")
     assert heard == [], "nobody waits for the answer"
-    monkeypatch.setattr(ray, "wait", lambda questions, timeout: (questions, []))
+    monkeypatch.setattr(ray, "wait", lambda questions, **_: (questions, []))
     asks.suggest("t1")
     asks.suggest("t1")
     assert heard == [7]
@@ -179,6 +231,41 @@ def test_it_never_raises_but_ends_the_sweep_with_the_error(where: str, tmp_path:
     with pytest.raises(Exception, match=TRIAL.key if where == "tell" else "the share is gone"):
         asks.close()
     assert [call[0] for call in told(directory)] == ["close"], "the pools let go, told once"
+
+
+def test_suggestions_that_storage_refuses_are_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    full = StorageError("cannot write the suggestion: No space left")
+    asks, directory = make_asks(tmp_path, FakeSearch([full, full, TRIAL, *[full] * 100]))
+    assert asks.suggest("t1") is None
+    assert asks.suggest("t1") is None, "not at every look"
+    now += 1
+    assert asks.suggest("t1") is None
+    now += 1
+    assert asks.suggest("t1")["key"] == TRIAL.key
+    while (answer := asks.suggest("t2")) is None:
+        now += 1
+    assert answer == Searcher.FINISHED
+    assert 400 < now < 405
+    assert told(directory) == [("close", f"the sweep ends: {full}")]
+    with pytest.raises(StorageError, match="No space left"):
+        asks.close()
+
+
+def test_a_row_is_looked_up_again_while_storage_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = FakeSearch([TRIAL])
+    asks, _ = make_asks(tmp_path, search)
+    asks.suggest("t1")
+    answers = iter([StorageError("the share is away"), StorageError("still"), result()])
+    monkeypatch.setattr(Ledger, "result", lambda *_: _give(next(answers)))
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    asks.on_trial_complete("t1", error=True)
+    assert search.told == [TRIAL.key]
 
 
 def test_rows_are_told_once_and_a_trial_without_one_is_lost(tmp_path: Path) -> None:

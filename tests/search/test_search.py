@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 
-from orchestrator.errors import InvalidInput, LedgerError, SweepConflict
+from orchestrator.errors import InvalidInput, LedgerError, StorageError, SweepConflict
 from orchestrator.search import AskStore, Done, StudyProgress, Wait
 from orchestrator.selection import rank_configurations, winner
 from orchestrator.spec import Trial
@@ -69,6 +69,37 @@ def test_only_final_trials_carry_the_test_split(tmp_path: Path) -> None:
             expected = own.data.final if row.trial.stage == "final" else own.data.search
             assert row.trial.data == expected
     assert own.data.final not in (own.data.search, own.data.test)
+
+
+@SAMPLERS
+def test_a_question_that_storage_refuses_changes_nothing(
+    tmp_path: Path, sampler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked again until it is granted, a sweep is what it would have been."""
+    calm = machine(tmp_path / "calm", sampler=sampler).run()
+    run = machine(tmp_path / "refused", sampler=sampler)
+    record, ask = AskStore.record, run.search.ask
+    calls = refused = 0
+
+    def refusing(*arguments: Any) -> None:
+        nonlocal calls, refused
+        calls += 1
+        if calls % 3:
+            refused += 1
+            raise StorageError("the disk is full")
+        record(*arguments)
+
+    def insist() -> Any:
+        while True:
+            try:
+                return ask()
+            except StorageError:
+                continue
+
+    monkeypatch.setattr(AskStore, "record", refusing)
+    monkeypatch.setattr(run.search, "ask", insist)
+    assert [row.key for row in run.run()] == [row.key for row in calm]
+    assert refused == 2 * len(TASKS) * 15
 
 
 @pytest.mark.parametrize("width", [1, 3, 50])

@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from orchestrator.spec import TrialResult
 
 SWEEP = "5eed"
+Ask = Callable[[str], list[tuple[Any, ...]]]
+"""SQL → rows."""
 
 
 @dataclass
@@ -29,9 +33,9 @@ class Stored:
     """Metric → (step, value), in order of steps; a point that is there twice is here twice."""
 
 
-def stored(out: Path, sweep: str = SWEEP) -> dict[str, Stored]:
-    """The sweep's runs by key; fails when a key has two."""
-    found = _runs(out / "mlflow.db", sweep)
+def stored(out: Path, sweep: str = SWEEP, ask: Ask | None = None) -> dict[str, Stored]:
+    """The sweep's runs by key; fails when a key has two. `ask`: of another database."""
+    found = _runs(ask or partial(_ask, out / "mlflow.db"), sweep)
     keys = Counter(run.tags["orchestrate.key"] for run in found)
     assert set(keys.values()) <= {1}, f"more than one run: {keys.most_common(3)}"
     return {run.tags["orchestrate.key"]: run for run in found}
@@ -52,9 +56,11 @@ def content(out: Path) -> list[str]:
         return list(database.iterdump())
 
 
-def check_agrees(out: Path, rows: Iterable[TrialResult], sweep: str = SWEEP) -> dict[str, Stored]:
+def check_agrees(
+    out: Path, rows: Iterable[TrialResult], sweep: str = SWEEP, ask: Ask | None = None
+) -> dict[str, Stored]:
     """MLflow holds the ledger's rows: each once, complete, under its study, under one sweep."""
-    runs, rows = stored(out, sweep), list(rows)
+    runs, rows = stored(out, sweep, ask), list(rows)
     studies = {f"study:{row.trial.study}" for row in rows}
     assert set(runs) == {"sweep", *studies, *(row.key for row in rows)}
     assert "mlflow.parentRunId" not in runs["sweep"].tags
@@ -90,24 +96,26 @@ def _check_points(run: Stored, row: TrialResult) -> None:
     assert set(run.points) == set(expected), run.name
 
 
-def _runs(file: Path, sweep: str) -> list[Stored]:
+def _ask(file: Path, question: str) -> list[tuple[Any, ...]]:
     with closing(sqlite3.connect(file)) as database:
-        found: dict[str, Stored] = {
-            str(row[0]): Stored(*row)
-            for row in database.execute(
-                "SELECT r.run_uuid, r.name, r.status, r.end_time FROM runs r JOIN tags t "
-                "ON t.run_uuid = r.run_uuid AND t.key = 'orchestrate.sweep' AND t.value = ? "
-                "WHERE r.lifecycle_stage = 'active'",
-                (sweep,),
-            )
-        }
-        for table in ("tags", "params"):
-            for run, key, value in database.execute(f"SELECT run_uuid, key, value FROM {table}"):
-                if run in found:
-                    getattr(found[run], table)[key] = value
-        for run, key, step, value, nan in database.execute(
-            "SELECT run_uuid, key, step, value, is_nan FROM metrics ORDER BY step, timestamp"
-        ):
+        return database.execute(question).fetchall()
+
+
+def _runs(ask: Ask, sweep: str) -> list[Stored]:
+    found: dict[str, Stored] = {
+        str(row[0]): Stored(*row)
+        for row in ask(
+            "SELECT r.run_uuid, r.name, r.status, r.end_time FROM runs r JOIN tags t "
+            f"ON t.run_uuid = r.run_uuid AND t.key = 'orchestrate.sweep' AND t.value = '{sweep}' "
+            "WHERE r.lifecycle_stage = 'active'"
+        )
+    }
+    for table in ("tags", "params"):
+        for run, key, value in ask(f"SELECT run_uuid, key, value FROM {table}"):
             if run in found:
-                found[run].points[key].append((step, math.nan if nan else value))
+                getattr(found[run], table)[key] = value
+    points = "SELECT run_uuid, key, step, value, is_nan FROM metrics ORDER BY step, timestamp"
+    for run, key, step, value, nan in ask(points):
+        if run in found:
+            found[run].points[key].append((step, math.nan if nan else value))
     return list(found.values())

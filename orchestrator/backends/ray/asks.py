@@ -14,11 +14,12 @@ from ray.tune.search import Searcher
 
 from orchestrator.backends.plan import HostPlan
 from orchestrator.backends.pool_actor import Report
+from orchestrator.backends.ray.starts import Starts
 from orchestrator.backends.ray.width import PAUSE, Width
-from orchestrator.errors import BackendError
+from orchestrator.errors import BackendError, StorageError
 from orchestrator.ledger import Ledger
-from orchestrator.places import Places
-from orchestrator.search.search import Done, Search
+from orchestrator.patience import Patience
+from orchestrator.search.search import Done, Search, Wait
 from orchestrator.spec import Trial, TrialResult
 
 
@@ -32,11 +33,16 @@ class Asks(Searcher):
         width: Width,
         directory: Any,
         observe: Callable[[], None],
+        say: Callable[[str], None] | None = None,
     ) -> None:
         super().__init__()
         self.search = search
-        self._ledger = Ledger(Places(plan.out).ledger)
+        self._ledger = Ledger(plan.places.ledger)
+        self._asking = Patience(plan.storage_patience, say)
+        self._reading = Patience(plan.storage_patience, say)
+        self._refused_until = 0.0
         self._width, self._directory, self._observe = width, directory, observe
+        self.starts = Starts()
         self._live: dict[str, str] = {}
         self._told: set[str] = set()
         self._asked: Any = None
@@ -50,18 +56,31 @@ class Asks(Searcher):
         try:
             self._observe()
             self._listen()
-            if len(self._live) >= self._width.planned():
+            if len(self._live) >= self._width.planned() or not self.starts.pays():
                 return None
-            asked = self.search.ask()
+            asked = self._ask()
         except Exception as error:  # a Searcher that raises would end the sweep with a traceback
             self.refuse(error)
             return str(Searcher.FINISHED)
         if isinstance(asked, Trial):
             self._live[trial_id] = asked.key
+            self.starts.asked(trial_id)
             rungs = list(self.search.rungs(asked))
             share = self._width.share()
             return {"trial": asked.to_dict(), "key": asked.key, "rungs": rungs, "share": share}
         return str(Searcher.FINISHED) if isinstance(asked, Done) else None
+
+    def _ask(self) -> Trial | Wait | Done:
+        """What the search says; to wait, while storage refuses its suggestion."""
+        if time.monotonic() < self._refused_until:
+            return Wait()
+        try:
+            asked = self.search.ask()
+        except StorageError as error:
+            self._refused_until = time.monotonic() + self._asking.bear(error)
+            return Wait()
+        self._asking.over()
+        return asked
 
     def _listen(self) -> None:
         """Hears what the pools have measured; asks every few seconds and never waits for it."""
@@ -79,13 +98,16 @@ class Asks(Searcher):
     ) -> None:
         """The row was told by `Rows`, or is looked up; a trial that left none has failed."""
         key = self._live.pop(trial_id, "")
+        self.starts.ended(trial_id)
         status = (result or {}).get("status", "lost")
         message = str((result or {}).get("message", "its process died"))
         if status == "refused":
             self.refuse(BackendError(message))
         try:
-            if key not in self._told and (row := self._ledger.result(key)):
-                self.search.tell(row)
+            if key not in self._told:
+                row = self._reading.insist(lambda: self._ledger.result(key))
+                if row is not None:
+                    self.search.tell(row)
             self._told.discard(key)
             self.search.failed(key, message)  # no effect on a trial whose row was told
             self._observe()
@@ -150,13 +172,17 @@ class Rows(tune.Callback):
     def __init__(self, asks: Asks) -> None:
         self._asks = asks
 
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+        """A trial has its trainable."""
+        self._asks.starts.started(trial.trial_id)
+
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **_: Any
     ) -> None:
         """Called before the search hears that the trial is over."""
         row = result.pop("row", None)
         if row is not None:
-            self._asks.take(row)
+            self._asks.take(row.result)
 
 
 class Rungs(FIFOScheduler):

@@ -94,8 +94,12 @@ class PoolDirectory:
                 self._pools[name].close.remote(self._closed)
         return self._pools[name]
 
-    def close(self, message: str) -> None:
-        """Lets every pool refuse what it has and what still comes, with this message."""
+    def close(self, message: str, patience: float = 0.0) -> None:
+        """Lets every pool refuse what it has and what still comes, with this message.
+
+        Waits for them to have heard it, for `patience` seconds at most.
+        """
         self._closed = message
-        for pool in self._pools.values():
-            pool.close.remote(message)
+        answers = [pool.close.remote(message) for pool in self._pools.values()]
+        if answers:
+            ray.wait(answers, num_returns=len(answers), timeout=patience)

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import tempfile
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.backends.plan import GUESSES, HostPlan
 from orchestrator.backends.ray.asks import Asks, Rows, Rungs
-from orchestrator.backends.ray.cluster import Cluster, alive, connect, device_kind, devices_of
+from orchestrator.backends.ray.cluster import Cluster, connect, device_kind
 from orchestrator.backends.ray.directory import PoolDirectory
+from orchestrator.backends.ray.newcomers import Newcomers
+from orchestrator.backends.ray.nodes import check_places
 from orchestrator.backends.ray.trainable import PoolTrainable
 from orchestrator.backends.ray.width import Width
 from orchestrator.search.search import Search
+
+_LAST_WORDS = 3.0
+"""Seconds that pools have to write what they note every few seconds."""
 
 
 def run(
@@ -28,23 +38,36 @@ def run(
     plan: HostPlan,
     cluster: Cluster,
     observe: Callable[[], None] = lambda: None,
+    say: Callable[[str], None] | None = None,
 ) -> None:
     """Runs every trial that `search` asks for on a Ray cluster; returns when it is done.
 
     `ray_settings.apply` must have been called before this module is imported. Raises
-    `BackendError` if the cluster cannot be reached or a pool refuses its work.
+    `BackendError` if the cluster cannot be reached or a pool refuses its work. `say` hears of
+    storage that refuses.
     """
-    storage = plan.out / "tune"
+    # Not in the sweep's folder: nobody reads it back, and that disk may be full.
+    storage = Path(tempfile.mkdtemp(prefix="orchestrate-tune-"))
+    heeded = signal.getsignal(signal.SIGTERM)
     try:
         connect(cluster)
-        _drive(search, plan, cluster, storage, observe)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, heeded)  # Ray has taken it, and would just die of it
+        if cluster.address:
+            check_places(plan.uri or plan.out, plan.suite, plan.data_root, cluster.device)
+        _drive(search, plan, cluster, storage, observe, say)
     finally:
         ray.shutdown()
         shutil.rmtree(storage, ignore_errors=True)
 
 
 def _drive(
-    search: Search, plan: HostPlan, cluster: Cluster, storage: Path, observe: Callable[[], None]
+    search: Search,
+    plan: HostPlan,
+    cluster: Cluster,
+    storage: Path,
+    observe: Callable[[], None],
+    say: Callable[[str], None] | None,
 ) -> None:
     kind = device_kind(cluster.device)
     width = Width(kind, cluster.width or GUESSES[kind], growing=cluster.address is not None)
@@ -55,11 +78,14 @@ def _drive(
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor = remote.options(name=name, num_cpus=0, scheduling_strategy=here)
     directory = actor.remote(plan)
-    for node in alive():  # their pools start while Tune does
-        for device in devices_of(cluster.device, kind, node["Resources"]):
-            cores = int(node["Resources"].get("CPU", 1))
-            directory.prepare.remote(node["NodeID"], device, cores)
-    asks = Asks(search, plan, width, directory, observe)
+    newcomers = Newcomers(directory, cluster.device, kind)
+    newcomers.look()  # the pools start while Tune does
+
+    def watch() -> None:
+        newcomers.look()
+        observe()
+
+    asks = Asks(search, plan, width, directory, watch, say)
 
     def request(config: dict[str, Any]) -> PlacementGroupFactory:
         return PlacementGroupFactory([{kind: config["share"]}])
@@ -80,4 +106,6 @@ def _drive(
         ),
     )
     tuner.fit()
+    with suppress(RayError):  # pools note their last figures; those that cannot are not missed
+        ray.get(directory.close.remote("the sweep is over", _LAST_WORDS), timeout=2 * _LAST_WORDS)
     asks.close()
