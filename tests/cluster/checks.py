@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from orchestrator.ledger import Ledger
 from orchestrator.places import Places
@@ -64,9 +65,9 @@ def check_token(launch: Launch, names: Sequence[str], *texts: str) -> None:
         assert (logs.code, logs.text) == (1, ""), name
 
 
-def check_results(launch: Launch, said: str, remote: str) -> list[TrialResult]:
+def check_results(fetched: Path, said: str) -> list[TrialResult]:
     """The sweep's folder, brought home, has every trial that the command counted, once."""
-    home = Places(launch.fetch(remote))
+    home = Places(fetched)
     rows = Ledger(home.ledger).results()
     (count,) = re.findall(r"^(\d+) trials, ", said, flags=re.MULTILINE)
     assert len(rows) == int(count) > 0, said

@@ -64,7 +64,7 @@ def test_from_up_to_down() -> None:
         launch.wait_for_nodes(head.id, worker.id)
         check_code(launch, head.id, worker.id)
         mounted = "mountpoint -q ~/shared && ls ~/shared/mini/ledger/fragments | wc -l"
-        rows = check_results(launch, said, "~/shared/mini")
+        rows = check_results(launch.fetch("~/shared/mini"), said)
         assert int(cloud.hosts.run(worker.id, mounted).text) == len(rows)
         check_tracked(launch, head.id, rows, "~/shared")
         check_token(launch, (head.id, worker.id), up.text, said)

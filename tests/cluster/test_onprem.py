@@ -1,4 +1,6 @@
-"""clusters/onprem.yaml, launched on three hosts as its first lines say; a sweep; and the end."""
+"""clusters/onprem.yaml, launched on three hosts as its first lines say; a sweep submitted from the
+laptop, whose results come home; and the end.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from tests.cluster.checks import (
 )
 from tests.cluster.hosts import LAPTOP, ROOT, Hosts
 from tests.cluster.image import HOME
-from tests.cluster.launch import FILE, Launch, left_running
+from tests.cluster.launch import FILE, Launch, left_running, listeners
+from tests.cluster.rack import wait_for
 from tests.cluster.support import why_not
 
 pytestmark = [
@@ -26,8 +29,8 @@ pytestmark = [
     pytest.mark.timeout(500),
 ]
 NAMES = ("head", "worker1", "worker2")
-SWEEP = (
-    "orchestrate sweep mini --address auto --device cpu --tasks textures --adapter lora "
+SUBMIT = (
+    "orchestrate submit mini --name first --device cpu --tasks textures --adapter lora "
     "--sampler grid --stopping none --epochs 2 --seeds 1 --width 1 --out /mnt/shared/mini"
 )
 
@@ -56,6 +59,25 @@ def _job(launch: Launch) -> str:
     return launch.exec(ask, seconds=90)
 
 
+def _submit_and_fetch(launch: Launch) -> str:
+    """A sweep from the laptop, by the dashboard's tunnel alone; its results are in ~/fetched then.
+
+    Returns what it printed.
+    """
+    tunnel = launch.hosts.popen(LAPTOP, f"ray dashboard {FILE}")
+    try:
+        wait_for("the tunnel", lambda: "127.0.0.1:8265" in listeners(launch.hosts, LAPTOP))
+        launch.laptop(SUBMIT, 90)
+        said = launch.laptop("orchestrate logs first --follow", 200).text
+        status = launch.laptop("orchestrate status first", 90).text
+        assert "first: succeeded" in status
+        assert "textures/lora" in status
+        launch.laptop("orchestrate fetch first ~/fetched", 90)
+    finally:
+        tunnel.terminate()
+    return said
+
+
 def test_from_up_to_down() -> None:
     with Hosts(*NAMES, shared="/mnt/shared") as hosts:
         ssh = "Host *\nStrictHostKeyChecking no\nLogLevel ERROR\n"
@@ -68,8 +90,8 @@ def test_from_up_to_down() -> None:
         check_dashboard(launch, "head")
         check_tracking(launch, "head")
         assert "\nhttp://127.0.0.1:5000\n" in _job(launch)
-        said = launch.exec(SWEEP, seconds=200)
-        rows = check_results(launch, said, "/mnt/shared/mini")
+        said = _submit_and_fetch(launch)
+        rows = check_results(hosts.path(LAPTOP, f"{HOME}/fetched"), said)
         assert len({row.host for row in rows}) > 1, "the head did it alone"
         assert {row.host for row in rows} <= set(NAMES)
         check_tracked(launch, "head", rows, "/mnt/shared")
