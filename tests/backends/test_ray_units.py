@@ -20,7 +20,7 @@ from orchestrator.backends.plan import HostPlan, spare
 from orchestrator.backends.ray.asks import Asks, Rows, Rungs
 from orchestrator.backends.ray.cluster import Cluster, check_reachable, connect, devices_of
 from orchestrator.backends.ray.directory import PoolDirectory
-from orchestrator.backends.ray.starts import TAKES, Starts
+from orchestrator.backends.ray.starts import QUICK, Starts
 from orchestrator.backends.ray.trainable import PoolTrainable, own_device
 from orchestrator.backends.ray.width import Width
 from orchestrator.errors import BackendError, DataError, StorageError
@@ -123,7 +123,7 @@ def test_never_more_in_flight_than_planned(tmp_path: Path) -> None:
 
 
 def test_no_trainable_is_started_in_vain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trials that are over sooner than a process starts are handed out as trainables get free."""
+    """Trials that are over at once are handed out as trainables get free."""
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     asks, _ = make_asks(tmp_path, FakeSearch([result(seed).trial for seed in range(9)]), width=9)
@@ -135,7 +135,7 @@ def test_no_trainable_is_started_in_vain(tmp_path: Path, monkeypatch: pytest.Mon
     for name in ("t1", "t2", "t3"):
         assert isinstance(asks.suggest(name), dict), "nothing is known yet: all that is planned"
     start("t1")
-    now += TAKES / 2
+    now += QUICK / 2
     asks.on_trial_complete("t1", {"status": "finished"})
     assert asks.suggest("t4") is None, "t2 and t3 wait, and one of them gets what t1 had"
     start("t2")
@@ -147,7 +147,7 @@ def test_no_trainable_is_started_in_vain(tmp_path: Path, monkeypatch: pytest.Mon
     assert isinstance(asks.suggest("t4"), dict), "one is free"
     assert asks.suggest("t5") is None, "one only"
     start("t4")
-    now += 2 * TAKES
+    now += 2 * QUICK
     asks.on_trial_complete("t4", {"status": "finished"})
     assert isinstance(asks.suggest("t5"), dict)
     assert isinstance(asks.suggest("t6"), dict), "trials that last are worth a process each"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 
-TAKES = 3.0
-"""Seconds from asking for a trainable to its first step, roughly: a process that imports Tune."""
+QUICK = 0.5
+"""Trials that are over within so many seconds are not worth the start of a process, which takes a
+few times as long.
+"""
 
 
 class Starts:
     """Counts the trainables that are free, and how long the last trial to end had run.
 
     Tune gives a trainable that becomes free to the trial that has waited longest, and ends the new
-    one that was on its way to it. Where trials are over sooner than a process starts, new ones
+    one that was on its way to it. Where trials are over long before a process has started, new ones
     never come up: each trial would pay for the start of one in vain.
     """
 
@@ -43,4 +45,4 @@ class Starts:
     def pays(self) -> bool:
         """Whether one more trial should be handed out now."""
         awaited = len(self._coming)
-        return self._lasted > TAKES or self._free > awaited or not (self._began or awaited)
+        return self._lasted > QUICK or self._free > awaited or not (self._began or awaited)
