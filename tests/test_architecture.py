@@ -89,7 +89,14 @@ LATE: dict[str, set[str]] = {
     "submission": {"backbones", "home", "planning", "tasks"},
     "submitted": {"backends"},
     "cli_cluster": {
-        "backends", "config", "display", "lease", "overview", "parcel", "submission", "submitted",
+        "backends",
+        "config",
+        "display",
+        "lease",
+        "overview",
+        "parcel",
+        "submission",
+        "submitted",
     },
     "cli_doctor": {"doctor", "data", "home", "tasks", "tracking"},
 }
