@@ -15,7 +15,8 @@ import torch
 
 from arms.work import Log, Work
 from orchestrator.backbones import load_backbone
-from orchestrator.engine.pool import Ended, Keeping, Pool
+from orchestrator.engine.keeping import Keeping
+from orchestrator.engine.pool import Ended, Pool
 
 
 def run(work: Work, trials: list[int], options: dict[str, Any], log: Log) -> None:

@@ -17,7 +17,8 @@ from timm.models.vision_transformer import VisionTransformer
 from adapters.base import Tensors
 from orchestrator.backbones import HALF, Backbone
 from orchestrator.data.splits import EncodedSplit, FinalData, SearchData, Split
-from orchestrator.engine.pool import AtRung, Ended, Keeping, Pool
+from orchestrator.engine.keeping import Keeping
+from orchestrator.engine.pool import AtRung, Ended, Pool
 from orchestrator.engine.training import Training
 from orchestrator.spec import DataIdentity, Recipe, Task, Trial, TrialResult
 
