@@ -79,9 +79,10 @@ class EFFT(Adapter):
                     names = (f"{prefix}{group.name}{name}" for name in ("U", "core", "V"))
                     u, core, v = (context.drop_factor(name, tensors[name]) for name in names)
                     cores = (core * scale).unbind(1)
-                    for site in own.linears:
-                        if (site.block, site.chosen[0]) in group.slices:
-                            updates[site.path] = _layer(site, group, u, cores, v)
+                    mine = [s for s in own.linears if (s.block, s.chosen[0]) in group.slices]
+                    outer = _outer(mine, group, u, cores, v)
+                    for site in mine:
+                        updates[site.path] = _layer(site, group, u, outer, v)
         return updates
 
     @abstractmethod
@@ -169,21 +170,43 @@ class EFFT2(EFFT):
         return {key: kinds.index(key[1]) if shared else index for index, key in enumerate(own)}
 
 
-def _layer(site: Linear, group: Group, u: Tensor, cores: tuple[Tensor, ...], v: Tensor) -> LowRank:
-    """Σ_i V, a thin matrix, comes first: the tokens then pass two products instead of three."""
-    indices = list(dict.fromkeys(group.slices[site.block, part] for part in site.chosen))
-    if site.parts == ("fc2",):
-        (index,) = indices
-        outer = cores[index].mT @ u.mT  # (K, r2, out)
-        return LowRank(v.mT, outer)
+def _outer(
+    sites: list[Linear], group: Group, u: Tensor, cores: tuple[Tensor, ...], v: Tensor
+) -> dict[int, Tensor]:
+    """Slice → Σ_i V (K, r1, columns), for fc2 Σ_iᵀ Uᵀ (K, r2, width): thin matrices.
+
+    They come first, so that the tokens pass two products instead of three; all layers' in one.
+    """
+    found: dict[int, Tensor] = {}
+    for transposed, factor in ((False, v), (True, u.mT)):
+        picked = sorted({i for s in sites if _transposed(s) == transposed for i in _own(s, group)})
+        if picked:
+            stacked = torch.cat([cores[i].mT if transposed else cores[i] for i in picked], dim=1)
+            found |= zip(picked, (stacked @ factor).chunk(len(picked), dim=1), strict=True)
+    return found
+
+
+def _layer(site: Linear, group: Group, u: Tensor, outer: dict[int, Tensor], v: Tensor) -> LowRank:
+    indices = _own(site, group)
+    if _transposed(site):
+        return LowRank(v.mT, outer[indices[0]])
     # One Σ per part and all of V for each (EFFT2), or one Σ and V's columns of all parts (EFFT1).
     begin, count = group.begins.get(site.chosen[0], 0), len(site.chosen)
-    own = v[..., begin : begin + site.out * count // len(indices)]
-    outer = torch.cat([cores[index] @ own for index in indices], dim=-1)  # (K, r1, parts·out)
+    columns = slice(begin, begin + site.out * count // len(indices))
+    own = torch.cat([outer[index][..., columns] for index in indices], dim=-1)
     if site.chosen == site.parts:
-        return LowRank(u, outer)  # x U is shared by q, k and v
-    by_part = dict(zip(site.chosen, outer.chunk(count, dim=-1), strict=True))
+        return LowRank(u, own)  # x U is shared by q, k and v
+    by_part = dict(zip(site.chosen, own.chunk(count, dim=-1), strict=True))
     return LowRank(u, spread(site, by_part))
+
+
+def _own(site: Linear, group: Group) -> list[int]:
+    """The slices of a layer, in its parts' order."""
+    return list(dict.fromkeys(group.slices[site.block, part] for part in site.chosen))
+
+
+def _transposed(site: Linear) -> bool:
+    return site.parts == ("fc2",)
 
 
 def _chosen(sites: Sites, members: tuple[str, ...]) -> list[str]:
