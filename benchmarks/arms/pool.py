@@ -15,6 +15,7 @@ import torch
 
 from arms.work import Log, Work
 from orchestrator.backbones import load_backbone
+from orchestrator.engine import memory
 from orchestrator.engine.keeping import Keeping
 from orchestrator.engine.pool import Ended, Pool
 
@@ -22,6 +23,7 @@ from orchestrator.engine.pool import Ended, Pool
 def run(work: Work, trials: list[int], options: dict[str, Any], log: Log) -> None:
     """Options: `width`, trials in flight at once."""
     torch.set_float32_matmul_precision("high")
+    memory.keep_freed()  # as a pool's process does
     # A folder of its own: a later run would go on from the checkpoints of the same trials.
     keeping = Keeping(Path(tempfile.mkdtemp(prefix="checkpoints-", dir=work.folder)))
     width: int = options["width"]

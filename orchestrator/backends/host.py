@@ -18,6 +18,7 @@ from orchestrator.backends.notes import TrialLog, publisher
 from orchestrator.backends.plan import Decision, HostPlan
 from orchestrator.data import travel
 from orchestrator.data.splits import FinalData, SearchData, open_final, open_search
+from orchestrator.engine import memory
 from orchestrator.engine.checkpoint import path_of
 from orchestrator.engine.keeping import Keeping
 from orchestrator.engine.pool import AtRung, Ended, Pool
@@ -48,6 +49,7 @@ class PoolHost:
     ) -> None:
         if threads:
             torch.set_num_threads(threads)
+        memory.keep_freed()
         self._plan, self._home = plan, Home.at(plan.uri or plan.out)
         self._places = self._home.places
         self._records = Patience(plan.storage_patience, say)

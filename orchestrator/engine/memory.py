@@ -5,8 +5,10 @@ On the CPU it is the process that is counted, as Linux tells; where /proc does n
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,6 +16,8 @@ import torch
 
 _PROCESS, _MACHINE = Path("/proc/self/status"), Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+_NEVER = 2**31 - 1  # bytes: the largest that it takes
 
 
 def free(device: torch.device) -> int:
@@ -21,6 +25,7 @@ def free(device: torch.device) -> int:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + cached
+    _give_back()
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min(_said(_MACHINE, "MemAvailable", machine), _left_in_group(machine))
 
@@ -40,12 +45,39 @@ def peak(device: torch.device) -> int:
 
 
 def forget_peak(device: torch.device) -> None:
-    """Lets `peak` count anew."""
+    """Lets `peak` count anew, from what is in use."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
+    _give_back()
     with suppress(OSError):  # where it cannot be reset, widths are planned smaller
         Path("/proc/self/clear_refs").write_text("5")
+
+
+def keep_freed() -> None:
+    """Lets the tensors of a step on the CPU use the memory of the step before.
+
+    glibc would give larger ones back to the system, which then clears every page of them anew. For
+    the whole process; elsewhere than with glibc nothing changes.
+    """
+    libc = _glibc()
+    if libc is not None:
+        for threshold in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
+            libc.mallopt(threshold, _NEVER)
+
+
+def _give_back() -> None:
+    """Returns to the system what `keep_freed` kept: until then it counts as used."""
+    libc = _glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)
+    return libc if hasattr(libc, "gnu_get_libc_version") else None
 
 
 def _said(path: Path, name: str, otherwise: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from orchestrator.engine import memory, rehearsal
+from orchestrator.engine import rehearsal
 from orchestrator.engine.frozen import Frozen
 from orchestrator.engine.group import Group
 from orchestrator.engine.pool import Pool
@@ -128,16 +128,6 @@ def test_out_of_memory_in_a_rehearsal_bounds_the_width(monkeypatch: pytest.Monke
     pool = Pool(backbone(), CPU)
     pool.add(trial(), search_data())
     assert (pool.slots, pool.groups[0].plan.bound) == (2, "memory")
-
-
-def test_memory_is_counted() -> None:
-    memory.forget_peak(CPU)
-    before, free = memory.peak(CPU), memory.free(CPU)
-    taken = torch.ones(200 * 2**20, dtype=torch.uint8)
-    assert memory.peak(CPU) - before > 150 * 2**20
-    del taken
-    assert 2**20 < memory.used(CPU) <= memory.peak(CPU)
-    assert 2**28 < free < 2**44
 
 
 def test_operations_of_the_frozen_backbone() -> None:
