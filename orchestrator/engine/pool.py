@@ -23,6 +23,7 @@ from adapters.base import Tensors
 from adapters.stack import start_member
 from orchestrator.backbones import Backbone, copy_of
 from orchestrator.data.splits import EncodedSplit, FinalData, SearchData, Split
+from orchestrator.engine import attention
 from orchestrator.engine.feed import DeviceSplit, Normaliser, StreamedSplit
 from orchestrator.engine.frozen import Frozen
 from orchestrator.engine.group import EpochEnd, Group, Work
@@ -296,7 +297,9 @@ class Pool:
         if precision not in self._models:
             _check_precision(precision, self._device)
             dtype = _DTYPES[precision]
-            self._models[precision] = copy_of(self._backbone.model, self._device, dtype)
+            model = copy_of(self._backbone.model, self._device, dtype)
+            attention.suit(model, self._device)
+            self._models[precision] = model
         return self._models[precision]
 
     def _due(self, training: Training) -> bool:
