@@ -120,7 +120,7 @@ def our_arm(trials: int, width: int, out: Path) -> Figures:
         tracking = TrackingProcess(out, default_uri(out), lease.token).start()
         plan = HostPlan(out, out, suite, sweep.backbone, "w" * 64, sweep.stopping, lease.token)
         began, busy = time.time(), time.process_time()
-        backend.run(search, plan, backend.Cluster(None, "cpu", width))
+        backend.run(search, plan, backend.Cluster(None, "cpu", _slots(width)))
         trained, busy = time.time(), time.process_time() - busy
         outcome = tracking.finish(timeout=600.0)
         drained = time.time()
@@ -166,6 +166,16 @@ def planned(trials: int, places: Any) -> tuple[Any, Any, Any]:
     counts = {name: {"train": 800, "val": 200, "test": 200} for name in sweep.tasks}
     SweepFile.new(sweep, suite, counts, data, "w" * 64, "bookkeeping").write(places)
     return suite, sweep, plan_studies(sweep, data, "w" * 64)
+
+
+def _slots(in_flight: int) -> int:
+    """Of each pool, so that so many trials are in flight, those that wait in the pools included."""
+    from orchestrator.backends.plan import spare
+    from orchestrator.backends.ray.cluster import cpu_pools
+
+    pools = cpu_pools(len(os.sched_getaffinity(0)))
+    fitting = [n for n in range(1, in_flight + 1) if pools * (n + spare(n)) <= in_flight]
+    return max(fitting, default=1)
 
 
 def _recorded(places: Any) -> list[float]:

@@ -23,6 +23,7 @@ from orchestrator.backends.plan import GUESSES, HostPlan
 from orchestrator.backends.ray.asks import Asks, Rows, Rungs
 from orchestrator.backends.ray.cluster import Cluster, connect, device_kind
 from orchestrator.backends.ray.directory import PoolDirectory
+from orchestrator.backends.ray.lookups import remembered
 from orchestrator.backends.ray.newcomers import Newcomers
 from orchestrator.backends.ray.nodes import check_places
 from orchestrator.backends.ray.trainable import PoolTrainable
@@ -105,7 +106,8 @@ def _drive(
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
-    tuner.fit()
+    with remembered():
+        tuner.fit()
     with suppress(RayError):  # pools note their last figures; those that cannot are not missed
         ray.get(directory.close.remote("the sweep is over", _LAST_WORDS), timeout=2 * _LAST_WORDS)
     asks.close()
