@@ -153,7 +153,9 @@ class Group:
 
     def _losses(self, live: _Live) -> Tensor:
         """Mean cross-entropy per trial (K,)."""
-        model, cut = live.model.train(), self.key.prefix
+        model, cut = live.model, self.key.prefix
+        if not model.training:  # it goes through all modules
+            model.train()
         splits = [training.train for training in self.trainings]
         indices = [training.indices() for training in self.trainings]
         if cut is None:
