@@ -18,8 +18,15 @@ from ray.tune.search import Searcher
 from orchestrator.backends import ray_settings
 from orchestrator.backends.plan import HostPlan, spare
 from orchestrator.backends.ray.asks import Asks, Rows, Rungs
-from orchestrator.backends.ray.cluster import Cluster, check_reachable, connect, devices_of
+from orchestrator.backends.ray.cluster import (
+    Cluster,
+    check_reachable,
+    connect,
+    cores_on,
+    devices_of,
+)
 from orchestrator.backends.ray.directory import PoolDirectory
+from orchestrator.backends.ray.newcomers import Newcomers
 from orchestrator.backends.ray.starts import QUICK, Starts
 from orchestrator.backends.ray.trainable import PoolTrainable, own_device
 from orchestrator.backends.ray.width import Width
@@ -524,6 +531,29 @@ def test_a_trainable_whose_pool_died_at_its_rung_starts_with_its_successor() -> 
     assert (first["pool"], second["pool"]) == ("n cpu 0", "n cpu 1")
     assert first["status"] == second["status"] == "rung", "the rung is reported again"
     assert one._directory.calls == [("lost", "n cpu 0", "old")]
+
+
+def test_a_node_has_the_cores_that_ray_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for whoever started the pools beforehand: else a device would get more pools than that."""
+    nodes = [
+        {"NodeID": "other", "Alive": True, "Resources": {"CPU": 64.0}},
+        {"NodeID": "own", "Alive": True, "Resources": {"CPU": 2.0}},
+        {"NodeID": "bare", "Alive": True, "Resources": {}},
+    ]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    context = SimpleNamespace(get_node_id=lambda: "own")
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+    directory = FakeActor(enter=("own cpu 1", FakeActor()))
+    monkeypatch.setattr(ray, "get_actor", lambda *_, **__: directory)
+    one = object.__new__(PoolTrainable)
+    one.config = {"key": TRIAL.key, "directory": "d", "device": "cpu"}
+    one.setup(one.config)
+    one._enter()
+    assert directory.calls == [("enter", TRIAL.key, "own", "cpu", 2)]
+    assert (cores_on("bare"), cores_on("gone")) == (1, 1)
+    asked = FakeActor()
+    Newcomers(asked, "cpu", "CPU").look()
+    assert ("prepare", "own", "cpu", 2) in asked.calls
 
 
 def test_pools_that_keep_dying_break_the_trial() -> None:

@@ -90,6 +90,12 @@ def alive() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
+def cores_on(node: str) -> int:
+    """Cores that Ray may use on a node: `--num-cpus` or a container may leave it fewer than all."""
+    found = (one["Resources"].get("CPU", 1) for one in alive() if one["NodeID"] == node)
+    return int(next(found, 1))
+
+
 def cores_of_nodes() -> list[float]:
     """Of every node that has any."""
     found = [float(node["Resources"].get("CPU", 0)) for node in alive()]

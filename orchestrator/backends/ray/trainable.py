@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import ray
@@ -10,7 +9,7 @@ from ray import tune
 from ray.exceptions import ActorUnschedulableError, RayActorError
 
 from orchestrator.backends.pool_actor import Report
-from orchestrator.backends.ray.cluster import NAMESPACE
+from orchestrator.backends.ray.cluster import NAMESPACE, cores_on
 
 _POOL_RETRIES = 5
 
@@ -24,6 +23,8 @@ class PoolTrainable(tune.Trainable):
         self._known: dict[str, Any] = {}
         self._directory = ray.get_actor(config["directory"], namespace=NAMESPACE)
         self._place, self._at_rung = "", False
+        self._node = ray.get_runtime_context().get_node_id()
+        self._cores = cores_on(self._node)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Takes the next trial over in the same process."""
@@ -61,9 +62,9 @@ class PoolTrainable(tune.Trainable):
         }
 
     def _enter(self) -> None:
-        node = ray.get_runtime_context().get_node_id()
-        device, cores = own_device(self.config["device"]), len(os.sched_getaffinity(0))
-        entered: Any = self._directory.enter.remote(self.config["key"], node, device, cores)
+        device = own_device(self.config["device"])
+        place = (self._node, device, self._cores)
+        entered: Any = self._directory.enter.remote(self.config["key"], *place)
         self._place, self._pool = ray.get(entered)
         # Kept from trial to trial: Ray forgets where an actor is with the last handle to it.
         self._known[self._place] = self._pool
