@@ -39,15 +39,14 @@ def test_memory_is_counted() -> None:
 
 
 def faults(how: str) -> int:
-    """Pages that the system had to clear for four steps of 96 MiB, 24,576 pages each."""
+    """Pages that the system had to clear for four steps of 96 MiB."""
     command = [sys.executable, "-c", PAGES, how]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 @GLIBC
 def test_a_step_finds_the_memory_of_the_one_before() -> None:
-    assert faults("give back") > 50_000  # unless it is kept
-    assert faults("keep") < 2_000
+    assert 10 * faults("keep") < faults("give back")
 
 
 KEPT = """
