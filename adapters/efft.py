@@ -187,6 +187,7 @@ def _outer(
 
 
 def _layer(site: Linear, group: Group, u: Tensor, outer: dict[int, Tensor], v: Tensor) -> LowRank:
+    """The update of a layer from its group's thin matrices."""
     indices = _own(site, group)
     if _transposed(site):
         return LowRank(v.mT, outer[indices[0]])

@@ -90,10 +90,14 @@ def alive() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def cores_on(node: str) -> int:
+def cores_of(resources: dict[str, float]) -> int:
     """Cores that Ray may use on a node: `--num-cpus` or a container may leave it fewer than all."""
-    found = (one["Resources"].get("CPU", 1) for one in alive() if one["NodeID"] == node)
-    return int(next(found, 1))
+    return int(resources.get("CPU", 1))
+
+
+def cores_on(node: str) -> int:
+    """The same by the node's id; 1 if it is gone."""
+    return next((cores_of(one["Resources"]) for one in alive() if one["NodeID"] == node), 1)
 
 
 def cores_of_nodes() -> list[float]:

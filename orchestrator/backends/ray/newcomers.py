@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from orchestrator.backends.ray.cluster import alive, devices_of
+from orchestrator.backends.ray.cluster import alive, cores_of, devices_of
 from orchestrator.backends.ray.width import PAUSE
 
 
@@ -35,4 +35,4 @@ class Newcomers:
 
     def _prepare(self, node: str, resources: dict[str, float]) -> None:
         for device in devices_of(self._device, self._kind, resources):
-            self._directory.prepare.remote(node, device, int(resources.get("CPU", 1)))
+            self._directory.prepare.remote(node, device, cores_of(resources))
