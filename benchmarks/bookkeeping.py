@@ -105,10 +105,10 @@ def our_arm(trials: int, width: int, out: Path) -> Figures:
     from orchestrator.analysis.aggregate import summarise
     from orchestrator.backends import ray as backend
     from orchestrator.backends.plan import HostPlan
-    from orchestrator.lease import SweepLease
-    from orchestrator.ledger import Ledger
-    from orchestrator.places import Places
+    from orchestrator.results.ledger import Ledger
     from orchestrator.search import AskStore, Search
+    from orchestrator.storage.folder_lock import SweepLease
+    from orchestrator.storage.sweep_paths import Places
     from orchestrator.tracking.places import default_uri
     from orchestrator.tracking.process import TrackingProcess
 
@@ -142,10 +142,10 @@ def our_arm(trials: int, width: int, out: Path) -> Figures:
 
 def planned(trials: int, places: Any) -> tuple[Any, Any, Any]:
     """Suite, sweep and studies of at least so many trials; `sweep.json` is written."""
-    from orchestrator.config import SweepConfig
-    from orchestrator.planning import plan_studies, plan_sweep
+    from orchestrator.planning.config import SweepConfig
+    from orchestrator.planning.resolve import plan_studies, plan_sweep
+    from orchestrator.planning.sweep_file import SweepFile
     from orchestrator.spec import DataIdentity
-    from orchestrator.sweepfile import SweepFile
     from orchestrator.tasks import suite as suite_of
 
     studies = math.ceil(trials / PER_STUDY)

@@ -27,9 +27,9 @@ from pathlib import Path
 from machine import facts, write
 from made_up import made_up
 
-from orchestrator import rows
 from orchestrator.analysis.standings import COLUMNS, leaders, standings
-from orchestrator.ledger import COMPACTED, Ledger
+from orchestrator.results import rows
+from orchestrator.results.ledger import COMPACTED, Ledger
 from orchestrator.spec import STAGES, Recipe, Trial
 from orchestrator.tasks import suite
 

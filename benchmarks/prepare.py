@@ -32,8 +32,8 @@ from torchvision import datasets
 from torchvision.transforms import v2
 
 from orchestrator.data.listing import FileItem, Listing
-from orchestrator.data.origins import Listed
-from orchestrator.data.prepare import prepare
+from orchestrator.data.prepared.origins import Listed
+from orchestrator.data.prepared.prepare import prepare
 from orchestrator.data.splits import open_search
 from orchestrator.spec import Recipe, Suite, Task
 

@@ -26,11 +26,11 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from orchestrator import files
 from orchestrator.analysis.summary import StudySummary, Summary
 from orchestrator.errors import CheckpointError, InvalidInput, unknown
-from orchestrator.home import Home
 from orchestrator.spec import TrialResult
+from orchestrator.storage import files
+from orchestrator.storage.sweep_storage import Home
 
 if TYPE_CHECKING:
     from torch import nn
@@ -213,7 +213,7 @@ def export_merged(
     """Writes an entry as plain timm weights with a JSON beside them; returns the weights' path.
 
     `timm.create_model(architecture, num_classes=classes)` and `load_state_dict` take them
-    (`vit_mini` is not timm's: `orchestrator.weights.architecture.vit_mini(classes)`). Raises as
+    (`vit_mini` is not timm's: `orchestrator.backbones.vit_mini.vit_mini(classes)`). Raises as
     `load` does, and `InvalidInput` if `target` cannot be written.
     """
     from safetensors.torch import save

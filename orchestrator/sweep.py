@@ -9,33 +9,33 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from orchestrator import throughput
 from orchestrator.analysis.aggregate import summarise
 from orchestrator.analysis.report import write_report
 from orchestrator.analysis.summary import Summary
 from orchestrator.backbones import fingerprint, normalisation_of
 from orchestrator.backends.plan import HostPlan
-from orchestrator.config import SweepConfig
-from orchestrator.data import travel
-from orchestrator.data.manifest import Manifest
+from orchestrator.data.prepared import travel
+from orchestrator.data.prepared.manifest import Manifest
+from orchestrator.data.prepared.store import default_root
 from orchestrator.data.roots import suite_root
 from orchestrator.data.sheet import write_sheets
 from orchestrator.data.sources import deviations, prepare_tasks
-from orchestrator.data.store import default_root
 from orchestrator.errors import InvalidInput, StorageError
-from orchestrator.extension import extend
-from orchestrator.holding import hold
-from orchestrator.home import Home
-from orchestrator.ledger import Ledger
-from orchestrator.patience import Patience
-from orchestrator.places import Places
-from orchestrator.planning import plan_studies, plan_sweep
+from orchestrator.planning.config import SweepConfig
+from orchestrator.planning.extension import extend
+from orchestrator.planning.resolve import plan_studies, plan_sweep
+from orchestrator.planning.sweep_file import SweepFile, read_sweep
 from orchestrator.registry import INDEX, export
-from orchestrator.search.asks import AskStore
+from orchestrator.results import throughput
+from orchestrator.results.ledger import Ledger
 from orchestrator.search.search import Search
 from orchestrator.search.study import StudyProgress
+from orchestrator.search.suggestions import AskStore
 from orchestrator.spec import DataIdentity, Study, Suite, Sweep
-from orchestrator.sweepfile import SweepFile, read_sweep
+from orchestrator.storage.retry import Patience
+from orchestrator.storage.sweep_lock import hold
+from orchestrator.storage.sweep_paths import Places
+from orchestrator.storage.sweep_storage import Home
 from orchestrator.tracking.places import chosen_uri, viewer
 from orchestrator.tracking.process import TrackingProcess
 

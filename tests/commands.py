@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.ledger import Ledger
-from orchestrator.places import Places
+from orchestrator.results.ledger import Ledger
 from orchestrator.spec import TrialResult
+from orchestrator.storage.sweep_paths import Places
 
 SPACE = "lora: {rank: [2, 4]}\nlinear: {lr: [0.01, 0.001]}\n"
 """A small search: two configurations for each of two adapters."""
@@ -60,7 +60,7 @@ def small_sweep(out: Path, backend: str, *more: str) -> list[str]:
 def start(arguments: list[str], data: Path, output: int = subprocess.PIPE) -> subprocess.Popen[str]:
     """Starts `orchestrate` with these arguments."""
     return subprocess.Popen(
-        [sys.executable, "-c", "from orchestrator.cli import main; main()", *arguments],
+        [sys.executable, "-c", "from orchestrator.cli.main import main; main()", *arguments],
         env=environment(data),
         stdout=output,
         stderr=subprocess.STDOUT,

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator import cli, tasks
+from orchestrator import tasks
+from orchestrator.cli import main as cli
 from orchestrator.data.sources import prepare_tasks
 from tests.commands import Here
 

@@ -37,7 +37,7 @@ class Head:
     ) -> subprocess.CompletedProcess[str]:
         """`orchestrate` on the laptop, to its end; output and errors come as one text."""
         return subprocess.run(
-            [sys.executable, "-c", "from orchestrator.cli import main; main()", *words],
+            [sys.executable, "-c", "from orchestrator.cli.main import main; main()", *words],
             env=self._environment() | variables,
             cwd=self.laptop,
             stdout=subprocess.PIPE,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.fs as pafs
 import pytest
 
-from orchestrator.storage import ObjectStore, Storage, storage
+from orchestrator.storage.object_store import ObjectStore, Storage, storage
 
 BUCKET = "bucket"
 

@@ -10,14 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.imports import ROOT, Import, Module, loaded_by, modules, read
 
 TABLE = modules()
 
-FLOOR = {"spec", "errors", "files", "places", "provenance"}
-"""Words, errors, writing files whole, where they lie, versions: open to all of `orchestrator`."""
+FLOOR = {"spec", "errors", "provenance"}
+"""Words as frozen records, errors, versions: open to all of `orchestrator`."""
 
 ARROWS: dict[str, set[str]] = {
     "adapters": set(),
@@ -25,112 +23,53 @@ ARROWS: dict[str, set[str]] = {
     "orchestrator": set(),  # the package's own __init__
     "errors": set(),
     "spec": {"errors"},
-    "files": {"errors"},
-    "places": set(),
     "provenance": set(),
-    "tasks": {"config"},  # a person's own suite is a YAML file, as their options are
-    "selection": set(),
-    "rows": set(),
     "storage": set(),
-    "patience": set(),
-    "throughput": set(),
-    "lease": {"storage"},
-    "home": {"storage"},
-    "claim": {"storage", "patience"},
-    "holding": {"home", "lease", "claim"},
-    "ledger": {"rows", "storage"},
-    "data": {"tasks", "home"},
-    "weights": {"data"},  # its figures are measured on the suite mini
-    "backbones": {"weights"},
-    "engine": {"data", "backbones", "adapters", "patience"},
-    "search": {"ledger", "selection", "search_spaces"},
-    "backends": {
-        "engine", "data", "backbones", "adapters", "ledger", "home", "holding", "patience",
-        "search", "sharing", "throughput",
-    },
-    "analysis": {"ledger", "selection", "tasks", "throughput"},
-    "registry": {"analysis", "home", "ledger", "selection", "storage"},
-    "tracking": {"home", "ledger", "lease", "selection", "throughput"},
-    "config": set(),
-    "extension": {"tasks"},
-    "planning": {"config", "tasks", "search", "search_spaces", "adapters", "backbones"},
-    "sweepfile": set(),
+    "tasks": {"storage"},
+    "results": {"storage"},
+    "backbones": {"storage"},
+    "data": {"tasks", "storage"},
+    "engine": {"data", "backbones", "adapters", "storage"},
+    "search": {"results", "search_spaces", "storage"},
+    "planning": {"tasks", "search", "search_spaces", "adapters", "backbones", "storage"},
+    "backends": {"engine", "data", "backbones", "adapters", "results", "search", "storage"},
+    "analysis": {"results", "storage"},
+    "registry": {"analysis", "storage"},
+    "tracking": {"results", "storage"},
+    "cluster": {"data", "tasks", "planning", "tracking", "registry", "storage"},
     "sweep": {
-        "search", "backends", "tracking", "registry", "analysis",
-        "config", "planning", "extension", "sweepfile",
-        "ledger", "home", "holding", "patience", "selection", "storage", "tasks", "search_spaces",
-        "data", "backbones", "throughput",
+        "analysis", "backbones", "backends", "data", "planning", "registry", "results", "search",
+        "storage", "tracking",
     },
-    "display": {"search"},
-    "estimate": {"ledger"},
-    "overview": {
-        "analysis", "display", "home", "ledger", "search", "search_spaces", "sweepfile", "tasks",
-    },
-    "sharing": set(),
-    "doctor": {"data", "sharing", "tracking"},
-    "cli_data": set(),
-    "submission": {"config"},
-    "parcel": {"data", "home", "registry", "sweepfile"},  # of data: what unpacks archives
-    "submitted": {"parcel", "submission"},
-    "cli_cluster": set(),
-    "cli_doctor": {"cli_data"},
     "cli": {
-        "sweep", "config", "home", "overview", "display", "tracking", "registry", "analysis",
-        "tasks", "cli_data", "cli_cluster", "cli_doctor",
+        "analysis", "cluster", "planning", "registry", "results", "search",
+        "storage", "sweep", "tasks", "tracking",
     },
 }  # fmt: skip
 
 LATE: dict[str, set[str]] = {
-    "registry": {"adapters", "backbones", "data", "engine"},
-    "estimate": {"sweep", "search", "backends", "backbones", "data", "engine"},
-    "overview": {"sweep", "estimate", "registry", "planning"},
-    "doctor": {"backbones", "backends"},
-    "cli_data": {"data", "tasks", "display"},
-    "submission": {"backbones", "home", "planning", "tasks"},
-    "submitted": {"backends"},
-    "cli_cluster": {
-        "backends",
-        "config",
-        "display",
-        "lease",
-        "overview",
-        "parcel",
-        "submission",
-        "submitted",
-    },
-    "cli_doctor": {"doctor", "data", "home", "tasks", "tracking"},
+    "registry": {"adapters", "backbones"},
+    "cluster": {"backbones", "backends"},
+    "cli": {"backbones", "backends", "data", "engine"},
 }
 """Further arrows that hold only inside functions, because the other end loads torch."""
 
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "ray": ("orchestrator/backends/ray/",),
     "mlflow": ("orchestrator/tracking/mlflow.py",),
-    "optuna": ("orchestrator/search/", "orchestrator/planning.py", "search_spaces/"),
-    "pydantic": (
-        "orchestrator/config.py",
-        "orchestrator/registry.py",
-        "orchestrator/sweepfile.py",
-        "orchestrator/tasks/",
-    ),
-    "typer": (
-        "orchestrator/cli.py",
-        "orchestrator/cli_cluster.py",
-        "orchestrator/cli_data.py",
-        "orchestrator/cli_doctor.py",
-    ),
-    "huggingface_hub": ("orchestrator/data/hub.py", "orchestrator/backbones/hub.py"),
-    "httpx2": ("orchestrator/data/hub.py",),
+    "optuna": ("orchestrator/search/", "orchestrator/planning/resolve.py", "search_spaces/"),
+    "pydantic": ("orchestrator/planning/", "orchestrator/registry.py", "orchestrator/tasks/"),
+    "typer": ("orchestrator/cli/",),
+    "huggingface_hub": ("orchestrator/data/download/hub.py", "orchestrator/backbones/hub.py"),
+    "httpx2": ("orchestrator/data/download/hub.py",),
     "jinja2": ("orchestrator/analysis/",),
     "matplotlib": ("orchestrator/analysis/",),
 }
 """Library → the only files (or folders) that import it."""
 
 LIGHT = {
-    "orchestrator", "errors", "spec", "files", "places", "provenance", "tasks", "selection", "rows",
-    "storage", "patience", "home", "claim", "holding", "lease", "ledger", "throughput",
-    "search_spaces", "search", "analysis", "registry", "tracking", "config", "extension",
-    "sweepfile", "display", "estimate", "overview", "cli", "cli_data",
-    "cli_cluster", "submission", "submitted", "parcel", "cli_doctor", "doctor", "sharing",
+    "orchestrator", "errors", "spec", "provenance", "tasks", "results", "storage", "search_spaces",
+    "search", "analysis", "registry", "tracking", "cli", "cluster",
 }  # fmt: skip
 """Rooms that only read: importing them never loads what is in HEAVY."""
 
@@ -141,10 +80,6 @@ EXEMPT = {"orchestrator.tracking.mlflow"}
 HELP_LEAVES_OUT = HEAVY | {
     "optuna", "scipy", "matplotlib", "pandas", "sklearn", "pyarrow", "jinja2", "PIL",
 }  # fmt: skip
-
-
-def _by_name(module: Module) -> str:
-    return module.name
 
 
 def _where(module: Module, line: int) -> str:
@@ -170,21 +105,34 @@ def test_no_arrow_is_declared_for_a_room_that_is_gone() -> None:
     assert set(ARROWS) - {"orchestrator"} <= {module.room for module in TABLE.values()}
 
 
-@pytest.mark.parametrize("module", TABLE.values(), ids=_by_name)
-def test_imports_follow_the_arrows(module: Module) -> None:
-    own = {module.room, "orchestrator"} if module.name.startswith("orchestrator") else {module.room}
-    floor = FLOOR if module.name.startswith("orchestrator") else set()
-    for entry in module.imports:
-        room = _room_of(entry.target)
-        if room is None or room in own:
-            continue
-        allowed = ARROWS.get(module.room, set()) | (floor if module.room not in FLOOR else set())
-        if entry.late:
-            allowed |= LATE.get(module.room, set())
-        assert room in allowed, (
-            f"{_where(module, entry.line)}: {module.room} → {room} is no arrow "
-            f"({module.room} may import {', '.join(sorted(allowed)) or 'no other room'})"
-        )
+def test_imports_follow_the_arrows() -> None:
+    wrong = []
+    for module in TABLE.values():
+        inside = module.name.startswith("orchestrator")
+        own = {module.room, "orchestrator"} if inside else {module.room}
+        floor = FLOOR if inside and module.room not in FLOOR else set()
+        for entry in module.imports:
+            room = _room_of(entry.target)
+            allowed = ARROWS[module.room] | floor
+            if entry.late:
+                allowed = allowed | LATE.get(module.room, set())
+            if room is not None and room not in own | allowed:
+                wrong.append(f"{_where(module, entry.line)}: {module.room} → {room}")
+    assert not wrong, "imports that follow no declared arrow:\n" + "\n".join(wrong)
+
+
+def test_every_declared_arrow_is_used() -> None:
+    used = {
+        (module.room, _room_of(entry.target))
+        for module in TABLE.values()
+        for entry in module.imports
+    }
+    declared = {
+        (room, other)
+        for room in ARROWS
+        for other in ARROWS[room] | LATE.get(room, set())
+    }  # fmt: skip
+    assert not declared - used, "declared, but nothing imports along them"
 
 
 def test_the_arrows_point_one_way() -> None:
@@ -199,23 +147,35 @@ def test_the_arrows_point_one_way() -> None:
         assert room not in seen, f"{room} reaches itself"
 
 
-@pytest.mark.parametrize("module", TABLE.values(), ids=_by_name)
-def test_libraries_stay_in_their_files(module: Module) -> None:
-    path = module.path.relative_to(ROOT).as_posix()
-    for entry in module.imports:
-        places = ONLY_IN.get(entry.target.split(".")[0])
-        assert places is None or path.startswith(places), (
-            f"{_where(module, entry.line)}: {entry.target} belongs in {' or '.join(places)}"
-        )
+def test_no_file_can_be_reached_from_itself() -> None:
+    """A circle of files cannot be read in any order; late imports count."""
+    reach = {
+        name: {entry.target for entry in module.imports if entry.target in TABLE} - {name}
+        for name, module in TABLE.items()
+    }
+    while leaves := {name for name, targets in reach.items() if not targets & set(reach)}:
+        reach = {name: targets for name, targets in reach.items() if name not in leaves}
+    assert not reach, f"circles among: {sorted(reach)}"
 
 
-@pytest.mark.parametrize(
-    "module", [m for m in TABLE.values() if m.room in LIGHT and m.name not in EXEMPT], ids=_by_name
-)
-def test_light_modules_load_nothing_heavy(module: Module) -> None:
-    chains = loaded_by(module.name, TABLE)
-    for library in HEAVY & set(chains):
-        pytest.fail(f"{' → '.join(chains[library])}")
+def test_libraries_stay_in_their_files() -> None:
+    wrong = []
+    for module in TABLE.values():
+        path = module.path.relative_to(ROOT).as_posix()
+        for entry in module.imports:
+            places = ONLY_IN.get(entry.target.split(".")[0])
+            if places is not None and not path.startswith(places):
+                wrong.append(f"{_where(module, entry.line)}: {entry.target} is for {places}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_light_modules_load_nothing_heavy() -> None:
+    wrong = []
+    for name, module in TABLE.items():
+        if module.room in LIGHT and name not in EXEMPT:
+            chains = loaded_by(name, TABLE)
+            wrong += [" → ".join(chains[library]) for library in HEAVY & set(chains)]
+    assert not wrong, "\n".join(wrong)
 
 
 def _modules_after(code: str) -> set[str]:
@@ -232,7 +192,9 @@ def _modules_after(code: str) -> set[str]:
 
 def test_all_light_modules_together_leave_the_heavy_ones_unloaded() -> None:
     names = [name for name, m in TABLE.items() if m.room in LIGHT and name not in EXEMPT]
-    assert {"orchestrator.cli", "orchestrator.ledger", "orchestrator.registry"} <= set(names)
+    assert {"orchestrator.cli.main", "orchestrator.results.ledger", "orchestrator.registry"} <= set(
+        names
+    )
     assert not _modules_after("\n".join(f"import {name}" for name in names)) & HEAVY
 
 
@@ -252,7 +214,7 @@ def test_help_loads_almost_nothing() -> None:
     code = """
 import sys
 sys.argv = ["orchestrate", "--help"]
-from orchestrator.cli import main
+from orchestrator.cli.main import main
 try:
     main()
 except SystemExit as stop:
@@ -278,18 +240,18 @@ def test_the_reader_of_imports_sees_what_it_should(tmp_path: Path) -> None:
     path.write_text(
         "from typing import TYPE_CHECKING\n"
         "from orchestrator import spec\n"
-        "from . import asks\n"
-        "from ..ledger import Ledger\n"
+        "from . import suggestions\n"
+        "from ..results.ledger import Ledger\n"
         "if TYPE_CHECKING:\n    import ray\n"
         "def load():\n    import torch.nn\n"
     )
-    known = frozenset({"orchestrator.spec", "orchestrator.search.asks"})
+    known = frozenset({"orchestrator.spec", "orchestrator.search.suggestions"})
     found = {entry.target: entry.late for entry in read(path, "orchestrator.search.grid", known)}
     assert found == {
         "typing": False,
         "orchestrator.spec": False,
-        "orchestrator.search.asks": False,
-        "orchestrator.ledger": False,
+        "orchestrator.search.suggestions": False,
+        "orchestrator.results.ledger": False,
         "ray": True,
         "torch.nn": True,
     }

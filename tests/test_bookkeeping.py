@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.ledger import Ledger
+from orchestrator.results.ledger import Ledger
 from tests.imports import ROOT
 
 
@@ -30,7 +30,7 @@ def test_a_ledger_of_made_up_rows_is_one_that_is_read_row_by_row_too(
 
 def test_the_sweep_of_the_bookkeeping_benchmark_has_the_trials_it_says(tmp_path: Path) -> None:
     bookkeeping = __import__("bookkeeping")
-    places = __import__("orchestrator.places", fromlist=["Places"]).Places(tmp_path)
+    places = __import__("orchestrator.storage.sweep_paths", fromlist=["Places"]).Places(tmp_path)
     _, sweep, studies = bookkeeping.planned(2000, places)
     assert len(studies) * bookkeeping.PER_STUDY == 2000
     assert sweep.stopping == "none"

@@ -21,7 +21,7 @@ from orchestrator.tracking import server
 ROOT = Path(__file__).parent.parent
 FILES = ["cluster.yaml", "clusters/gcp.yaml", "clusters/onprem.yaml"]
 CLOUDS = FILES[:2]
-KUBERNETES = "clusters/kuberay.yaml"  # tests/cluster/test_kuberay.py
+KUBERNETES = "clusters/kuberay.yaml"  # tests/hosts/test_kuberay.py
 SCRIPT = "clusters/postgres.sh"  # run by the launches
 START = ("head_start_ray_commands", "worker_start_ray_commands")
 

@@ -87,7 +87,7 @@ def test_python_in_the_readme_uses_names_that_exist() -> None:
 def test_the_options_in_the_readme_are_those_of_the_command() -> None:
     listed = set(re.findall(r"`(--[a-z-]+)[ A-Z=]*`", README.read_text().split("Exit codes")[0]))
     run = subprocess.run(
-        [sys.executable, "-c", "from orchestrator.cli import main; main()", "sweep", "--help"],
+        [sys.executable, "-c", "from orchestrator.cli.main import main; main()", "sweep", "--help"],
         cwd=ROOT,
         capture_output=True,
         text=True,

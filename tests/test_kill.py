@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.places import Places
 from orchestrator.spec import TrialResult
+from orchestrator.storage.sweep_paths import Places
 from tests.commands import check_once_each, events, results, run, small_sweep, start
 
 TRIALS = 2 * (2 + 2 * 2 + 2) * 2

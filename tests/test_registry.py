@@ -20,14 +20,13 @@ from torch import Tensor, nn
 
 from adapters import build
 from adapters.storage import save_tensors
-from orchestrator import files
 from orchestrator.analysis.aggregate import summarise
 from orchestrator.analysis.summary import Summary
 from orchestrator.backbones import load_backbone
+from orchestrator.backbones.vit_mini import vit_mini
 from orchestrator.data.splits import open_final, open_search
 from orchestrator.engine.pool import Ended, Pool
 from orchestrator.errors import CheckpointError, InvalidInput
-from orchestrator.patience import passing
 from orchestrator.registry import (
     CONFIG,
     EVIDENCE,
@@ -40,8 +39,9 @@ from orchestrator.registry import (
     read_index,
 )  # fmt: skip
 from orchestrator.spec import Recipe, Stage, Sweep, Trial, TrialResult
+from orchestrator.storage import files
+from orchestrator.storage.retry import passing
 from orchestrator.tasks.mini import MINI
-from orchestrator.weights.architecture import vit_mini
 
 TASK = MINI.task("digits")
 RECIPE = Recipe(epochs=1, lr=1e-2, warmup_epochs=0, normalisation="half", drop_path=0.0)
@@ -289,7 +289,7 @@ def test_a_full_disk_is_not_taken_for_lost_weights(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("orchestrator.files.write_whole", full)
+    monkeypatch.setattr("orchestrator.storage.files.write_whole", full)
     with pytest.raises(CheckpointError, match=r"registry' cannot be written .*No space") as caught:
         export(ran.summary, ran.results, ran.adapters, tmp_path / "registry")
     assert passing(caught.value), "it is tried again"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import reliability
-from tests.cluster.reliability import BEGIN, CASES, END, PASSED, line, lines
+from tests.hosts import reliability
+from tests.hosts.reliability import BEGIN, CASES, END, PASSED, line, lines
 from tests.imports import ROOT
 
 DOCUMENT = ROOT / "docs" / "reliability.md"

@@ -28,10 +28,10 @@ from arms.work import STORE, Work
 from orchestrator.backbones import MINI, architecture
 from orchestrator.backbones.models import check_supported, empty, image_size
 from orchestrator.data.listing import FileItem, Listing
-from orchestrator.data.manifest import SPLITS
 from orchestrator.data.mini import NUM_CLASSES, make
-from orchestrator.data.origins import Listed
-from orchestrator.data.prepare import prepare
+from orchestrator.data.prepared.manifest import SPLITS
+from orchestrator.data.prepared.origins import Listed
+from orchestrator.data.prepared.prepare import prepare
 from orchestrator.engine import flops, roofline
 from orchestrator.errors import OrchestrateError
 from orchestrator.spec import Recipe, Suite

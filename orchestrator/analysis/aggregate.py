@@ -18,7 +18,7 @@ from orchestrator.analysis.summary import (
     Winner,
 )
 from orchestrator.errors import unknown
-from orchestrator.selection import rank_configurations, winner
+from orchestrator.results.selection import rank_configurations, winner
 from orchestrator.spec import (
     PROTOCOLS,
     STAGES,

@@ -2,7 +2,7 @@
 
 Nothing here trusts the programme that wrote the rows: the checks use what each row states of itself
 (what it could read, how often it read test, where its curve was evaluated) and choose again with
-`orchestrator.selection`. Rows are the ledger's, whose seals say that nobody edited them.
+`orchestrator.results.selection`. Rows are the ledger's, whose seals say that nobody edited them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.selection import winner
+from orchestrator.results.selection import winner
 from orchestrator.spec import DataIdentity, Sweep, TrialResult
 
 Rows = Sequence[TrialResult]

@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from orchestrator.analysis.statistics import (
-    Estimate,
-    bootstrap_iqm,
-    estimate,
-    interquartile_mean,
-)
+from orchestrator.analysis.statistics import Estimate, bootstrap_iqm, estimate, interquartile_mean
 from orchestrator.analysis.summary import AdapterSummary, Best, Comparison, StudySummary
 
 BASELINE = "linear"

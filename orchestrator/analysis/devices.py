@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from orchestrator.throughput import GroupUse, Window, by_pool, total
+from orchestrator.results.throughput import GroupUse, Window, by_pool, total
 
 
 @dataclass(frozen=True)

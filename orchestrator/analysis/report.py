@@ -24,9 +24,9 @@ from orchestrator.analysis.search_figure import search_picture
 from orchestrator.analysis.sensitivity import sensitivities
 from orchestrator.analysis.summary import Summary
 from orchestrator.errors import InvalidInput
-from orchestrator.files import write_whole
+from orchestrator.results.throughput import Window
 from orchestrator.spec import TrialResult
-from orchestrator.throughput import Window
+from orchestrator.storage.files import write_whole
 
 MAX_LISTED = 40
 """Diverged trials beyond this many are counted, not listed."""

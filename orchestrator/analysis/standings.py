@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orchestrator.selection import best_first
+from orchestrator.results.selection import best_first
 
 STUDY = ("suite", "backbone", "task", "adapter", "protocol")
 COLUMNS = (*STUDY, "stage", "config", "status", "value", "eval_loss", "parameters")
@@ -32,7 +32,7 @@ def standings(table: pa.Table) -> pa.Table:
 
     Columns: `STUDY`, `stage`, `config`; `n` rows that finished or diverged; of their values
     `mean`, `sd` (ddof 1, null for one row) and `best`; `finished` of them. A diverged row has
-    value 0, as in `orchestrator.selection`.
+    value 0, as in `orchestrator.results.selection`.
     """
     full = _full(table)
     groups = full.group_by([*STUDY, "stage", "config"]).aggregate(
@@ -56,7 +56,7 @@ def standings(table: pa.Table) -> pa.Table:
 
 
 def leaders(table: pa.Table) -> dict[tuple[str, ...], str]:
-    """The configuration that `orchestrator.selection.winner` chooses, by study (as `STUDY`)."""
+    """The configuration that `selection.winner` chooses, by study (as `STUDY`)."""
     found = standings(table)
     ahead = pa.concat_tables([_ahead(found, "search"), _ahead(found, "replicate")])
     rows = _full(table).join(

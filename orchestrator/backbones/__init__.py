@@ -20,7 +20,8 @@ from orchestrator.backbones.backbone import (
     shadow,
     twin,
 )
-from orchestrator.backbones.names import MINI, MINI_FILE, architecture
+from orchestrator.backbones.models import MINI
+from orchestrator.backbones.names import MINI_FILE, architecture
 
 __all__ = [
     "HALF",

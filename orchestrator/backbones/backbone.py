@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from orchestrator import files
 from orchestrator.backbones.hub import hub_file
+from orchestrator.backbones.models import MINI
 from orchestrator.backbones.names import (
-    MINI,
     MINI_FILE,
     architecture,
     check,
@@ -18,6 +17,7 @@ from orchestrator.backbones.names import (
     pretrained,
 )
 from orchestrator.errors import CheckpointError, InvalidInput, unknown
+from orchestrator.storage import files
 
 if TYPE_CHECKING:
     import torch

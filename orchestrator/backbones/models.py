@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.backbones.names import MINI
 from orchestrator.errors import InvalidInput
 
 if TYPE_CHECKING:
     from torch import nn
+
+MINI = "vit_mini"
 
 
 def empty(tag: str) -> nn.Module:
@@ -19,7 +20,7 @@ def empty(tag: str) -> nn.Module:
     import timm
     import torch
 
-    from orchestrator.weights.architecture import vit_mini
+    from orchestrator.backbones.vit_mini import vit_mini
 
     with torch.device("meta"):
         return vit_mini() if tag == MINI else timm.create_model(tag, num_classes=0)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+from orchestrator.backbones.models import MINI, check_supported
 from orchestrator.errors import InvalidInput, unknown
 
-MINI = "vit_mini"
-MINI_FILE = Path(__file__).parents[1] / "weights" / "vit_mini.safetensors"
+MINI_FILE = Path(__file__).parent / "vit_mini.safetensors"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
 _FILE = f"ARCHITECTURE@FILE with FILE one of {', '.join(SUFFIXES)}"
 _IN21K = {
@@ -28,8 +28,6 @@ def check(name: str) -> None:
     tag, at, _ = name.partition("@")
     if tag == MINI:
         return
-    from orchestrator.backbones.models import check_supported
-
     _check_known(tag)
     _check_current(tag, bool(at))
     check_supported(tag.partition(".")[0])

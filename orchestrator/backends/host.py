@@ -16,18 +16,18 @@ from orchestrator.backbones import load_backbone
 from orchestrator.backends.meter import Meter
 from orchestrator.backends.notes import TrialLog, publisher
 from orchestrator.backends.plan import Decision, HostPlan
-from orchestrator.data import travel
+from orchestrator.data.prepared import travel
 from orchestrator.data.splits import FinalData, SearchData, open_final, open_search
 from orchestrator.engine import memory
 from orchestrator.engine.checkpoint import path_of
 from orchestrator.engine.keeping import Keeping
 from orchestrator.engine.pool import AtRung, Ended, Pool
 from orchestrator.errors import BackendError, CheckpointError, DataError, StorageError
-from orchestrator.holding import Worker
-from orchestrator.home import Home
-from orchestrator.ledger import Ledger
-from orchestrator.patience import Patience, log
+from orchestrator.results.ledger import Ledger
 from orchestrator.spec import Trial, TrialResult
+from orchestrator.storage.retry import Patience, log
+from orchestrator.storage.sweep_lock import Worker
+from orchestrator.storage.sweep_storage import Home
 
 
 class PoolHost:

@@ -9,9 +9,9 @@ import torch
 from orchestrator.backends.host import PoolHost
 from orchestrator.backends.plan import HostPlan
 from orchestrator.engine.pool import AtRung
-from orchestrator.patience import Patience
 from orchestrator.search.search import Done, Search
 from orchestrator.spec import Trial, TrialResult
+from orchestrator.storage.retry import Patience
 
 
 def run(

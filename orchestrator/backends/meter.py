@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from orchestrator import throughput
 from orchestrator.engine import memory, roofline
 from orchestrator.engine.group import Group, Work
 from orchestrator.engine.grouping import apart
 from orchestrator.engine.pool import Pool
-from orchestrator.patience import log
-from orchestrator.throughput import GroupUse, Window
+from orchestrator.results import throughput
+from orchestrator.results.throughput import GroupUse, Window
+from orchestrator.storage.retry import log
 
 PERIOD = 10.0
 """Seconds of work between two lines; fewer where the work ends for now."""

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from orchestrator import provenance
 from orchestrator.errors import StorageError
-from orchestrator.home import Home
-from orchestrator.patience import log
+from orchestrator.storage.retry import log
+from orchestrator.storage.sweep_storage import Home
 
 PERIOD = 5.0
 """Seconds between two copies of a log in an object store, which must be written whole."""

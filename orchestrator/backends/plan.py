@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from orchestrator.places import Places
 from orchestrator.spec import Suite
+from orchestrator.storage.sweep_paths import Places
 
 Decision = Literal["continue", "stop"]
 GUESSES = {"CPU": 1, "GPU": 16}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from orchestrator.data.store import default_root
+from orchestrator.data.prepared.store import default_root
 from orchestrator.errors import InvalidInput
 from orchestrator.spec import Suite, Task
 from orchestrator.tasks.fewshot import draw_of

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from orchestrator.data.prepared.store import manifest_of
 from orchestrator.data.splits import Split, open_search
-from orchestrator.data.store import manifest_of
 from orchestrator.errors import InvalidInput
-from orchestrator.files import make_folder, write_whole
 from orchestrator.spec import Suite
+from orchestrator.storage.files import make_folder, write_whole
 
 COLUMNS, ROWS, SIDE, MARGIN, TEXT = 10, 3, 96, 6, 16
 """Images in a row, rows, and lengths in pixels: of an image, between images, under one."""

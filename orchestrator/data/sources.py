@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from orchestrator.data.ahead import cores
 from orchestrator.data.layouts import LAYOUTS
 from orchestrator.data.listing import Listing
-from orchestrator.data.manifest import SPLITS, Manifest
-from orchestrator.data.origins import Listed, Made, Origin, report
-from orchestrator.data.prepare import current, prepare, require_space
-from orchestrator.data.store import check
+from orchestrator.data.prepared.ahead import cores
+from orchestrator.data.prepared.manifest import SPLITS, Manifest
+from orchestrator.data.prepared.origins import Listed, Made, Origin, report
+from orchestrator.data.prepared.prepare import current, prepare, require_space
+from orchestrator.data.prepared.store import check
 from orchestrator.errors import DataError
 from orchestrator.spec import Suite, Task, digest
 

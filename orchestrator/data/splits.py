@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.data import store
-from orchestrator.data.ahead import cores
-from orchestrator.data.arrow import Images, Labels, Sizes
 from orchestrator.data.images import ImageError, decode
-from orchestrator.data.manifest import Manifest
+from orchestrator.data.prepared import store
+from orchestrator.data.prepared.ahead import cores
+from orchestrator.data.prepared.arrow import Images, Labels, Sizes
+from orchestrator.data.prepared.manifest import Manifest
 from orchestrator.errors import DataError
 from orchestrator.spec import DataIdentity, Task
 

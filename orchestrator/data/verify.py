@@ -12,7 +12,7 @@ from pathlib import Path
 from orchestrator.data.images import ImageError, load
 from orchestrator.data.layouts import LAYOUTS
 from orchestrator.data.listing import Item, Items, Listing
-from orchestrator.data.manifest import SPLITS
+from orchestrator.data.prepared.manifest import SPLITS
 from orchestrator.errors import unknown
 from orchestrator.spec import Suite, Task
 

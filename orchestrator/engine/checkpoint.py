@@ -16,8 +16,8 @@ from torch import Tensor
 from adapters.stack import STATE
 from orchestrator.engine.training import Evaluation, Training
 from orchestrator.errors import CheckpointError
-from orchestrator.files import make_folder, write_whole
 from orchestrator.spec import Point
+from orchestrator.storage.files import make_folder, write_whole
 
 _PARTS = ("tensor", "first", "second")
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from orchestrator.backbones import Statistics
-from orchestrator.data.arrow import Images
+from orchestrator.data.prepared.arrow import Images
 from orchestrator.data.splits import EncodedSplit, Part, Split
 from orchestrator.engine import views
 

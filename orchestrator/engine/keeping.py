@@ -9,7 +9,7 @@ from pathlib import Path
 from orchestrator.engine import checkpoint
 from orchestrator.engine.training import Training
 from orchestrator.errors import StorageError
-from orchestrator.patience import Patience
+from orchestrator.storage.retry import Patience
 
 
 def _nothing(path: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from orchestrator.search.asks import AskStore, Suggestion
 from orchestrator.search.samplers import SAMPLERS, planned_configurations
 from orchestrator.search.search import Done, Search, Wait
 from orchestrator.search.stopping import RULES
 from orchestrator.search.study import StudyProgress
+from orchestrator.search.suggestions import AskStore, Suggestion
 
 __all__ = [
     "RULES",

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from orchestrator.search.asks import AskStore
 from orchestrator.search.study import StudyProgress, StudyRun
+from orchestrator.search.suggestions import AskStore
 from orchestrator.spec import Study, Sweep, Trial, TrialResult
 
 

@@ -18,12 +18,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from orchestrator.search.asked import Asked
-from orchestrator.search.asks import AskStore
+from orchestrator.results.selection import rank_configurations, winner
 from orchestrator.search.configurations import again
+from orchestrator.search.proposals import Asked
 from orchestrator.search.samplers import planned_configurations
 from orchestrator.search.stopping import make_rule
-from orchestrator.selection import rank_configurations, winner
+from orchestrator.search.suggestions import AskStore
 from orchestrator.spec import STAGES, Stage, Study, Sweep, Trial, TrialResult
 
 MAX_RETRIES = 2

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from orchestrator.errors import unknown
 from orchestrator.spec import Suite
-from orchestrator.tasks.fewshot import FEWSHOT
-from orchestrator.tasks.fgvc import FGVC
-from orchestrator.tasks.mini import MINI
-from orchestrator.tasks.vtab import VTAB
+from orchestrator.tasks.suites import SUITES
 
-SUITES: Mapping[str, Suite] = {row.name: row for row in (MINI, VTAB, FGVC, FEWSHOT)}
+__all__ = ["SUITES", "suite"]
 
 
 def suite(name: str) -> Suite:

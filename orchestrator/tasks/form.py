@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from orchestrator.tasks import SUITES
+from orchestrator.tasks.suites import SUITES
 from orchestrator.tasks.vtab import VTAB
 
 FORMS = ("folders", "lists", "parquet")

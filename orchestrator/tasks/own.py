@@ -25,9 +25,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import read_yaml
 from orchestrator.errors import InvalidInput
 from orchestrator.spec import Recipe, Suite, Task
+from orchestrator.storage.yaml import read_yaml
 from orchestrator.tasks.form import FORMS, SuiteForm, TaskForm, checked
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")

@@ -11,10 +11,10 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TypeVar
 
-from orchestrator import throughput
 from orchestrator.errors import OrchestrateError
-from orchestrator.ledger import Ledger
-from orchestrator.places import Places
+from orchestrator.results import throughput
+from orchestrator.results.ledger import Ledger
+from orchestrator.storage.sweep_paths import Places
 from orchestrator.tracking import environment, places
 from orchestrator.tracking.lock import only_writer
 from orchestrator.tracking.records import SYSTEM, Measure, RunRecord

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import InvalidInput, TrackingError
-from orchestrator.home import places_of
+from orchestrator.storage.sweep_storage import places_of
 from orchestrator.tracking.environment import URI_VARIABLE, redact
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")

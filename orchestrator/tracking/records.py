@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from orchestrator.results.throughput import Window, by_pool
 from orchestrator.spec import RECIPE_FIELDS, TrialResult, digest
-from orchestrator.throughput import Window, by_pool
 from orchestrator.tracking.environment import redact
 from orchestrator.tracking.places import SweepFile
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from orchestrator.results.throughput import Window
 from orchestrator.spec import TrialResult
-from orchestrator.throughput import Window
 from orchestrator.tracking.places import SweepFile
 from orchestrator.tracking.records import (
     Measure,

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.errors import TrackingError
-from orchestrator.home import places_of
+from orchestrator.storage.sweep_storage import places_of
 from orchestrator.tracking import environment, places
 
 INTERRUPTED = 130

@@ -19,12 +19,12 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TextIO
 
-from orchestrator import throughput
 from orchestrator.errors import OrchestrateError
-from orchestrator.home import Home
-from orchestrator.lease import hold_orphan_lock
-from orchestrator.ledger import Ledger
-from orchestrator.places import Places
+from orchestrator.results import throughput
+from orchestrator.results.ledger import Ledger
+from orchestrator.storage.folder_lock import hold_orphan_lock
+from orchestrator.storage.sweep_paths import Places
+from orchestrator.storage.sweep_storage import Home
 from orchestrator.tracking.environment import URI_VARIABLE, redact
 from orchestrator.tracking.lock import only_writer
 from orchestrator.tracking.places import default_uri

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.selection import rank_configurations, winner
+from orchestrator.results.selection import rank_configurations, winner
 from orchestrator.spec import (
     STAGES,
     DataIdentity,

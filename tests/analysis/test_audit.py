@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.analysis.audit import MAX_LISTED, Audit, Check, audit
-from orchestrator.selection import winner
+from orchestrator.results.selection import winner
 from orchestrator.spec import Point, TrialResult
 from tests.analysis.synthetic import SWEEP, identity, interrupted, result, sweep_results, trial
 

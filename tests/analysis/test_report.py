@@ -27,7 +27,7 @@ from orchestrator.analysis.report import (
     write_report,
 )
 from orchestrator.errors import InvalidInput
-from orchestrator.selection import winner
+from orchestrator.results.selection import winner
 from orchestrator.spec import Stage, Suite, Sweep, Task, TrialResult, study_name
 from orchestrator.tasks.vtab import VTAB
 from tests.analysis.page import Element, check

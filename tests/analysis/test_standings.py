@@ -10,10 +10,10 @@ from statistics import fmean, stdev
 import pytest
 
 from orchestrator.analysis.standings import COLUMNS, STUDY, leaders, standings
-from orchestrator.ledger import Ledger
-from orchestrator.selection import winner
+from orchestrator.results.ledger import Ledger
+from orchestrator.results.selection import winner
 from orchestrator.spec import STAGES, STATUSES, TrialResult
-from tests.results import RESULT, TRIAL
+from tests.rows import RESULT, TRIAL
 
 
 def rows(seed: int) -> list[TrialResult]:

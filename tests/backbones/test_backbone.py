@@ -10,7 +10,6 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from orchestrator import files
 from orchestrator.backbones import (
     HALF,
     IMAGENET,
@@ -24,6 +23,7 @@ from orchestrator.backbones import (
 from orchestrator.backbones.backbone import own_statistics
 from orchestrator.backbones.models import empty
 from orchestrator.errors import InvalidInput
+from orchestrator.storage import files
 from tests.imports import ROOT
 
 TINY = "vit_tiny_patch16_224"

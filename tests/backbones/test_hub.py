@@ -7,10 +7,10 @@ import pytest
 import timm
 from timm.models import get_pretrained_cfg
 
-from orchestrator import files
 from orchestrator.backbones import fingerprint, load_backbone
 from orchestrator.backbones.hub import _ORIGINALS
 from orchestrator.errors import CheckpointError
+from orchestrator.storage import files
 
 TAG = "vit_tiny_patch16_224.augreg_in21k"
 

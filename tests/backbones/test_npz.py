@@ -9,9 +9,9 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from orchestrator.backbones import HALF, load_backbone
+from orchestrator.backbones.vit_mini import vit_mini
 from orchestrator.backbones.weights import fill
 from orchestrator.errors import CheckpointError
-from orchestrator.weights.architecture import vit_mini
 from tests.backbones.files import Arrays, google_arrays, random_vit, randomise, without
 
 FIRST = "Transformer/encoderblock_0/"

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import tasks, throughput
+from orchestrator import tasks
 from orchestrator.backends import notes
 from orchestrator.backends.host import PoolHost
 from orchestrator.backends.plan import HostPlan
-from orchestrator.claim import NAME
-from orchestrator.data import travel
+from orchestrator.data.prepared import travel
 from orchestrator.errors import StorageError, SweepConflict
-from orchestrator.home import Home, places_of
-from orchestrator.ledger import Ledger
-from orchestrator.storage import ObjectStore
+from orchestrator.results import throughput
+from orchestrator.results.ledger import Ledger
+from orchestrator.storage.object_lease import NAME
+from orchestrator.storage.object_store import ObjectStore
+from orchestrator.storage.sweep_storage import Home, places_of
 from tests.backends.worlds import TASK, host_plan, trial
 from tests.object_stores import Memory, memory, on_machine
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from orchestrator import patience, storage, throughput
 from orchestrator.backends import host as room
 from orchestrator.backends.host import PoolHost
 from orchestrator.engine import checkpoint
@@ -21,8 +20,11 @@ from orchestrator.errors import (
     StorageError,
     SweepConflict,
 )
-from orchestrator.lease import SweepLease
-from orchestrator.places import Places
+from orchestrator.results import throughput
+from orchestrator.storage import object_store as storage
+from orchestrator.storage import retry as patience
+from orchestrator.storage.folder_lock import SweepLease
+from orchestrator.storage.sweep_paths import Places
 from tests.backends.worlds import host_plan, keys, logged, trial
 
 

@@ -10,20 +10,20 @@ from typing import Any
 
 import pytest
 
-from orchestrator import throughput
 from orchestrator.backends import local
 from orchestrator.backends.host import PoolHost
 from orchestrator.data.sources import prepare_tasks
 from orchestrator.engine import pool
 from orchestrator.engine.width import WidthPlan
 from orchestrator.errors import CheckpointError
-from orchestrator.lease import SweepLease
-from orchestrator.ledger import Ledger
-from orchestrator.places import Places
-from orchestrator.planning import plan_studies
-from orchestrator.search.asks import AskStore
+from orchestrator.planning.resolve import plan_studies
+from orchestrator.results import throughput
+from orchestrator.results.ledger import Ledger
 from orchestrator.search.search import Done, Search, Wait
+from orchestrator.search.suggestions import AskStore
 from orchestrator.spec import Sweep, Trial, TrialResult
+from orchestrator.storage.folder_lock import SweepLease
+from orchestrator.storage.sweep_paths import Places
 from tests.backends.worlds import RECIPE, SUITE, TASK, host_plan, keys, logged, trial
 from tests.commands import events, widest
 

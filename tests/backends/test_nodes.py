@@ -14,9 +14,9 @@ import pytest
 from orchestrator import tasks
 from orchestrator.backends.ray import nodes
 from orchestrator.backends.ray.nodes import Answer, Node, check_places
-from orchestrator.data.presence import Present, presence
+from orchestrator.data.prepared.presence import Present, presence
 from orchestrator.errors import InvalidInput, StorageError
-from orchestrator.sharing import Shared, Sight, Sign, look
+from orchestrator.storage.sharing import Shared, Sight, Sign, look
 
 SUITE = tasks.suite("mini")
 NODES = [Node("a", "head", cores=4), Node("b", "worker1", gpus=1, cores=4)]
@@ -152,12 +152,12 @@ def test_clocks_take_half_of_the_quickest_round_trip(monkeypatch: pytest.MonkeyP
 
 def test_an_error_of_a_node_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def get(question: Any, timeout: float) -> Any:
-        raise ImportError("No module named 'orchestrator.doctor'")
+        raise ImportError("No module named 'orchestrator.cluster.doctor'")
 
     monkeypatch.setattr(nodes, "ray", SimpleNamespace(get=get))
     answer = nodes._answer(object(), NODES[0], 1.0, 2.0)
     assert answer.value is None
-    assert answer.trouble == "ImportError: No module named 'orchestrator.doctor'"
+    assert answer.trouble == "ImportError: No module named 'orchestrator.cluster.doctor'"
 
 
 _ON_RAY = """
@@ -169,7 +169,7 @@ ray_settings.apply(None)
 import ray
 from orchestrator.backends.ray.cluster import Cluster, connect
 from orchestrator.backends.ray import nodes
-from orchestrator.sharing import filesystem
+from orchestrator.storage.sharing import filesystem
 
 connect(Cluster())
 cores = int(ray.cluster_resources()["CPU"])

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.backends.host import PoolHost
-from orchestrator.lease import SweepLease
+from orchestrator.storage.folder_lock import SweepLease
 from tests.backends.worlds import host_plan, trial
 from tests.commands import events
 

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from orchestrator import throughput
 from orchestrator.backends.pool_actor import PoolService, Report
 from orchestrator.engine.checkpoint import path_of
 from orchestrator.engine.pool import Pool
 from orchestrator.errors import LedgerError
-from orchestrator.lease import SweepLease
-from orchestrator.ledger import Ledger
-from orchestrator.places import Places
+from orchestrator.results import throughput
+from orchestrator.results.ledger import Ledger
 from orchestrator.spec import Trial
+from orchestrator.storage.folder_lock import SweepLease
+from orchestrator.storage.sweep_paths import Places
 from tests.backends.worlds import host_plan, keys, logged, trial
 
 

@@ -31,12 +31,12 @@ from orchestrator.backends.ray.starts import QUICK, Starts
 from orchestrator.backends.ray.trainable import PoolTrainable, own_device
 from orchestrator.backends.ray.width import Width
 from orchestrator.errors import BackendError, DataError, StorageError
-from orchestrator.ledger import Ledger
-from orchestrator.places import Places
+from orchestrator.results.ledger import Ledger
 from orchestrator.search.search import Done, Wait
 from orchestrator.spec import Trial, TrialResult
+from orchestrator.storage.sweep_paths import Places
 from orchestrator.tasks import suite
-from tests.results import TRIAL, result
+from tests.rows import TRIAL, result
 
 RUNG = {"key": TRIAL.key, "status": "rung", "epoch": 3, "value": 0.5, "pool": "n cpu 0"}
 

@@ -9,9 +9,9 @@ from orchestrator import tasks
 from orchestrator.backbones import fingerprint
 from orchestrator.backends.plan import HostPlan
 from orchestrator.data.sources import prepare_tasks
-from orchestrator.ledger import Ledger
-from orchestrator.places import Places
+from orchestrator.results.ledger import Ledger
 from orchestrator.spec import Stage, Trial
+from orchestrator.storage.sweep_paths import Places
 from tests.commands import events
 
 SUITE = tasks.suite("mini")

@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from orchestrator.data.listing import FileItem, Listing
-from orchestrator.data.manifest import Manifest
-from orchestrator.data.origins import Listed, Made
-from orchestrator.data.prepare import prepare
+from orchestrator.data.prepared.manifest import Manifest
+from orchestrator.data.prepared.origins import Listed, Made
+from orchestrator.data.prepared.prepare import prepare
 from orchestrator.spec import Recipe, Suite, Task
 
 TASK = Task("dots", "structured", classes=4, train=12, val=5, test=7)

@@ -11,8 +11,8 @@ import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 
 from orchestrator.errors import InvalidInput, LedgerError, StorageError, SweepConflict
+from orchestrator.results.selection import rank_configurations, winner
 from orchestrator.search import AskStore, Done, StudyProgress, Wait
-from orchestrator.selection import rank_configurations, winner
 from orchestrator.spec import Trial
 from search_spaces import grid_point
 from tests.search.simulated import (
@@ -407,7 +407,7 @@ def test_damaged_suggestions_and_unknown_names_are_refused(tmp_path: Path) -> No
 
 def test_the_search_needs_neither_torch_nor_ray_nor_mlflow() -> None:
     code = (
-        "import sys, orchestrator.search, orchestrator.selection, search_spaces;"
+        "import sys, orchestrator.search, orchestrator.results.selection, search_spaces;"
         "sys.exit(bool({'torch', 'ray', 'mlflow', 'adapters'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.lease import SweepLease
+from orchestrator.storage.folder_lock import SweepLease
 from orchestrator.tracking.mlflow import track
 from orchestrator.tracking.places import default_uri
 from orchestrator.tracking.process import TrackingProcess

@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from orchestrator.ledger import Ledger
+from orchestrator.results.ledger import Ledger
 from orchestrator.spec import Point, Recipe, Stage, Status, Trial, TrialResult
 
 EPOCHS = 10

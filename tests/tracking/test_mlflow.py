@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator import throughput
 from orchestrator.errors import InvalidInput, TrackingError
-from orchestrator.ledger import Ledger
-from orchestrator.places import Places
-from orchestrator.throughput import GroupUse, Window
+from orchestrator.results import throughput
+from orchestrator.results.ledger import Ledger
+from orchestrator.results.throughput import GroupUse, Window
+from orchestrator.storage.sweep_paths import Places
 from orchestrator.tracking.lock import only_writer
 from orchestrator.tracking.mlflow import MlflowStore, TrackCounts, open_tracker, track
 from orchestrator.tracking.places import read_sweep

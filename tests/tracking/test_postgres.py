@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.ledger import Ledger
-from orchestrator.places import Places
+from orchestrator.results.ledger import Ledger
+from orchestrator.storage.sweep_paths import Places
 from orchestrator.tracking import server
 from orchestrator.tracking.environment import URI_VARIABLE
 from tests.commands import run, small_sweep, start

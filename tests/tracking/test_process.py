@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import TrackingError
-from orchestrator.lease import SweepLease
+from orchestrator.storage.folder_lock import SweepLease
 from orchestrator.tracking.mlflow import TrackCounts, track
 from orchestrator.tracking.places import default_uri, log_file
 from orchestrator.tracking.process import TrackingProcess
@@ -26,7 +26,7 @@ from tests.tracking.waiting import until
 DRIVER = """
 import os, sys, time
 from pathlib import Path
-from orchestrator.lease import SweepLease
+from orchestrator.storage.folder_lock import SweepLease
 from orchestrator.tracking.places import default_uri
 from orchestrator.tracking.process import TrackingProcess
 out = Path(sys.argv[1])

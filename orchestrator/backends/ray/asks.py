@@ -17,10 +17,10 @@ from orchestrator.backends.pool_actor import Report
 from orchestrator.backends.ray.starts import Starts
 from orchestrator.backends.ray.width import PAUSE, Width
 from orchestrator.errors import BackendError, StorageError
-from orchestrator.ledger import Ledger
-from orchestrator.patience import Patience
+from orchestrator.results.ledger import Ledger
 from orchestrator.search.search import Done, Search, Wait
 from orchestrator.spec import Trial, TrialResult
+from orchestrator.storage.retry import Patience
 
 
 class Asks(Searcher):

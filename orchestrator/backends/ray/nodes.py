@@ -14,10 +14,20 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError, TaskUnschedu
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.backends.ray.cluster import Cluster, alive, connect, device_kind
-from orchestrator.data.presence import Present, presence
+from orchestrator.data.prepared.presence import Present, presence
 from orchestrator.errors import InvalidInput, StorageError
-from orchestrator.sharing import Shared, Sight, Sign, is_uri, listed, look, said, shown, told
 from orchestrator.spec import Suite, Task
+from orchestrator.storage.sharing import (
+    Shared,
+    Sight,
+    Sign,
+    is_uri,
+    listed,
+    look,
+    said,
+    shown,
+    told,
+)
 
 QUICK = 20.0
 """Seconds that a sweep waits at its start for nodes to say what they see."""

@@ -22,7 +22,7 @@ from orchestrator.data.layouts.lists import (
 )
 from orchestrator.data.layouts.tree import Entry, find_folder, pick_tree
 from orchestrator.data.listing import Listing
-from orchestrator.data.manifest import SPLITS
+from orchestrator.data.prepared.manifest import SPLITS
 from orchestrator.spec import Task
 from orchestrator.tasks.fgvc import FGVC
 

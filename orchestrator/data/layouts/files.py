@@ -17,7 +17,7 @@ from orchestrator.data.layouts.held_out import hold_out
 from orchestrator.data.layouts.lists import make_listing, read_list
 from orchestrator.data.layouts.tree import Entry, Tree
 from orchestrator.data.listing import Listing
-from orchestrator.data.manifest import SPLITS
+from orchestrator.data.prepared.manifest import SPLITS
 from orchestrator.spec import Task
 
 _Form = Callable[[Path, Task, Mapping[str, Any], tuple[str, ...], list[str]], Listing]

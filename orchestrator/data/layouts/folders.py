@@ -15,7 +15,7 @@ from orchestrator.data.layouts.held_out import hold_out
 from orchestrator.data.layouts.lists import UNKNOWN
 from orchestrator.data.layouts.tree import Entry, Tree
 from orchestrator.data.listing import Listing
-from orchestrator.data.manifest import SPLITS
+from orchestrator.data.prepared.manifest import SPLITS
 from orchestrator.spec import Task
 
 SUFFIXES = (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from orchestrator.data.layouts.tree import Entry, Tree, relative
 from orchestrator.data.listing import Item, Listing
-from orchestrator.data.manifest import SPLITS
+from orchestrator.data.prepared.manifest import SPLITS
 
 UNKNOWN = -1
 """The label of an entry whose list states none."""

@@ -20,7 +20,7 @@ from orchestrator.data.layouts.held_out import hold_out
 from orchestrator.data.layouts.lists import UNKNOWN
 from orchestrator.data.layouts.tree import Entry
 from orchestrator.data.listing import Item, Listing
-from orchestrator.data.manifest import SPLITS
+from orchestrator.data.prepared.manifest import SPLITS
 from orchestrator.spec import Task
 
 _KEPT = 2

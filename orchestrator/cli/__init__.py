@@ -1,0 +1,1 @@
+"""The command line: `main` parses and delegates, `tables` and `progress` print."""

@@ -1,0 +1,165 @@
+"""`orchestrate data`: get a suite's images, check them, prepare them, look at them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from orchestrator.data.verify import Report
+    from orchestrator.spec import Suite, Task
+
+app = typer.Typer(no_args_is_help=True, help="Get, check, prepare and look at a suite's images.")
+console = Console(soft_wrap=True)
+
+SUITE_HELP = "vtab, fgvc, fewshot, mini, or the YAML file of your own suite."
+SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help=SUITE_HELP)]
+Tasks = Annotated[str, typer.Option(help="Comma-separated tasks, or all.")]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(help="Where prepared data lies; $ORCHESTRATE_DATA or ~/.cache by default."),
+]
+SuiteRoot = Annotated[
+    Path | None,
+    typer.Option(help="The folder of the suite's images; $VTAB_ROOT, $FGVC_ROOT … by default."),
+]
+
+
+@app.command()
+def fetch(
+    suite: SuiteName,
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="SOURCE",
+            help="A Hugging Face dataset repository OWNER/NAME, a folder, or an archive.",
+        ),
+    ],
+    suite_root: SuiteRoot = None,
+) -> None:
+    """Download a suite's images, or unpack or adopt a local copy; run it again to resume."""
+    from orchestrator import tasks
+    from orchestrator.cli.progress import DataProgress
+    from orchestrator.data.download.fetch import fetch as get
+    from orchestrator.data.roots import fetch_target
+
+    found = tasks.suite(suite)
+    with DataProgress(console, "", unit="bytes") as bars:
+        place = get(found, source, fetch_target(found, suite_root), _say, bars)
+    _say(f"{found.name}: {place}")
+
+
+@app.command()
+def verify(suite: SuiteName, tasks: Tasks = "all", suite_root: SuiteRoot = None) -> None:
+    """Check counts, labels, splits and every image of a suite, and list all problems at once."""
+    from orchestrator.cli.progress import DataProgress
+    from orchestrator.data.prepared.ahead import cores
+    from orchestrator.data.roots import suite_root as root_of
+    from orchestrator.data.verify import verify as check
+    from orchestrator.errors import InvalidInput
+
+    found, chosen = _chosen(suite, tasks)
+    if found.layout == "mini":
+        raise InvalidInput(f"suite '{found.name}' is made by formula: there are no files to check.")
+    root = root_of(found, suite_root)
+    if root is None and found.variable:
+        raise InvalidInput(
+            f"there is no folder of images of '{found.name}': name it with --suite-root or in the "
+            f"variable {found.variable}, or get it: `orchestrate data fetch {found.name} --from "
+            "SOURCE`."
+        )
+    with DataProgress(console, "checking ") as bars:
+        reports = [
+            check(found, task, root or Path(), _counter(bars, task), cores()) for task in chosen
+        ]
+    _print_reports(reports)
+    if any(report.problems for report in reports):
+        raise typer.Exit(2)
+
+
+@app.command()
+def prepare(
+    suite: SuiteName,
+    tasks: Tasks = "all",
+    suite_root: SuiteRoot = None,
+    data_root: DataRoot = None,
+) -> None:
+    """Decode a suite once into memory-mapped files; a sweep does it by itself where it lacks."""
+    from orchestrator.cli.progress import DataProgress, notices
+    from orchestrator.data.prepared.store import default_root
+    from orchestrator.data.roots import suite_root as root_of
+    from orchestrator.data.sources import deviations, prepare_tasks
+
+    found, chosen = _chosen(suite, tasks)
+    root = data_root or default_root()
+    with DataProgress(console) as bars:
+        manifests = prepare_tasks(found, chosen, root, root_of(found, suite_root), bars)
+    table = Table("task", "train", "val", "test", "fingerprint", box=None, pad_edge=False)
+    for name, manifest in manifests.items():
+        counts = (f"{count:,}" for count in manifest.counts.values())
+        table.add_row(name, *counts, manifest.identity.final[:12])
+    console.print(table)
+    for line in notices(deviations(found, {name: m.counts for name, m in manifests.items()})):
+        _say(line)
+    _say(f"prepared: {root / found.name}")
+
+
+@app.command()
+def show(
+    suite: SuiteName,
+    tasks: Tasks = "all",
+    out: Annotated[Path, typer.Option(help="Where the pictures go.")] = Path("sheets"),
+    suite_root: SuiteRoot = None,
+    data_root: DataRoot = None,
+) -> None:
+    """Draw a contact sheet of each task's training images, as PNG."""
+    from orchestrator.cli.progress import DataProgress
+    from orchestrator.data.prepared.store import default_root
+    from orchestrator.data.roots import suite_root as root_of
+    from orchestrator.data.sheet import write_sheets
+    from orchestrator.data.sources import prepare_tasks
+
+    found, chosen = _chosen(suite, tasks)
+    root = data_root or default_root()
+    with DataProgress(console) as bars:
+        prepare_tasks(found, chosen, root, root_of(found, suite_root), bars)
+    for path in write_sheets(out, found, [task.name for task in chosen], root):
+        _say(str(path))
+
+
+def _chosen(name: str, tasks: str) -> tuple[Suite, Sequence[Task]]:
+    from orchestrator.tasks import suite
+
+    found = suite(name)
+    if tasks == "all":
+        return found, found.tasks
+    chosen = {task.name: task for task in map(found.task, map(str.strip, tasks.split(",")))}
+    return found, list(chosen.values())
+
+
+def _counter(bars: Callable[[str, int, int], None], task: Task) -> Callable[[int, int], None]:
+    return lambda done, total: bars(task.name, done, total)
+
+
+def _print_reports(reports: Sequence[Report]) -> None:
+    table = Table("task", "train", "val", "test", "problems", "fingerprint", box=None)
+    for report in reports:
+        counts = (f"{report.counts.get(name, 0):,}" for name in ("train", "val", "test"))
+        problems = str(len(report.problems) or "none")
+        table.add_row(report.task, *counts, problems, report.fingerprint[:12])
+    console.print(table)
+    for report in reports:
+        for problem in report.problems:
+            _say(f"problem: {report.task}: {problem}")
+        for note in report.notes:
+            _say(f"note: {report.task}: {note}")
+
+
+def _say(sentence: str) -> None:
+    console.print(sentence, highlight=False, markup=False)

@@ -1,0 +1,334 @@
+"""The command line: parses, delegates, prints.
+
+Heavy packages are imported by the command that needs them.
+"""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from orchestrator import __version__
+from orchestrator.cli.cluster import Address, offer_submit
+from orchestrator.cli.cluster import app as cluster_app
+from orchestrator.cli.data import DataRoot, SuiteName, SuiteRoot
+from orchestrator.cli.data import app as data_app
+from orchestrator.cli.doctor import app as doctor_app
+from orchestrator.errors import BackendError, OrchestrateError
+
+if TYPE_CHECKING:
+    from orchestrator.planning.config import SweepConfig
+    from orchestrator.storage.sweep_paths import Places
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Sweeps of parameter-efficient fine-tuning methods over Vision Transformers.",
+)
+app.add_typer(data_app, name="data")
+app.add_typer(doctor_app)
+out_console = Console(soft_wrap=True)
+err_console = Console(stderr=True, soft_wrap=True)
+_INTERRUPTED = 130
+_GO_ON = "interrupted; run the same command again to go on"
+Folder = Annotated[
+    str, typer.Argument(metavar="DIR", help="The sweep's folder or address (its --out).")
+]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(help="MLflow address; else $MLFLOW_TRACKING_URI, else SQLite in the folder."),
+]
+
+
+def main() -> None:
+    """Runs the command line; every expected error is one message and exit code 2."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = app(standalone_mode=False)
+        if code == _INTERRUPTED:  # typer's own answer to Ctrl-C
+            _fail(_GO_ON, _INTERRUPTED)
+    except OrchestrateError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail(_GO_ON, _INTERRUPTED)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # typer's and click's own errors have it
+            raise
+        error.show()  # type: ignore[attr-defined]
+        raise SystemExit(2) from None
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        out_console.print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def sweep(
+    suite: SuiteName,
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="An adapter to search; repeatable.")
+    ] = None,
+    tasks: Annotated[str | None, typer.Option(help="Comma-separated tasks, or all.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="vit_mini, a timm tag, or ARCHITECTURE@FILE.safetensors.")
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="ablation: instead of the search space every layer group × MHSA, FFN or both."
+        ),
+    ] = None,
+    sampler: Annotated[str | None, typer.Option(help="tpe, random or grid.")] = None,
+    warm_start: Annotated[
+        str | None,
+        typer.Option(
+            help="none, or published: begin with the authors' configuration for the task, if any."
+        ),
+    ] = None,
+    stopping: Annotated[str | None, typer.Option(help="none or asha.")] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="honest, or paper: the published scripts' own, which selects on the test split."
+        ),
+    ] = None,
+    trials: Annotated[int | None, typer.Option(help="Searched configurations per study.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Seeds of each replicated configuration and winner.")
+    ] = None,
+    replicate: Annotated[
+        int | None, typer.Option(help="Top configurations that are replicated.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of every trial.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="A recipe field; repeatable."),
+    ] = None,
+    space: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="YAML that narrows or replaces search spaces."),
+    ] = None,
+    time_budget: Annotated[
+        str | None, typer.Option(help="No new configurations after 90s, 30m, 8h …")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="auto (bf16 on GPUs), fp32 or bf16.")
+    ] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="ray, or local (this process, for debugging).")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="A running Ray cluster; a local one by default.")
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="Trials at once on each device.")] = None,
+    tracking_uri: TrackingUri = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            help="Output folder, or s3://BUCKET/NAME, gs://BUCKET/NAME; runs/<suite> by default."
+        ),
+    ] = None,
+    data_root: DataRoot = None,
+    suite_root: SuiteRoot = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML with the same fields; options win.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+) -> None:
+    """Search, replicate and finish every study of SUITE; run it again to go on where it stopped."""
+    _sweep(_read(locals()), dry_run)
+
+
+@app.command()
+def status(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DIR|ID",
+            help="A sweep's folder, or the id of a submitted one; without it, all submitted ones.",
+        ),
+    ] = None,
+    address: Address = None,
+) -> None:
+    """What a sweep has finished and what it lacks, from its ledger, here or on a cluster."""
+    from orchestrator.cli.cluster import print_submitted
+    from orchestrator.cli.tables import print_status
+
+    if name is not None and address is None and _is_place(name):
+        print_status(name, out_console)
+        return
+    try:
+        print_submitted(name, address, out_console)
+    except BackendError as error:
+        if name is None or address is not None:
+            raise
+        raise BackendError(f"there is no folder '{name}' here, and {error}") from error
+
+
+@app.command()
+def report(folder: Folder) -> None:
+    """Write registry and report.html again from the ledger."""
+    from orchestrator.cli.tables import print_outcome, rebuild
+
+    outcome, places = rebuild(folder)
+    print_outcome(outcome, places, out_console)
+
+
+@app.command()
+def export(
+    folder: Folder,
+    merged: Annotated[
+        Path | None,
+        typer.Option(metavar="TARGET", help="Also write plain timm weights of the winners here."),
+    ] = None,
+) -> None:
+    """Write the registry again from the ledger; with --merged also plain timm weights."""
+    from orchestrator.cli.tables import rebuild
+    from orchestrator.registry import export_merged, read_index
+
+    _, places = rebuild(folder)
+    index = read_index(places.registry)
+    out_console.print(
+        f"registry: {places.shown(places.registry)} ({len(index.entries)} entries)", highlight=False
+    )
+    if merged is not None:
+        for entry in index.entries:
+            path = export_merged(places.registry, entry.task, entry.adapter, merged)
+            out_console.print(f"merged: {path}", highlight=False)
+
+
+@app.command()
+def audit(folder: Folder) -> None:
+    """Prove from a sweep's ledger that no choice saw the test split."""
+    from orchestrator.cli.tables import audited
+
+    found = audited(folder)
+    for line in found.lines():
+        _say(line)
+    raise typer.Exit(0 if found.clean else 1)
+
+
+@app.command()
+def track(
+    folder: Folder,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Write into MLflow what it lacks, from the ledger."""
+    from orchestrator.tracking.mlflow import track as write
+    from orchestrator.tracking.places import chosen_uri
+
+    places = _fetched(folder)
+    counts = write(places.out, chosen_uri(places.out, tracking_uri), ledger=places.ledger)
+    out_console.print(f"MLflow has everything: {counts}", highlight=False)
+
+
+@app.command()
+def ui(
+    folder: Folder,
+    tracking_uri: TrackingUri = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; loopback by default.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+) -> None:
+    """Open MLflow's own interface on a sweep."""
+    from orchestrator.tracking.places import chosen_uri
+    from orchestrator.tracking.ui import serve, ui_command
+
+    out = _fetched(folder).out
+    uri = chosen_uri(out, tracking_uri)
+    ui_command(out, uri, host, port)  # refuses what cannot be shown, before anything is printed
+    out_console.print(f"MLflow: http://{host}:{port} (Ctrl-C ends it)", highlight=False)
+    raise typer.Exit(serve(out, uri, host, port))
+
+
+_SWEEP_OPTIONS = (
+    "suite", "tasks", "backbone", "preset", "sampler", "warm_start", "stopping", "protocol",
+    "trials", "seeds", "replicate", "epochs", "time_budget", "device", "precision", "backend",
+    "address", "width", "tracking_uri", "out", "data_root", "suite_root",
+)  # fmt: skip
+
+
+def _read(options: Mapping[str, Any]) -> SweepConfig:
+    """The configuration that values of `sweep`'s options ask for."""
+    from orchestrator.planning.config import make_config, parse_settings
+    from orchestrator.storage.yaml import read_yaml
+
+    given = {name: options[name] for name in _SWEEP_OPTIONS}
+    given["adapter"] = tuple(options["adapter"]) if options["adapter"] else None
+    given["set"] = parse_settings(options["set_"]) if options["set_"] else None
+    given["space"] = read_yaml(options["space"], "search space") if options["space"] else None
+    return make_config(given, options["config"])
+
+
+def _sweep(config: SweepConfig, dry_run: bool) -> None:
+    from orchestrator import sweep as room
+    from orchestrator.cli.progress import DataProgress, Display, notices
+    from orchestrator.cli.tables import print_outcome, print_plan
+    from orchestrator.tracking.environment import redact
+
+    with DataProgress(out_console) as bars:
+        planned = room.plan(config, room.Watch(say=_say, data=bars))
+    for line in notices(planned.notices):
+        _say(line)
+    if dry_run:
+        print_plan(planned, out_console)
+        return
+    command = redact(shlex.join(["orchestrate", *sys.argv[1:]]))
+    with Display(out_console) as display:
+        outcome = room.run(planned, command, room.Watch(say=display.say, progress=display.progress))
+    print_outcome(outcome, planned.places, out_console)
+    if outcome.interrupted:
+        _fail(f"stopped; nothing finished is lost. To go on: {command}", 130)
+    complete = all(summary.complete for summary in outcome.summaries.values())
+    if outcome.failures or not complete:
+        raise typer.Exit(1)
+
+
+def _fetched(place: str) -> Places:
+    """Where a sweep lies; of one in an object store, this machine has what MLflow reads."""
+    from orchestrator.storage.sweep_storage import Home
+
+    home = Home.at(place)
+    home.fetch(home.places.sweep, home.places.report)
+    home.recall(home.places.registry)
+    home.recall(home.places.pools, growing=True)
+    return home.places
+
+
+def _is_place(name: str) -> bool:
+    """Whether it is meant as a folder: an id has no slash."""
+    return "/" in name or Path(name).exists()
+
+
+def _say(sentence: str) -> None:
+    out_console.print(sentence, highlight=False, markup=False)
+
+
+def _fail(message: str, code: int) -> None:
+    err_console.print(f"orchestrate: {message}", style="red", highlight=False, markup=False)
+    raise SystemExit(code)
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+offer_submit(sweep, _read)
+app.add_typer(cluster_app)

@@ -1,0 +1,177 @@
+"""What the command line prints about a sweep: its plan, its state, its outcome."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.analysis.summary import StudySummary, Summary
+from orchestrator.cli.progress import duration, percent
+from orchestrator.planning.sweep_file import SweepFile, read_sweep
+from orchestrator.results.ledger import Ledger
+from orchestrator.search.samplers import planned_configurations
+from orchestrator.storage.sweep_paths import Places
+from orchestrator.storage.sweep_storage import Home
+
+LEAKS = (
+    "protocol paper LEAKS: epochs and configurations were chosen on the test split, as the "
+    "published scripts do"
+)
+
+if TYPE_CHECKING:
+    from orchestrator.analysis.audit import Audit
+    from orchestrator.sweep import Outcome, Planned
+
+
+def print_plan(planned: Planned, console: Console) -> None:
+    """Studies, trials per stage and an estimate of the time they take."""
+    from orchestrator.cli.estimate import seconds_per_epoch
+
+    sweep = planned.sweep
+    for name in sweep.adapters:
+        searched = ", ".join(f"{n} {v}" for n, v in sweep.spaces[name].items()) or "nothing"
+        console.print(f"{name} searches {searched}", highlight=False, markup=False)
+    table = _table("study", "configurations", "replicates", "finals", "trial-epochs")
+    trials = epochs = 0
+    seconds = 0.0
+    rates = seconds_per_epoch(planned)
+    for study in planned.studies:
+        wanted = planned_configurations(sweep.sampler, study.space, sweep.trials)
+        replicas = min(sweep.replicate, wanted) * sweep.seeds if wanted > 1 else 0
+        count = wanted + replicas + sweep.seeds
+        work = count * study.recipe.epochs
+        table.add_row(study.name, *map(str, (wanted, replicas, sweep.seeds, work)))
+        trials, epochs = trials + count, epochs + work
+        seconds += work * rates[study.adapter]
+    console.print(table)
+    console.print(f"recipe: {_recipe(planned)}", highlight=False)
+    console.print(
+        f"sampler {sweep.sampler}, stopping {sweep.stopping}, seeds {sweep.seeds}", highlight=False
+    )
+    recorded = len(Ledger(planned.places.ledger).keys())
+    console.print(
+        f"{len(planned.studies)} studies, {trials} trials, {epochs} trial-epochs at most; "
+        f"{recorded} trials recorded already; about {duration(seconds)} in all on this device",
+        highlight=False,
+    )
+
+
+def print_status(place: str | Path, console: Console) -> None:
+    """Per study: what the ledger has and what is missing."""
+    from orchestrator.analysis.aggregate import summarise
+
+    found, home = _sweep_at(place)
+    results = Ledger(home.places.ledger).results()
+    summaries = [summarise(results, found.sweep, found.suite, p) for p in found.sweep.protocols]
+    studies = [study for summary in summaries for study in summary.studies]
+    console.print(found.command, highlight=False, markup=False)
+    table = _table(
+        "study", "search", "replicate", "final", "stopped", "diverged", "val %", "test %"
+    )
+    for study in studies:
+        table.add_row(study.name, *_counts(study), percent(study.val.mean), _interval(study))
+    console.print(table)
+    if any(summary.leaks for summary in summaries):
+        console.print(LEAKS, style="bold red", highlight=False)
+    for study in studies:
+        if study.missing:
+            console.print(f"{study.name}: {study.missing}", highlight=False, markup=False)
+
+
+def print_outcome(outcome: Outcome, places: Places, console: Console) -> None:
+    """The result table and where everything lies."""
+    for protocol, summary in outcome.summaries.items():
+        if protocol != "honest":
+            console.print(LEAKS, style="bold red", highlight=False)
+        console.print(_results(summary))
+    for key, message in outcome.failures.items():
+        console.print(f"failed: {key}: {message}", style="red", highlight=False, markup=False)
+    if outcome.tracking:
+        console.print(outcome.tracking, style="yellow", highlight=False, markup=False)
+    facts = [summary.run for summary in outcome.summaries.values() if summary.run.trials]
+    span = max((f.finished for f in facts), default=0) - min((f.started for f in facts), default=0)
+    console.print(
+        f"{sum(f.trials for f in facts)} trials, {sum(f.trial_epochs for f in facts)} "
+        f"trial-epochs, {duration(span)} from first to last",
+        highlight=False,
+    )
+    console.print(
+        f"report: {places.shown(places.report)}\nregistry: {places.shown(places.registry)}\n"
+        f"MLflow: {outcome.mlflow}",
+        highlight=False,
+        markup=False,
+    )
+
+
+def audited(place: str | Path) -> Audit:
+    """What the ledger proves about who read the test split."""
+    from orchestrator.analysis.audit import audit
+
+    found, home = _sweep_at(place)
+    return audit(Ledger(home.places.ledger).results(), found.sweep, found.data)
+
+
+def rebuild(place: str | Path) -> tuple[Outcome, Places]:
+    """Registry and report once more from the ledger."""
+    from orchestrator.sweep import conclude
+
+    found, home = _sweep_at(place)
+    return conclude(home, {}, found.command), home.places
+
+
+def _sweep_at(place: str | Path) -> tuple[SweepFile, Home]:
+    """The sweep that lies there; `InvalidInput` if there is none."""
+    home = Home.at(place)
+    home.fetch(home.places.sweep)
+    return read_sweep(home.places), home
+
+
+def _results(summary: Summary) -> Table:
+    adapters = summary.sweep.adapters
+    table = _table("test accuracy %", *adapters)
+    for task in summary.tasks:
+        cells = [_interval(summary.study(task.name, adapter)) for adapter in adapters]
+        table.add_row(task.name, *cells)
+    if len(summary.tasks) > 1:
+        table.add_section()
+        for group in summary.groups if len(summary.groups) > 1 else ():
+            means = [item.groups[group].mean for item in summary.adapters]
+            table.add_row(f"mean of {group}", *map(percent, means))
+        table.add_row("mean of tasks", *(percent(i.mean_tasks.mean) for i in summary.adapters))
+        if len(summary.groups) > 1:
+            means = [item.mean_groups.mean for item in summary.adapters]
+            table.add_row("mean of group means", *map(percent, means))
+    return table
+
+
+def _interval(study: StudySummary) -> str:
+    if study.test.mean is None:
+        return "–"
+    half = "" if study.test.half is None else f" ± {100 * study.test.half:.1f}"
+    return f"{percent(study.test.mean)}{half}"
+
+
+def _counts(study: StudySummary) -> list[str]:
+    finished = [
+        study.counts.get(stage, {}).get("finished", 0) for stage in ("search", "replicate", "final")
+    ]
+    early = [
+        sum(by.get(status, 0) for by in study.counts.values()) for status in ("stopped", "diverged")
+    ]
+    return [str(count) for count in finished + early]
+
+
+def _recipe(planned: Planned) -> str:
+    from dataclasses import asdict
+
+    return ", ".join(f"{name}={value}" for name, value in asdict(planned.sweep.recipe).items())
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
+    return table

@@ -1,0 +1,1 @@
+"""A suite's raw images, brought to where later commands look for them."""

@@ -1,0 +1,259 @@
+"""A suite's raw images brought to where later commands look for them: whole or absent."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.data.download import archives
+from orchestrator.data.download.archives import Tick, is_archive, unpack
+from orchestrator.data.roots import DEPTH, folder_names, tasks_in, tasks_root
+from orchestrator.errors import DataError, InvalidInput
+from orchestrator.spec import Suite
+from orchestrator.storage.files import make_folder, write_whole
+
+Say = Callable[[str], None]
+MARKER = ".fetched"
+"""File in a fetched folder that says where it comes from."""
+
+_REPOSITORY = re.compile(
+    r"(?P<scheme>hf://(datasets/)?)?(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)"
+    r"(@(?P<revision>[\w./-]+))?"
+)
+
+
+def fetch(suite: Suite, source: str, target: Path, say: Say, tick: Tick) -> Path:
+    """Bring the suite's images to `target` and return the folder with its task folders.
+
+    Args:
+        suite: one with a folder that a variable can name.
+        source: a folder (used in place: `target` becomes a link to it), an archive (unpacked), or
+            a dataset repository `owner/name` or `hf://owner/name[@revision]` on the Hugging Face
+            hub (downloaded, and the archives in it unpacked). What exists on disk comes first.
+        target: `roots.fetch_target`; it appears whole at the end. An interrupted call leaves
+            `.<name>.fetch` beside it, with which the same call goes on.
+        say: takes sentences for people.
+        tick: takes progress in bytes, also from other threads, one at a time.
+
+    Raises `InvalidInput` for a source that is none of these and a target that holds something
+    else; `DataError` for what cannot be reached, is damaged, does not fit on the disk, or has no
+    folder of any of the suite's tasks.
+    """
+    if not suite.variable:
+        raise InvalidInput(f"suite '{suite.name}' is not read from a folder: nothing to fetch.")
+    path = Path(source).expanduser()
+    target = target.absolute()
+    with _explained(target):
+        make_folder(target.parent)
+        with _alone(target, say):
+            if path.is_dir():
+                _link(suite, path.resolve(), target, say)
+            elif path.is_file() and is_archive(path.name):
+                _from_archive(suite, path.resolve(), target, say, tick)
+            else:
+                _from_hub(suite, _repository(source, path), target, say, tick)
+    return _found(suite, target, target, say)
+
+
+@dataclass(frozen=True)
+class _Repository:
+    name: str
+    revision: str
+
+    @property
+    def label(self) -> str:
+        return f"hf://{self.name}@{self.revision}"
+
+
+def _repository(source: str, path: Path) -> _Repository:
+    match = _REPOSITORY.fullmatch(source)
+    missing_file = match and not match["scheme"] and is_archive(source)
+    if path.exists() or not match or missing_file:
+        what = "is no archive" if path.exists() else "does not exist"
+        raise InvalidInput(
+            f"cannot fetch from '{source}': as a path it {what}. Allowed: a folder, an archive "
+            f"({', '.join(archives.SUFFIXES)}), or a dataset repository on the Hugging Face hub, "
+            "'owner/name' or 'hf://owner/name@revision'."
+        )
+    return _Repository(match["name"], match["revision"] or "main")
+
+
+def _link(suite: Suite, folder: Path, target: Path, say: Say) -> None:
+    """Make `target` a link to the folder, in place of another link if there is one."""
+    _found(suite, folder, folder, lambda _: None)
+    if target.exists() and target.resolve() == folder:
+        return
+    if target.exists() and not target.is_symlink():
+        raise _occupied(target)
+    draft = target.with_name(f".{target.name}.link")
+    draft.unlink(missing_ok=True)
+    draft.symlink_to(folder)
+    os.replace(draft, target)
+    say(f"'{target}' is a link to '{folder}'; nothing was copied")
+
+
+def _from_archive(suite: Suite, archive: Path, target: Path, say: Say, tick: Tick) -> None:
+    state = archive.stat()
+    label = f"{archive} {state.st_size} {state.st_mtime_ns}"
+    if _is_there(target, label, say):
+        return
+    work = _work(target, label)
+    if not (work / "files").exists():
+        unpack(archive, work / "files", tick)
+    _publish(suite, work, target, label)
+
+
+def _from_hub(suite: Suite, source: _Repository, target: Path, say: Say, tick: Tick) -> None:
+    if _is_there(target, source.label, say):
+        return
+    from orchestrator.data.download import hub  # late: loads the hub's library
+
+    with _advised(suite):
+        snapshot = hub.look_up(source.name, source.revision)
+    work = _work(target, f"{source.label} {snapshot.commit}")
+    files, unpacked = work / "files", work / "archives"
+    missing = [
+        file for file in snapshot.files
+        if not (unpacked / file.path).exists() and not file.is_whole(files / file.path)
+    ]  # fmt: skip
+    say(f"'{source.label}' has {len(snapshot.files)} files; {len(missing)} are to be downloaded")
+    archives.require_space(target.parent, [file.size for file in missing], "downloading")
+    with _advised(suite):
+        hub.download(snapshot, missing, files, work / "parts", say, tick)
+    for file in sorted(file.path for file in snapshot.files):
+        if is_archive(file) and not (unpacked / file).exists():
+            _unpack_beside(files / file, work / "unpacked", unpacked / file, tick)
+    _publish(suite, work, target, source.label)
+
+
+def _unpack_beside(archive: Path, draft: Path, done: Path, tick: Tick) -> None:
+    """Unpack an archive of a snapshot where it lies, then move it away to `done`: the sign of it.
+
+    Folders keep their names; loose files get a folder named as the archive.
+    """
+    shutil.rmtree(draft, ignore_errors=True)
+    unpack(archive, draft, tick)
+    loose = any(not path.is_dir() for path in draft.iterdir())
+    _merge(draft, archive.parent / archives.stem(archive.name) if loose else archive.parent)
+    done.parent.mkdir(parents=True, exist_ok=True)
+    os.rename(archive, done)
+
+
+def _merge(source: Path, folder: Path) -> None:
+    """Move what is in `source` into `folder`; a file that is there already stays."""
+    folder.mkdir(exist_ok=True)
+    for path in sorted(source.iterdir()):
+        place = folder / path.name
+        if not os.path.lexists(place):
+            os.rename(path, place)
+        elif path.is_dir() and place.is_dir():
+            _merge(path, place)
+
+
+def _work(target: Path, label: str) -> Path:
+    """The folder of an unfinished fetch from that source; one from another source is deleted."""
+    work = target.with_name(f".{target.name}.fetch")
+    if _read(work / "source") != label:
+        shutil.rmtree(work, ignore_errors=True)
+        make_folder(work)
+        write_whole(work / "source", label.encode())
+    return work
+
+
+def _publish(suite: Suite, work: Path, target: Path, label: str) -> None:
+    files = work / "files"
+    _found(suite, files, files, lambda _: None)
+    write_whole(files / MARKER, label.encode(), temporary=work)
+    os.sync()  # the rename must not reach the disk before the files do
+    os.rename(files, target)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _is_there(target: Path, label: str, say: Say) -> bool:
+    """Whether the target was fetched from that source; `InvalidInput` if it holds another thing."""
+    if _read(target / MARKER) == label:
+        say(f"'{target}' was fetched from there before; delete it to fetch it again")
+        return True
+    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
+        raise _occupied(target)
+    return False
+
+
+def _occupied(target: Path) -> InvalidInput:
+    link = f", a link to '{target.readlink()}'," if target.is_symlink() else ""
+    origin = _read(target / MARKER)
+    source = re.sub(r" \d+ \d+$", "", origin or "")  # without an archive's size and time
+    what = f"holds what was fetched from '{source}'" if source else "is there already"
+    return InvalidInput(
+        f"'{target}'{link} {what}. Use it as it is, delete it, or name another folder with "
+        "--suite-root."
+    )
+
+
+def _found(suite: Suite, folder: Path, shown: Path, say: Say) -> Path:
+    """The folder with the task folders; `DataError` with what is there if there are none."""
+    root = tasks_root(suite, folder)
+    tasks = tasks_in(suite, root)
+    if not tasks:
+        names = list(dict.fromkeys(folder_names(suite, task)[0] for task in suite.tasks))
+        there = sorted(path.name for path in folder.iterdir() if path.name != MARKER)
+        raise DataError(
+            f"'{shown}' has no folder of any task of suite '{suite.name}', nor do folders up to "
+            f"{DEPTH} levels below. Looked for: {_few(names, 30)}. "
+            f"What is there: {_few(there, 12)}."
+        )
+    say(f"{len(tasks)} of {len(suite.tasks)} tasks of suite '{suite.name}' in '{root}'")
+    return root
+
+
+def _few(names: list[str], most: int) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "nothing") + more
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text() if path.is_file() else None
+
+
+@contextmanager
+def _advised(suite: Suite) -> Iterator[None]:
+    """Adds what else a person can do to an error of the hub."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(
+            f"{error} Or download the images by hand and run `orchestrate data fetch {suite.name} "
+            f"--from FOLDER_OR_ARCHIVE`, or set {suite.variable} to such a folder."
+        ) from error
+
+
+@contextmanager
+def _alone(target: Path, say: Say) -> Iterator[None]:
+    """Exclusive between processes that fetch to the same target."""
+    with open(target.with_name(f".{target.name}.lock"), "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another process is fetching to '{target}'; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _explained(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        why = "the disk is full" if error.errno == errno.ENOSPC else str(error)
+        raise DataError(
+            f"cannot fetch to '{target}': {why}. Free some space or make it writable, and run the "
+            "same command again: it goes on where it stopped. Or name another folder with "
+            "--suite-root."
+        ) from error

@@ -1,0 +1,1 @@
+"""Prepared tasks: decoded once, stored as Arrow files, mapped when they are read."""

@@ -1,0 +1,77 @@
+"""Prepared tasks on their way to machines that share nothing with the command but a store."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from orchestrator.data.prepared.manifest import NAME, SPLITS, Manifest
+from orchestrator.spec import Suite, Task
+from orchestrator.storage.files import make_folder
+from orchestrator.storage.sweep_storage import Home
+
+SEARCH = SPLITS[:2]
+"""The splits that search may see."""
+
+
+def publish(home: Home, suite: Suite, tasks: Iterable[Task], root: Path) -> list[str]:
+    """Puts prepared tasks of the store at `root` into `home`, as far as it lacks them; their names.
+
+    Nothing where the home is a plain folder.
+    """
+    sent = []
+    for task in tasks if home.store is not None else ():
+        source, target = root / suite.store / task.name, _folder(home, suite, task)
+        home.fetch(target / NAME)
+        if Manifest.read(target) != Manifest.read(source):
+            names = [f"{split}.arrow" for split in SPLITS]
+            home.publish_from(source, target, *names, NAME)
+            sent.append(task.name)
+    return sent
+
+
+def root_of(home: Home, suite: Suite, task: Task, wanted: str, test: bool, root: Path) -> Path:
+    """Where this machine has a task with the identity `wanted`: at `root`, or fetched from `home`.
+
+    The test split is fetched only where `test` asks for it. What cannot be had is found missing by
+    whoever opens it.
+    """
+    splits = SPLITS if test else SEARCH
+    if home.store is None or _has(root / suite.store / task.name, wanted, splits):
+        return root
+    folder = _folder(home, suite, task)
+    with _alone(folder):
+        if not _has(folder, wanted, splits):
+            _fetch(home, folder, splits)
+    return home.places.data
+
+
+def _fetch(home: Home, folder: Path, splits: Iterable[str]) -> None:
+    before = Manifest.read(folder)
+    home.fetch(folder / NAME)
+    if Manifest.read(folder) != before:
+        for split in SPLITS:
+            (folder / f"{split}.arrow").unlink(missing_ok=True)
+    home.fetch(*(path for split in splits if not (path := folder / f"{split}.arrow").exists()))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """The pools of a machine fetch a task once."""
+    make_folder(folder)
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _folder(home: Home, suite: Suite, task: Task) -> Path:
+    return home.places.data / suite.store / task.name
+
+
+def _has(folder: Path, wanted: str, splits: Sequence[str]) -> bool:
+    manifest = Manifest.read(folder)
+    if manifest is None or wanted not in (manifest.identity.search, manifest.identity.final):
+        return False
+    return all((folder / f"{split}.arrow").exists() for split in splits)

@@ -1,0 +1,283 @@
+"""From what a person asks for to frozen studies: every typo fails here, before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from itertools import product
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+import search_spaces
+from adapters import Adapter, AdapterError, build, get
+from adapters import names as adapter_names
+from adapters.sites import Sites
+from orchestrator import tasks
+from orchestrator.backbones import architecture
+from orchestrator.errors import InvalidInput, unknown
+from orchestrator.planning.config import SweepConfig
+from orchestrator.search.samplers import SAMPLERS
+from orchestrator.search.stopping import RULES
+from orchestrator.search.warm_start import WARM_STARTS
+from orchestrator.spec import PROTOCOLS, RECIPE_FIELDS, DataIdentity, Recipe, Study, Suite, Sweep
+
+
+def plan_sweep(config: SweepConfig) -> tuple[Suite, Sweep]:
+    """The suite and the frozen sweep; `InvalidInput` names the value and the alternatives."""
+    suite = tasks.suite(config.suite)
+    recipe = _recipe(config, suite)
+    adapters = _adapters(config, suite)
+    backbone = config.backbone or suite.backbone
+    defaults = _defaults(config, suite)
+    resolved = {name: _space(name, config, defaults, recipe, backbone) for name in adapters}
+    sweep = Sweep(
+        suite=suite.name,
+        backbone=backbone,
+        tasks=_tasks(config, suite),
+        adapters=adapters,
+        sampler=_among("sampler", config.sampler or defaults.sampler, SAMPLERS),
+        stopping=_among("stopping rule", config.stopping or defaults.stopping, RULES),
+        trials=config.trials or defaults.trials,
+        seeds=config.seeds or suite.seeds,
+        replicate=config.replicate or suite.replicate,
+        recipe=recipe,
+        spaces={name: search_spaces.to_yaml(space) for name, (space, _) in resolved.items()},
+        fixed={name: fixed for name, (_, fixed) in resolved.items() if fixed},
+        protocols=(_among("protocol", config.protocol or "honest", PROTOCOLS),),
+        warm_start=_among("warm start", config.warm_start or "none", WARM_STARTS),
+    )
+    _check_grid(sweep)
+    return suite, sweep
+
+
+def plan_studies(sweep: Sweep, data: Mapping[str, DataIdentity], weights: str) -> list[Study]:
+    """One study per protocol, task and adapter; adapters first (their trials share a pool)."""
+    return [
+        replace(_study(sweep, task, name, data[task], weights), protocol=protocol)
+        for protocol in sweep.protocols
+        for name in sweep.adapters
+        for task in sweep.tasks
+    ]
+
+
+def _study(sweep: Sweep, task: str, name: str, data: DataIdentity, weights: str) -> Study:
+    fixed = sweep.fixed.get(name, {})
+    of_recipe = {key: value for key, value in fixed.items() if key in RECIPE_FIELDS}
+    try:
+        params = _adapter(name, fixed).to_dict()
+        space = search_spaces.from_yaml(sweep.spaces.get(name, {}))[0]
+    except (AdapterError, ValueError) as error:  # a folder's adapter that is not installed here
+        raise InvalidInput(f"study '{task}/{name}': {error}") from error
+    return Study(
+        suite=sweep.suite,
+        task=task,
+        backbone=sweep.backbone,
+        adapter=name,
+        params=params,
+        recipe=sweep.recipe.with_values(of_recipe),
+        space=space,
+        data=data,
+        weights=weights,
+    )
+
+
+def _defaults(config: SweepConfig, suite: Suite) -> Suite:
+    """The suite as it stands in for what was not chosen: a preset is gone through whole."""
+    if config.preset is None:
+        return suite
+    _among("preset", config.preset, search_spaces.PRESETS)
+    return replace(suite, sampler="grid", stopping="none", trials=None, spaces={})
+
+
+def _recipe(config: SweepConfig, suite: Suite) -> Recipe:
+    """The suite's recipe with what was set by hand; warm-up keeps its share of the epochs."""
+    values = _by_hand(config)
+    epochs = values.get("epochs", suite.recipe.epochs)
+    if "warmup_epochs" not in values and isinstance(epochs, int) and epochs != suite.recipe.epochs:
+        share = suite.recipe.warmup_epochs / suite.recipe.epochs
+        values["warmup_epochs"] = max(0, min(round(share * epochs), epochs - 1))
+    recipe = suite.recipe.with_values(values)
+    if recipe.precision != "auto":
+        return recipe
+    return recipe.with_values({"precision": _precision_of(config.device)})
+
+
+def _precision_of(device: str) -> str:
+    """That of the frozen weights: bf16 on a GPU that has it, else fp32.
+
+    A GPU named by the user may be on another machine: there the pool refuses bf16 if need be.
+    """
+    if device != "auto":
+        return "bf16" if device.startswith("cuda") else "fp32"
+    import torch
+
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported(False) else "fp32"
+
+
+def _by_hand(config: SweepConfig) -> dict[str, Any]:
+    """The recipe fields that a person set; `InvalidInput` if one is given two values."""
+    values = dict(config.set)
+    for name, value in (("epochs", config.epochs), ("precision", config.precision)):
+        if value is None:
+            continue
+        if values.setdefault(name, value) != value:
+            raise InvalidInput(
+                f"'{name}' is given twice, as {value!r} and as {values[name]!r} in set; give one."
+            )
+    return values
+
+
+def _tasks(config: SweepConfig, suite: Suite) -> tuple[str, ...]:
+    """The chosen tasks in the suite's order."""
+    chosen = config.tasks or suite.default_tasks
+    if chosen == ("all",):
+        return tuple(task.name for task in suite.tasks)
+    named = {suite.task(name).name for name in chosen}
+    return tuple(task.name for task in suite.tasks if task.name in named)
+
+
+def _adapters(config: SweepConfig, suite: Suite) -> tuple[str, ...]:
+    chosen = config.adapter or suite.default_adapters
+    known = _known_adapters()
+    for name in chosen:
+        _among("adapter", name, known)
+    return tuple(dict.fromkeys(chosen))
+
+
+def _known_adapters() -> list[str]:
+    try:
+        return adapter_names()
+    except AdapterError as error:  # another package's entry point is broken
+        raise InvalidInput(str(error)) from error
+
+
+def _space(
+    name: str, config: SweepConfig, suite: Suite, recipe: Recipe, backbone: str
+) -> tuple[search_spaces.Space, dict[str, Any]]:
+    """The adapter's (or a preset's) space, narrowed by the suite, then by --space; what --set fixes
+    leaves it.
+    """
+    for stranger in config.space:
+        _among("adapter in --space", stranger, _known_adapters())
+    fixed: dict[str, Any] = {}
+    try:
+        space = _base_space(name, config, backbone)
+        for changes in (suite.spaces.get(name, {}), config.space.get(name, {})):
+            space, newly = search_spaces.narrow(space, changes)
+            fixed = {key: value for key, value in {**fixed, **newly}.items() if key not in space}
+    except ValueError as error:
+        raise InvalidInput(f"search space of adapter '{name}': {error}") from None
+    set_by_hand = _by_hand(config)
+    space = {key: value for key, value in space.items() if key not in set_by_hand}
+    fixed = {key: value for key, value in fixed.items() if key not in set_by_hand}
+    _check_fields(name, space, fixed, recipe)
+    _check_places(name, space, fixed, backbone)
+    return space, fixed
+
+
+def _base_space(name: str, config: SweepConfig, backbone: str) -> search_spaces.Space:
+    if config.preset is None:
+        return search_spaces.get(name) if name in search_spaces.names() else {}
+    space = search_spaces.PRESETS[config.preset](_sites(backbone).depth)
+    if missing := [key for key in space if key not in get(name).__dataclass_fields__]:
+        raise InvalidInput(
+            f"preset '{config.preset}' varies {', '.join(space)}, but adapter '{name}' has no "
+            f"{', '.join(missing)}; choose others with --adapter."
+        )
+    return space
+
+
+def _check_fields(
+    name: str, space: search_spaces.Space, fixed: Mapping[str, Any], recipe: Recipe
+) -> None:
+    """Every field exists, and every value that can be tried is one that the field allows."""
+    fields = get(name).__dataclass_fields__
+    for key in (*space, *fixed):
+        if key not in fields and key not in RECIPE_FIELDS:
+            raise unknown(f"field in the search space of '{name}'", key, [*fields, *RECIPE_FIELDS])
+    try:
+        for values in _candidates(space, fixed):
+            tried = recipe.with_values({k: v for k, v in values.items() if k in RECIPE_FIELDS})
+            if tried.precision == "auto":
+                raise InvalidInput("precision 'auto' is no choice to search; name bf16 or fp32.")
+            _adapter(name, values)
+    except (AdapterError, InvalidInput) as error:
+        raise InvalidInput(f"search space of adapter '{name}': {error}") from None
+
+
+def _check_places(
+    name: str, space: search_spaces.Space, fixed: Mapping[str, Any], backbone: str
+) -> None:
+    """Every selection of blocks and parts that can be tried has a place in the backbone."""
+    chosen = [key for key in search_spaces.SELECTIONS if key in space]
+    if not chosen and not fixed.keys() & set(search_spaces.SELECTIONS):
+        return  # the adapter's defaults: nothing to check, and no model to build
+    for values in product(*(_extremes(space[key]) for key in chosen)):
+        try:
+            _adapter(name, {**fixed, **dict(zip(chosen, values, strict=True))}).select(
+                _sites(backbone)
+            )
+        except AdapterError as error:
+            raise InvalidInput(f"search space of adapter '{name}': {error}") from None
+
+
+@cache
+def _sites(backbone: str) -> Sites:
+    """The places of a backbone, from its architecture alone."""
+    from adapters.backbones import find_sites
+    from orchestrator.backbones.models import empty
+    from orchestrator.backbones.names import check
+
+    check(backbone)
+    return find_sites(empty(architecture(backbone)))
+
+
+def _adapter(name: str, values: Mapping[str, Any]) -> Adapter:
+    """The adapter with those of the values that are its own, selections made from their texts."""
+    own = {key: value for key, value in values.items() if key not in RECIPE_FIELDS}
+    return build(name, {key: search_spaces.to_field(key, value) for key, value in own.items()})
+
+
+def _candidates(
+    space: search_spaces.Space, fixed: Mapping[str, Any]
+) -> Iterator[Mapping[str, Any]]:
+    """The fixed values with each searched one; epochs and warm-up, which must agree, together."""
+    paired = [key for key in ("epochs", "warmup_epochs") if key in space]
+    for values in product(*(_extremes(space[key]) for key in paired)):
+        yield {**fixed, **dict(zip(paired, values, strict=True))}
+    for key, distribution in space.items():
+        if key not in paired:
+            for value in _extremes(distribution):
+                yield {**fixed, key: value}
+
+
+def _extremes(distribution: BaseDistribution) -> Sequence[Any]:
+    """Values that stand for a distribution: all choices, or both ends of a range."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    return (distribution.low, distribution.high)
+
+
+def _check_grid(sweep: Sweep) -> None:
+    if sweep.sampler != "grid":
+        return
+    for name, form in sweep.spaces.items():
+        if search_spaces.grid_size(search_spaces.from_yaml(form)[0]) is None:
+            raise InvalidInput(
+                f"--sampler grid needs a finite space, but that of adapter '{name}' is continuous: "
+                f"{dict(form)}. Give steps or choices with --space, or use tpe or random."
+            )
+
+
+def _among(kind: str, name: str, allowed: Any) -> str:
+    if name not in allowed:
+        raise unknown(kind, name, allowed)
+    return name

@@ -1,0 +1,91 @@
+"""`sweep.json`: what a folder's sweep is, so that the same command can go on with it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from pydantic import TypeAdapter, ValidationError
+
+from orchestrator.errors import InvalidInput, StorageError
+from orchestrator.spec import DataIdentity, Suite, Sweep, digest
+from orchestrator.storage.files import write_whole
+from orchestrator.storage.sweep_paths import Places
+
+
+@dataclass(frozen=True)
+class SweepFile:
+    """The sweep with the identities of what it reads. `id` never changes while the folder lives.
+
+    `counts` has the images of each task by split.
+    """
+
+    id: str
+    sweep: Sweep
+    suite: Suite
+    counts: Mapping[str, Mapping[str, int]]
+    data: Mapping[str, DataIdentity]
+    weights: str
+    command: str
+    created: float
+
+    @classmethod
+    def new(
+        cls,
+        sweep: Sweep,
+        suite: Suite,
+        counts: Mapping[str, Mapping[str, int]],
+        data: Mapping[str, DataIdentity],
+        weights: str,
+        command: str,
+    ) -> SweepFile:
+        """A sweep that begins now."""
+        created = time.time()
+        name = digest([asdict(sweep), created])[:16]
+        return cls(name, sweep, suite, counts, data, weights, command, created)
+
+    def write(self, places: Places) -> None:
+        """Writes `sweep.json`, whole; `StorageError` if that is refused."""
+        try:
+            write_whole(places.sweep, (json.dumps(asdict(self), indent=2) + "\n").encode())
+        except OSError as error:
+            raise StorageError(
+                f"cannot write '{places.sweep}': {error.strerror}. Free space or permissions, then "
+                "run the same command again."
+            ) from error
+
+    @classmethod
+    def read(cls, places: Places) -> SweepFile | None:
+        """The sweep of the folder, None if there is none; `InvalidInput` if it is damaged."""
+        if not places.sweep.exists():
+            return None
+        try:
+            # Strict: a word where a number belongs is damage, not something to convert.
+            return TypeAdapter(cls).validate_json(places.sweep.read_bytes(), strict=True)
+        except (OSError, ValidationError, InvalidInput) as error:
+            raise InvalidInput(
+                f"'{places.shown(places.sweep)}' is damaged ({_why(error)}); restore it, or move "
+                "it away: the same command writes it again, and the ledger's results stay."
+            ) from error
+
+
+def read_sweep(places: Places) -> SweepFile:
+    """The sweep of the folder; `InvalidInput` if it holds none."""
+    found = SweepFile.read(places)
+    if found is None:
+        raise InvalidInput(
+            f"'{places.name}' holds no sweep ({places.sweep.name} is missing); give the --out "
+            "folder of one."
+        )
+    return found
+
+
+def _why(error: OSError | ValidationError | InvalidInput) -> str:
+    """The first problem in one line."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    problem = error.errors()[0]
+    where = ".".join(map(str, problem["loc"])) or "its text"
+    return f"{where}: {problem['msg']}"

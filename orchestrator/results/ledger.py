@@ -1,0 +1,237 @@
+"""The append-only results table, the only source of truth: finished = the fragment is visible.
+
+    <uri>/fragments/<key>.parquet      one row, visible whole or not at all
+    <uri>/compacted/<sha256>.parquet   the rows of merged fragments, named by its content
+    <uri>/tmp/                         unfinished writes of a local ledger; never read
+
+A row may be in both places for a moment; it counts once, and the compacted one wins (it is the
+older). Any number of processes may read while one command, the holder of the lease, writes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from orchestrator.errors import InvalidInput, LedgerError
+from orchestrator.results import rows
+from orchestrator.spec import TrialResult
+from orchestrator.storage.object_store import storage
+
+FRAGMENTS, COMPACTED = "fragments", "compacted"
+_NAME = re.compile(r"[0-9a-f]{32}")
+_ATTEMPTS = 10
+_T = TypeVar("_T")
+
+
+class Ledger:
+    """The results at `uri`: a folder, or a URI of a filesystem that pyarrow knows.
+
+    Args:
+        uri: path, `file://…`, `s3://…` or `gs://…`; with `filesystem`, a path inside it.
+        filesystem: a pyarrow filesystem to use instead of the one that `uri` names.
+    """
+
+    def __init__(self, uri: str | Path, filesystem: pafs.FileSystem | None = None) -> None:
+        self._storage = storage(uri, filesystem)
+        self._keys_of: dict[str, frozenset[str]] = {}
+
+    def append(self, result: TrialResult) -> None:
+        """Make a result visible, on the disk before this returns. A key that is there already
+        keeps its first row. `LedgerError` (disk full, no permission) leaves nothing behind.
+        """
+        if result.key not in self:
+            self._storage.write(FRAGMENTS, f"{result.key}.parquet", rows.encode([result]))
+
+    def __contains__(self, key: str) -> bool:
+        """Whether the key's result is visible; costs the same however many there are."""
+        # Fragment first: compaction shows the compacted row before it deletes the fragment.
+        seen = self._storage.exists(FRAGMENTS, f"{key}.parquet")
+        return seen or key in self._stable(self._merged_keys)
+
+    def result(self, key: str) -> TrialResult | None:
+        """The key's result, None if there is none; costs the same however many there are."""
+        return self._stable(lambda: self._one(key))
+
+    def keys(self) -> frozenset[str]:
+        """The keys of all visible results, from names and the key columns of compacted files."""
+        return self._stable(lambda: self._fragments() | self._merged_keys())
+
+    def results(self) -> list[TrialResult]:
+        """All results, by time of finishing, then key."""
+        return self.new_results(())
+
+    def new_results(self, seen: Collection[str]) -> list[TrialResult]:
+        """The results whose keys are not in `seen`, by time of finishing, then key."""
+        known = frozenset(seen)
+        return _ordered(self._stable(lambda: self._read(known)))
+
+    def table(self, columns: Collection[str]) -> Any:
+        """The named columns of all results (see `rows.SCHEMA`) as a `pyarrow.Table`, in the order
+        of `results`: for a million rows, of which nobody needs a million objects.
+        """
+        return self._stable(lambda: self._table(columns))
+
+    def compact(self) -> int:
+        """Merge all fragments into one compacted file; how many were merged.
+
+        The new file is visible before anything is deleted, so a crash loses and doubles nothing.
+        A damaged fragment raises `LedgerError` and nothing is changed.
+        """
+        return self._stable(self._compact)
+
+    def clean(self) -> int:
+        """Delete what killed writers left in `tmp/`; only for the holder of the lease."""
+        return self._storage.clean()
+
+    def _compact(self) -> int:
+        fragments, merged = self._fragments(), self._names(COMPACTED)
+        if not fragments and len(merged) < 2:
+            return 0
+        data = rows.pack(self._table(rows.ALL))
+        name = _content_name(data)
+        if name not in merged:
+            self._storage.write(COMPACTED, f"{name}.parquet", data)
+        for key in sorted(fragments):
+            self._storage.delete(FRAGMENTS, f"{key}.parquet")
+        for old in sorted(merged - {name}):
+            self._storage.delete(COMPACTED, f"{old}.parquet")
+        return len(fragments)
+
+    def _table(self, columns: Collection[str]) -> Any:
+        """Compacted files as they are, since their names hold for their content; fragments are
+        checked row by row.
+        """
+        fragments, merged = sorted(self._fragments()), sorted(self._names(COMPACTED))
+        if len(merged) == 1 and not fragments:
+            return self._columns(merged[0], columns)  # in order, and no key twice
+        wanted = tuple(dict.fromkeys((*columns, "key", "finished")))
+        parts = [self._columns(name, wanted) for name in merged]
+        new = self._in_fragments(fragments).values()
+        parts.append(rows.sealed(list(new)).select(wanted))
+        table = _first_of_each(pa.concat_tables(parts))
+        return table.sort_by([("finished", "ascending"), ("key", "ascending")]).select(
+            list(columns)
+        )
+
+    def _columns(self, name: str, columns: Collection[str]) -> Any:
+        data = self._content(COMPACTED, name)
+        try:
+            return rows.columns(data, columns)
+        except ValueError as error:
+            raise self._damaged(COMPACTED, name, str(error)) from error
+
+    def _one(self, key: str) -> TrialResult | None:
+        if self._storage.exists(FRAGMENTS, f"{key}.parquet"):
+            return self._in_fragments([key])[key]
+        names = [name for name in self._names(COMPACTED) if key in self._keys_in(name)]
+        return self._in_compacted(names[:1]).get(key)
+
+    def _read(self, seen: frozenset[str]) -> dict[str, TrialResult]:
+        fragments = self._fragments()
+        merged = self._names(COMPACTED)
+        found = self._in_compacted(merged, seen)
+        return {**self._in_fragments(fragments - seen - found.keys()), **found}
+
+    def _in_fragments(self, wanted: Collection[str]) -> dict[str, TrialResult]:
+        if self._storage.at_once == 1 or len(wanted) < 2:
+            return {key: self._in_fragment(key) for key in wanted}
+        with ThreadPoolExecutor(self._storage.at_once) as threads:
+            return dict(zip(wanted, threads.map(self._in_fragment, wanted), strict=True))
+
+    def _in_fragment(self, key: str) -> TrialResult:
+        results = self._decoded(FRAGMENTS, key, frozenset())
+        if [result.key for result in results] != [key]:
+            raise self._damaged(FRAGMENTS, key, "its row belongs to another key")
+        return results[0]
+
+    def _in_compacted(
+        self, names: Collection[str], seen: frozenset[str] = frozenset()
+    ) -> dict[str, TrialResult]:
+        found: dict[str, TrialResult] = {}
+        for name in names:
+            if not self._keys_in(name) <= seen:
+                results = self._decoded(COMPACTED, name, seen)
+                found.update({result.key: result for result in results})
+        return found
+
+    def _decoded(self, folder: str, name: str, seen: frozenset[str]) -> list[TrialResult]:
+        data = self._content(folder, name)
+        try:
+            return [rows.result(row) for row in rows.decode(data) if row.get("key") not in seen]
+        except (ValueError, TypeError, KeyError, InvalidInput) as error:
+            raise self._damaged(folder, name, str(error)) from error
+
+    def _fragments(self) -> frozenset[str]:
+        return self._names(FRAGMENTS)
+
+    def _merged_keys(self) -> frozenset[str]:
+        return frozenset[str]().union(*map(self._keys_in, self._names(COMPACTED)))
+
+    def _keys_in(self, name: str) -> frozenset[str]:
+        """Keys of one compacted file, read once: its name is its content's hash."""
+        if name not in self._keys_of:
+            data = self._content(COMPACTED, name)
+            try:
+                self._keys_of[name] = frozenset(rows.keys(data))
+            except ValueError as error:
+                raise self._damaged(COMPACTED, name, str(error)) from error
+        return self._keys_of[name]
+
+    def _content(self, folder: str, name: str) -> bytes:
+        data = self._storage.read(folder, f"{name}.parquet")
+        if folder == COMPACTED and _content_name(data) != name:
+            raise self._damaged(folder, name, "its content does not match its name")
+        return data
+
+    def _names(self, folder: str) -> frozenset[str]:
+        """Names without suffix; other files are not ours, a wrong name or no content is damage."""
+        found = set()
+        for file, size in self._storage.sizes(folder).items():
+            name, dot, suffix = file.rpartition(".")
+            if dot + suffix != ".parquet":
+                continue
+            if not _NAME.fullmatch(name):
+                raise self._damaged(folder, name, "its name is not 32 hexadecimal digits")
+            if size == 0:
+                raise self._damaged(folder, name, "it is empty")
+            found.add(name)
+        return frozenset(found)
+
+    def _stable(self, read: Callable[[], _T]) -> _T:
+        """`read`, again when a compaction deleted a listed file before it was opened."""
+        for _ in range(_ATTEMPTS):
+            try:
+                return read()
+            except FileNotFoundError as error:
+                missing = error
+        raise LedgerError(f"the ledger changes while it is read ({missing}). Try again.")
+
+    def _damaged(self, folder: str, name: str, why: str) -> LedgerError:
+        file = self._storage.path(folder, f"{name}.parquet")
+        return LedgerError(
+            f"the ledger file '{file}' cannot be used: {why}. Move it out of the ledger, then run "
+            "the same command again: what only it recorded is trained again."
+        )
+
+
+def _ordered(results: dict[str, TrialResult]) -> list[TrialResult]:
+    return sorted(results.values(), key=lambda result: (result.finished, result.key))
+
+
+def _first_of_each(table: Any) -> Any:
+    """Without later rows of a key that is there already."""
+    places = table.append_column("place", pa.array(range(table.num_rows), pa.int64()))
+    first = places.group_by("key").aggregate([("place", "min")])["place_min"]
+    return table if len(first) == table.num_rows else table.take(first)
+
+
+def _content_name(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]

@@ -1,0 +1,78 @@
+"""The configurations of one study: asked before, its warm start, and the sampler's."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from typing import Any
+
+from orchestrator.errors import SweepConflict
+from orchestrator.search.configurations import search_trial, searched_values
+from orchestrator.search.samplers import Observation, make_sampler, propose
+from orchestrator.search.suggestions import AskStore, Suggestion
+from orchestrator.search.warm_start import warm_start
+from orchestrator.spec import Study, Sweep, Trial, TrialResult
+
+
+class Asked:
+    """Search-stage trials by key, in the order asked. Called by `StudyRun` only."""
+
+    def __init__(
+        self, sweep: Sweep, study: Study, store: AskStore, rows: Mapping[str, TrialResult]
+    ) -> None:
+        self.trials: dict[str, Trial] = {}
+        self._seed, self._study, self._store = sweep.seed, study, store
+        self._sampler = make_sampler(sweep.sampler)
+        self._first = warm_start(sweep.warm_start, study)
+        last = -1
+        for suggestion in store.load(study.name):
+            trial, last = search_trial(study, suggestion.values), suggestion.index
+            if trial.key != suggestion.key:
+                self._refuse(suggestion)
+            self.trials[trial.key] = trial
+        for key, row in rows.items():
+            self._adopt(key, row.trial)
+        self._index = max(last + 1, len(self.trials))
+
+    def new(self, rows: Mapping[str, TrialResult], failed: Container[str]) -> Trial | None:
+        """The next configuration, on disk before anyone hears of it; None if there is none left."""
+        study, index = self._study, self._index
+        history = [self._observe(key, rows.get(key), key in failed) for key in self.trials]
+        values = self._suggest(history)
+        if values is None:
+            return None
+        trial = search_trial(study, values)
+        self._store.record(study.name, Suggestion(index, values, trial.key))
+        self.trials[trial.key] = trial
+        self._index += 1
+        return trial
+
+    def _suggest(self, history: Sequence[Observation]) -> Mapping[str, Any] | None:
+        """The warm start, if there is one that was never asked; then the sampler's."""
+        if self._first is not None and all(self._first != seen.values for seen in history):
+            return self._first
+        study = self._study
+        # Without the protocol: where a sampler does not learn, both try the same configurations.
+        name = f"{study.task}/{study.adapter}"
+        identity = (self._seed, study.suite, study.backbone, name, self._index)
+        return propose(self._sampler, study.space, history, *identity)
+
+    def _adopt(self, key: str, trial: Trial) -> None:
+        """Counts a finished configuration of this study whose suggestion was lost as asked."""
+        if trial.stage == "search" and key not in self.trials:
+            again = search_trial(self._study, searched_values(self._study, trial))
+            if again.key == key:
+                self.trials[key] = again
+
+    def _observe(self, key: str, row: TrialResult | None, failed: bool) -> Observation:
+        values = searched_values(self._study, self.trials[key])
+        if row is None:
+            return Observation(values, "failed" if failed else "running")
+        return Observation(values, row.status, row.value, row.epochs_run)
+
+    def _refuse(self, suggestion: Suggestion) -> None:
+        path = self._store.path(self._study.name, suggestion.index)
+        raise SweepConflict(
+            f"the suggestion '{path}' belongs to trial {suggestion.key}, which study "
+            f"'{self._study.name}' can no longer make: its data, weights, recipe or fixed fields "
+            "changed. Choose another output folder, or go back to the earlier settings."
+        )

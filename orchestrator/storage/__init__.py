@@ -1,0 +1,1 @@
+"""Where a sweep lies: whole files in folders and object stores, its paths, its lock, retries."""

@@ -1,0 +1,244 @@
+"""One command per output folder, and none that starts while workers of a killed one still run.
+
+Both are `flock`s, which the system drops when their holder dies, however it dies:
+`.lock-driver` is held exclusively by the command, `.lock-workers` shared by every process that
+works for it. `.lease.json` says who the command is, for people and for late workers.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from orchestrator.errors import InvalidInput, StorageError, SweepConflict
+from orchestrator.storage.files import make_folder, write_whole
+
+DRIVER, WORKERS, HOLDER = ".lock-driver", ".lock-workers", ".lease.json"
+_GRACE_S = 1.0  # a killed holder keeps its lock until the system has taken it apart
+_POLL_S = 0.05
+_SIGHT_S = 3.0  # a share may show what another machine wrote a moment later
+
+_driver_locks: set[int] = set()
+
+
+class SweepLease:
+    """Context manager: the right to plan and write in the output folder `out`.
+
+    Args:
+        out: output folder on a local disk or NFS; made if it is missing.
+        patience: seconds to wait for the workers of a killed command to end.
+        waiting: called once with a sentence for the user if there is something to wait for.
+        name: what messages call it, if not `out`.
+
+    Entering raises `SweepConflict` when another command holds the lease (naming it) or orphaned
+    workers outlast `patience`, and `InvalidInput` when the folder cannot be written or locked.
+    `token` names this lease; give it to `hold_orphan_lock`. `former` named the one before it.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        patience: float = 60.0,
+        waiting: Callable[[str], None] | None = None,
+        name: str = "",
+    ) -> None:
+        # In the order of time: a folder with an older one is not where this lease was taken.
+        self.token = f"{time.time_ns():016x}{secrets.token_hex(8)}"
+        self.former = ""
+        self._name = name or str(out)
+        self._out = out
+        self._patience = patience
+        self._waiting = waiting
+        self._lock = -1
+
+    def __enter__(self) -> Self:
+        self._lock = _open(self._out, DRIVER)
+        _driver_locks.add(self._lock)
+        try:
+            if not _exclusive(self._lock, self._out, _GRACE_S):
+                raise SweepConflict(_held(self._out, self._name))
+            self.former = token_of(self._out)
+            self._announce()
+            self._outlive_orphans()
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock in _driver_locks:
+            _driver_locks.discard(self._lock)
+            os.close(self._lock)
+
+    def _announce(self) -> None:
+        holder = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "started": time.time(),
+            "token": self.token,
+        }
+        try:
+            write_whole(self._out / HOLDER, json.dumps(holder).encode())
+        except OSError as error:
+            raise _unwritable(self._out, error) from error
+
+    def _outlive_orphans(self) -> None:
+        lock = _open(self._out, WORKERS)
+        try:
+            if _exclusive(lock, self._out, 0.0):
+                return
+            if self._waiting:
+                self._waiting(
+                    f"waiting up to {self._patience:g} s for workers of a command that was killed "
+                    f"in '{self._name}' to end"
+                )
+            if not _exclusive(lock, self._out, self._patience):
+                raise SweepConflict(
+                    f"workers of a command that was killed in '{self._name}' still run after "
+                    f"{self._patience:g} s. Wait, or find them with `lsof {self._out / WORKERS}` "
+                    "and end them, then run the same command again."
+                )
+        finally:
+            os.close(lock)
+
+
+class WorkerLock:
+    """Keeps the next command waiting until this process ends or calls `close`."""
+
+    def __init__(self, lock: int) -> None:
+        self._lock = lock
+
+    def close(self) -> None:
+        """Give the lock back."""
+        os.close(self._lock)
+
+
+def hold_orphan_lock(out: Path, token: str) -> WorkerLock:
+    """Mark this process as a worker of the lease `token` on `out`, for as long as it lives.
+
+    Raises `SweepConflict` when another command has taken the lease since (a worker that starts
+    late, after its command was killed, must end instead of training what is trained again) or when
+    this machine sees another folder at `out` than the command does; `StorageError` when the folder
+    cannot be written now.
+    """
+    _wait_for_sight(out, token)  # before anything is made in a folder that is not the sweep's
+    try:
+        lock = os.open(out / WORKERS, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise StorageError(f"cannot write to '{out}': {error.strerror}.") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        # After the lock: a newer lease shows its token before it looks for workers, so either we
+        # see its token here or it waits for us.
+        if token_of(out) != token:
+            raise SweepConflict(
+                f"the command that started this worker no longer holds '{out}'; the worker ends."
+            )
+    except OSError as error:
+        os.close(lock)
+        raise _unlockable(out, error) from error
+    except SweepConflict:
+        os.close(lock)
+        raise
+    return WorkerLock(lock)
+
+
+def token_of(out: Path) -> str:
+    """The token of the last lease that was taken on `out`; empty if none shows."""
+    return str(_holder(out).get("token", ""))
+
+
+def _wait_for_sight(out: Path, token: str) -> None:
+    """Until the lease, or a later one, shows in this machine's `out`; not for long."""
+    deadline = time.monotonic() + _SIGHT_S
+    while token_of(out) < token:
+        if time.monotonic() >= deadline:
+            raise SweepConflict(
+                f"'{out}' on host {socket.gethostname()} is not the folder that the sweep's "
+                "command sees; storage of a cluster must be shared (NFS at one path, or "
+                "--out s3://…)."
+            )
+        time.sleep(_POLL_S)
+
+
+def _open(out: Path, name: str) -> int:
+    try:
+        make_folder(out)
+        return os.open(out / name, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise _unwritable(out, error) from error
+
+
+def _exclusive(lock: int, out: Path, patience: float) -> bool:
+    """Whether the exclusive lock could be had within `patience` seconds."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL_S)
+        except OSError as error:
+            raise _unlockable(out, error) from error
+
+
+def _holder(out: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((out / HOLDER).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _held(out: Path, name: str) -> str:
+    holder = _holder(out)
+    who = "another command"
+    if {"pid", "host", "started"} <= holder.keys():
+        since = datetime.fromtimestamp(holder["started"]).astimezone()
+        who += f" (process {holder['pid']} on {holder['host']}, since {since:%Y-%m-%d %H:%M:%S %Z})"
+    return (
+        f"{who} is running in '{name}'. Wait until it ends, stop it with Ctrl-C or `kill`, or give "
+        "this one another folder with --out."
+    )
+
+
+def _unwritable(out: Path, error: OSError) -> InvalidInput:
+    return InvalidInput(
+        f"the output folder '{out}' cannot be written: {error.strerror}. Choose a folder you may "
+        "write to with --out."
+    )
+
+
+def _unlockable(out: Path, error: OSError) -> InvalidInput:
+    return InvalidInput(
+        f"the output folder '{out}' is on a file system that cannot lock files: {error.strerror}. "
+        "Choose a local disk or an NFS share with locking with --out."
+    )
+
+
+def _forget_in_child() -> None:
+    """A forked child must not keep its parent's lease alive."""
+    while _driver_locks:
+        os.close(_driver_locks.pop())
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,0 +1,225 @@
+"""A sweep's home: a folder of this machine, or a place in an object store.
+
+In an object store only the ledger is read and written where it lies. Everything else is a file of
+this machine first: of a working copy that every process has for itself, or shares with the others
+of its machine. What must outlive the machine is published, whole file by whole file, before anybody
+hears of it, and fetched where it is needed: afterwards the copy has what the store has. For a plain
+folder all of this is nothing, so there is one way through the code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Self
+
+from orchestrator.errors import InvalidInput, StorageError
+from orchestrator.storage.files import make_folder, write_whole
+from orchestrator.storage.object_store import ObjectStore, storage
+from orchestrator.storage.sweep_paths import Places
+
+SCHEMES = ("file", "s3", "gs")
+_ANONYMOUS, _SIGN = "anonymous", ".home"
+_WHERE = {
+    "s3": "the environment (AWS_ACCESS_KEY_ID …), ~/.aws, or the machine's role",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS, `gcloud auth application-default login`, or the "
+    "machine's service account",
+}
+
+
+class Home:
+    """What publishes and fetches the files of `places`; paths are those of its working copy.
+
+    Whatever the store refuses is a `StorageError`, and so is a disk that cannot take the copy.
+    """
+
+    def __init__(self, places: Places) -> None:
+        self.places = places
+        self.store: ObjectStore | None = None
+        if places.uri:
+            found = storage(places.uri)
+            assert isinstance(found, ObjectStore)  # `places_of` has seen to it
+            self.store = found
+            self._sign()
+
+    @classmethod
+    def at(cls, place: str | Path) -> Self:
+        """The home at a folder or URI; `InvalidInput` for an address that cannot be one."""
+        return cls(places_of(place))
+
+    def publish(self, *files: Path) -> None:
+        """Makes files visible to all machines, each whole, in this order."""
+        if self.store is not None:
+            for path in files:
+                self.store.upload(path, *self._address(path))
+
+    def publish_from(self, source: Path, target: Path, *names: str) -> None:
+        """Makes files of the folder `source` visible as if they lay in `target`, in this order."""
+        if self.store is not None:
+            for name in names:
+                self.store.upload(source / name, *self._address(target / name))
+
+    def publish_folder(self, folder: Path, last: Path) -> None:
+        """Makes the store have what the folder has: the file `last` last but for what goes."""
+        if self.store is None:
+            return
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and path != last)
+        self.publish(*files, last)
+        kept = {_below(folder, path) for path in (*files, last)}
+        self._delete(folder, self.store.walk(self._name(folder)).keys() - kept)
+
+    def fetch(self, *files: Path) -> None:
+        """Makes files here what they are in the store: written, or deleted."""
+        if self.store is not None:
+            for path in files:
+                self._fetch(path)
+
+    def recall(self, folder: Path, growing: bool = False) -> None:
+        """Makes a folder here what it is in the store, with all that is in it.
+
+        `growing` files are only added to, some of them on this machine: one is fetched if the store
+        has more of it, and none is deleted.
+        """
+        if self.store is None:
+            return
+        sizes = self.store.walk(self._name(folder))
+        self._check_names(folder, sizes)
+        here = {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+        wanted = [folder / name for name in sizes]
+        if growing:
+            wanted = [path for path in wanted if sizes[_below(folder, path)] > here.get(path, -1)]
+        else:
+            for path in here.keys() - set(wanted):
+                path.unlink(missing_ok=True)
+        with ThreadPoolExecutor(self.store.at_once) as threads:
+            list(threads.map(self._fetch, wanted))
+
+    def remove(self, path: Path) -> None:
+        """Deletes a file, here and in the store; `OSError` if that is refused here."""
+        path.unlink(missing_ok=True)
+        if self.store is not None:
+            self.store.delete(*self._address(path))
+
+    def remove_folder(self, folder: Path) -> None:
+        """Deletes a folder with all that is in it, here and in the store."""
+        shutil.rmtree(folder, ignore_errors=True)
+        if self.store is not None:
+            self._delete(folder, self.store.walk(self._name(folder)))
+
+    def _sign(self) -> None:
+        """Notes in the working copy whose it is, so that it can be named like the sweep itself."""
+        sign = self.places.out / _SIGN
+        try:
+            make_folder(sign.parent)
+            if _signed(self.places.out) != self.places.uri:
+                write_whole(sign, self.places.uri.encode())
+        except OSError as error:
+            raise _unwritable(sign, error) from error
+
+    def _fetch(self, path: Path) -> None:
+        assert self.store is not None
+        draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+        try:
+            make_folder(path.parent)
+            self.store.download(*self._address(path), draft)
+            draft.replace(path)
+        except FileNotFoundError:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def _delete(self, folder: Path, names: Iterable[str]) -> None:
+        assert self.store is not None
+        for name in names:
+            self.store.delete(*self._address(folder / name))
+
+    def _address(self, path: Path) -> tuple[str, str]:
+        folder, _, name = self._name(path).rpartition("/")
+        return folder, name
+
+    def _name(self, path: Path) -> str:
+        return _below(self.places.out, path)
+
+    def _check_names(self, folder: Path, names: Iterable[str]) -> None:
+        """`StorageError` for a name that would lead out of the folder."""
+        for name in names:
+            if "\0" in name or {"", ".", ".."} & set(name.split("/")):
+                raise StorageError(
+                    f"'{self.places.shown(folder)}' has an object with the name {name!r}, which "
+                    "leads out of its folder. Delete it, then run the same command again."
+                )
+
+
+def _signed(out: Path) -> str:
+    """The address whose working copy a folder is; empty for any other folder."""
+    try:
+        return (out / _SIGN).read_text()
+    except OSError:
+        return ""
+
+
+def _unwritable(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"cannot write '{path}': {error.strerror or error}. Free space or permissions, then run "
+        "the same command again."
+    )
+
+
+def _below(folder: Path, path: Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
+def places_of(place: str | Path) -> Places:
+    """Where a sweep at a folder or URI lies; `InvalidInput` for an address that cannot be one.
+
+    A working copy is as good as the address that it is a copy of.
+    """
+    scheme, separator, rest = str(place).partition("://")
+    if not separator:
+        return Places(Path(place), _signed(Path(place)))
+    if scheme not in SCHEMES:
+        raise InvalidInput(
+            f"'{scheme}://' is no kind of address that a sweep can lie at. Allowed: a folder, "
+            "file:///FOLDER, s3://BUCKET/NAME or gs://BUCKET/NAME."
+        )
+    address, _, options = rest.partition("?")
+    _check_secrets(scheme, address, options)
+    if scheme == "file":
+        return Places(_folder(address))
+    bucket, _, name = address.strip("/").partition("/")
+    if not bucket.removeprefix(f"{_ANONYMOUS}@") or not name:
+        raise InvalidInput(
+            f"'{scheme}://{address}' names no place in a bucket; write {scheme}://BUCKET/NAME."
+        )
+    uri = f"{scheme}://{address.rstrip('/')}" + (f"?{options}" if options else "")
+    return Places(_copies() / hashlib.sha256(uri.partition("?")[0].encode()).hexdigest()[:16], uri)
+
+
+def _folder(address: str) -> Path:
+    if not address.startswith("/"):
+        raise InvalidInput(f"'file://{address}' is no folder; write file:///FOLDER, or the folder.")
+    return Path(address)
+
+
+def _check_secrets(scheme: str, address: str, options: str) -> None:
+    """Addresses are shown and recorded: `InvalidInput` where one holds a secret."""
+    user, at, _ = address.partition("/")[0].rpartition("@")
+    named = ("secret", "token", "password", "access_key")
+    if (at and user != _ANONYMOUS) or any(word in options.lower() for word in named):
+        raise InvalidInput(
+            f"the {scheme}:// address holds credentials, which would be shown and recorded. Leave "
+            f"them out; they are found in {_WHERE.get(scheme, 'the usual places')}."
+        )
+
+
+def _copies() -> Path:
+    """`$ORCHESTRATE_CACHE/sweeps`, or `~/.cache/orchestrate/sweeps`: the working copies."""
+    named = os.environ.get("ORCHESTRATE_CACHE")
+    return (Path(named) if named else Path.home() / ".cache" / "orchestrate") / "sweeps"

@@ -1,0 +1,183 @@
+"""The command line's promises: clear refusals, exit codes, going on, extending."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.storage.sweep_paths import Places
+from tests.commands import Here, check_once_each, events, refused, results, run, small_sweep, start
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["sweep", "vtabb"], ["'vtabb'", "vtab"]),
+        (["sweep", "mini", "--protocol", "papers"], ["'papers'", "paper", "honest"]),
+        (["sweep", "nowhere.yaml"], ["nowhere.yaml"]),
+        (["sweep", "mini", "--suite-root", "nowhere", "--tasks", "digit"], ["'digit'"]),
+        (["sweep", "mini", "--tasks", "digit"], ["'digit'", "digits"]),
+        (["sweep", "mini", "--adapter", "lorra"], ["'lorra'", "lora"]),
+        (["sweep", "mini", "--backbone", "vit_bass_patch16_224"], ["vit_base_patch16_224"]),
+        (["sweep", "mini", "--sampler", "tpee"], ["'tpee'", "tpe"]),
+        (["sweep", "mini", "--stopping", "asa"], ["'asa'", "asha"]),
+        (["sweep", "mini", "--set", "lrr=1"], ["'lrr'", "lr"]),
+        (["sweep", "mini", "--set", "lr=-1"], ["lr", "-1", "above 0"]),
+        (["sweep", "mini", "--set", "lr=fast"], ["lr", "fast"]),
+        (["sweep", "mini", "--set", "lr"], ["FIELD=VALUE"]),
+        (["sweep", "mini", "--precision", "fp8"], ["'fp8'", "bf16"]),
+        (["sweep", "mini", "--trials", "0"], ["trials", "0"]),
+        (["sweep", "mini", "--seeds", "-3"], ["seeds", "-3"]),
+        (["sweep", "mini", "--epochs", "0"], ["epochs", "0"]),
+        (["sweep", "mini", "--time-budget", "soon"], ["'soon'", "30m"]),
+        (["sweep", "mini", "--backend", "slurm"], ["slurm"]),
+        (["sweep", "mini", "--device", "tpu", "--backend", "local"], ["'tpu'", "cuda"]),
+        (["sweep", "mini", "--address", "127.0.0.1:1"], ["127.0.0.1:1"]),
+        (["sweep", "mini", "--backend", "local", "--address", "x"], ["--address"]),
+        (["sweep", "mini", "--config", "missing.yaml"], ["missing.yaml"]),
+        (["sweep", "mini", "--space", "missing.yaml"], ["missing.yaml"]),
+        (["sweep", "mini", "--nonsense"], ["--nonsense"]),
+        (["sweep"], ["SUITE"]),
+        (["status", "nowhere"], ["nowhere"]),
+        (["report", "nowhere"], ["nowhere"]),
+        (["export", "nowhere"], ["nowhere"]),
+        (["audit", "nowhere"], ["nowhere"]),
+        (["data", "verify", "mini"], ["mini", "formula"]),
+        (["data", "prepare", "vtab", "--suite-root", "nowhere"], ["nowhere", "--suite-root"]),
+        (["data", "show", "vtab", "--tasks", "cifarr"], ["'cifarr'", "cifar"]),
+        (["data", "fetch", "vtab", "--from", "nowhere.zip"], ["nowhere.zip", "owner/name"]),
+        (["track", "nowhere"], ["nowhere"]),
+        (["ui", "nowhere"], ["nowhere"]),
+    ],
+)
+def test_wrong_input_is_refused_in_words(
+    arguments: list[str], fragments: list[str], here: Here, tmp_path: Path
+) -> None:
+    out = ["--out", str(tmp_path / "out")] if arguments[:2] == ["sweep", "mini"] else []
+    refused(here, [*arguments, *out], *fragments)
+
+
+def test_a_refusal_has_no_traceback(tmp_path: Path, mini_data: Path) -> None:
+    ended = run(["sweep", "mini", "--adapter", "lorra", "--out", str(tmp_path)], mini_data)
+    assert ended.returncode == 2
+    assert "unknown adapter 'lorra'" in ended.stdout
+    assert "Traceback" not in ended.stdout
+
+
+def test_files_that_a_person_wrote_are_checked(tmp_path: Path, here: Here) -> None:
+    config, space = tmp_path / "config.yaml", tmp_path / "space.yaml"
+    out = ["--out", str(tmp_path / "out")]
+    config.write_text("adaptor: lora\n")
+    refused(here, ["sweep", "mini", "--config", str(config), *out], "'adaptor'", "adapter")
+    config.write_text("seeds: [1, 2\n")
+    refused(here, ["sweep", "mini", "--config", str(config), *out], "config.yaml", "YAML")
+    space.write_text("lora: {rnk: [1, 2]}\n")
+    refused(here, ["sweep", "mini", "--space", str(space), *out], "'rnk'", "rank")
+    space.write_text("lora: {rank: [0, 2]}\n")
+    refused(here, ["sweep", "mini", "--space", str(space), *out], "rank", "0", "at least 1")
+
+
+def test_an_unwritable_folder_is_refused(tmp_path: Path, here: Here) -> None:
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "file" / "out"
+    refused(here, ["sweep", "mini", "--out", str(folder), "--backend", "local"], str(folder))
+
+
+def test_the_plan_is_shown_and_nothing_is_run(tmp_path: Path, here: Here) -> None:
+    out = tmp_path / "out"
+    shown = here(small_sweep(out, "local", "--dry-run"))
+    assert "4 studies, 32 trials, 64 trial-epochs" in shown
+    assert not out.exists()
+
+
+@pytest.mark.timeout(300)
+def test_one_folder_from_first_run_to_extension(tmp_path: Path, here: Here) -> None:
+    out = tmp_path / "out"
+    command = small_sweep(out, "local")
+    here(command)
+    started = len(events(out))
+    kept = {p.name: p.read_bytes() for p in (Places(out).ledger / "fragments").iterdir()}
+
+    here(command)
+    assert len(events(out)) == started, "nothing was run again"
+
+    refused(here, [*command, "--set", "lr=0.1"], "another sweep", "lr=0.1")
+    refused(here, [*command, "--seeds", "1"], "seeds")
+    command[command.index("--seeds") + 1] = "3"
+    here([*command, "--tasks", "orientation,textures,count"])
+    rows = results(out)
+    assert {row.trial.task for row in rows.values()} == {"orientation", "textures", "count"}
+    assert {row.trial.seed for row in rows.values() if row.trial.stage == "final"} == {1, 2, 3}
+    for name, content in kept.items():
+        assert (Places(out).ledger / "fragments" / name).read_bytes() == content
+
+    assert "count/lora" in here(["status", str(out)])
+    assert "report.html" in here(["report", str(out)])
+    assert "6 entries" in here(["export", str(out), "--merged", str(tmp_path / "merged")])
+    assert len(list((tmp_path / "merged").glob("*.safetensors"))) == 6
+    index = json.loads((Places(out).registry / "index.json").read_text())
+    assert len(index["entries"]) == 6
+    assert f"{len(rows)} trials" in here(["track", str(out)])
+
+    victim = next((Places(out).ledger / "fragments").iterdir())
+    victim.write_bytes(victim.read_bytes()[:100])
+    refused(here, command, victim.name)
+    refused(here, ["status", str(out)], victim.name)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    ("backend", "number"),
+    [("local", signal.SIGINT), ("ray", signal.SIGINT), ("ray", signal.SIGTERM)],
+)
+def test_ctrl_c_and_kill_stop_cleanly_and_say_how_to_go_on(
+    backend: str, number: signal.Signals, tmp_path: Path, mini_data: Path
+) -> None:
+    out = tmp_path / "out"
+    process = start(small_sweep(out, backend), mini_data)
+    while len(events(out)) < 6 and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    assert "To go on: orchestrate" in " ".join(output.split())
+    check_once_each(out)
+
+
+@pytest.mark.timeout(120)
+def test_a_second_command_on_the_same_folder_is_refused(
+    tmp_path: Path, mini_data: Path, here: Here
+) -> None:
+    out = tmp_path / "out"
+    first = start(small_sweep(out, "local"), mini_data)
+    try:
+        while not events(out) and first.poll() is None:
+            time.sleep(0.05)
+        refused(here, small_sweep(out, "local"), str(first.pid), "--out")
+    finally:
+        first.kill()
+        first.communicate()
+
+
+@pytest.mark.timeout(120)
+def test_a_damaged_checkpoint_is_named_and_nothing_is_lost(
+    tmp_path: Path, mini_data: Path, here: Here
+) -> None:
+    out = tmp_path / "out"
+    process = start(small_sweep(out, "local", "--stopping", "asha", "--epochs", "30"), mini_data)
+    checkpoints = Places(out).checkpoints
+    while process.poll() is None and not list(checkpoints.glob("*.safetensors")):
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    victim = next(checkpoints.glob("*.safetensors"))
+    victim.write_bytes(b"not a checkpoint")
+    before = set(results(out))
+    command = small_sweep(out, "local", "--stopping", "asha", "--epochs", "30")
+    refused(here, command, victim.name)
+    assert before <= set(results(out))

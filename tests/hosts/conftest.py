@@ -1,0 +1,36 @@
+"""Where CI needs simulated hosts, a machine that has none is a failure, not a skip; one cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.hosts.standing import Standing
+from tests.hosts.support import why_not
+from tests.hosts.sweeps import Disturbed, prepare, sweep
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    required = os.environ.get("CLUSTER_TESTS") == "required"
+    if required and why_not() and any("cluster" in item.keywords for item in session.items):
+        pytest.exit(f"the launches are required and cannot run: {why_not()}", returncode=1)
+
+
+@pytest.fixture(scope="session")
+def standing(mini_data: Path) -> Iterator[Standing]:
+    """A cluster of a head and a worker, and a spare host; made once: its start takes a while."""
+    with Standing(mini_data) as cluster:
+        prepare(cluster)
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def calm(standing: Standing) -> Path:
+    """The folder of the sweep that other tests disturb, undisturbed."""
+    disturbed = Disturbed(standing.folder("calm"))
+    standing.run(sweep("calm"))
+    disturbed.check_counts()
+    return disturbed.folder

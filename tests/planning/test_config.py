@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.errors import InvalidInput
+from orchestrator.planning.config import (
+    SweepConfig,
+    make_config,
+    parse_settings,
+    read_yaml,
+    seconds_of,
+)
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "config.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_a_file_gives_the_fields_and_options_win(tmp_path: Path) -> None:
+    file = written(
+        tmp_path,
+        "suite: other\nadapter: [lora, linear]\ntasks: digits, textures\nseeds: 5\nepochs: 3\n"
+        "time_budget: 90\nset: {lr: 1e-3, batch: 32}\nspace: {lora: {rank: [2]}}\n",
+    )
+    given = {"suite": "mini", "seeds": 2, "epochs": None, "set": {"lr": 0.5}}
+    config = make_config(given, file)
+    assert (config.suite, config.seeds, config.epochs) == ("mini", 2, 3)
+    assert config.adapter == ("lora", "linear")
+    assert config.tasks == ("digits", "textures")
+    assert config.budget_seconds == 90
+    assert config.set == {"lr": 0.5, "batch": 32}
+    assert config.space == {"lora": {"rank": [2]}}
+
+
+def test_yaml_numbers_without_a_point_are_numbers(tmp_path: Path) -> None:
+    file = written(
+        tmp_path, "suite: mini\nset: {lr: 1e-3, weight_decay: '1E-4', schedule: cosine}\n"
+    )
+    assert make_config({}, file).set == {"lr": 1e-3, "weight_decay": 1e-4, "schedule": "cosine"}
+
+
+def test_the_output_folder_follows_the_suite() -> None:
+    assert SweepConfig(suite="mini").place == "runs/mini"
+    assert make_config({"suite": "mini", "out": Path("here")}, None).place == "here"
+    assert SweepConfig(suite="mini", out="s3://bucket/name").place == "s3://bucket/name"
+    assert SweepConfig(suite="mini").budget_seconds is None
+
+
+@pytest.mark.parametrize(
+    ("text", "fragments"),
+    [
+        ("adaptor: lora", ["'adaptor'", "Did you mean 'adapter'?"]),
+        ("trials: 0", ["'trials' is 0", "greater than or equal to 1"]),
+        ("trials: 2.5", ["'trials' is 2.5"]),
+        ("seeds: true", ["'seeds' is True"]),
+        ("width: 5000", ["'width' is 5000", "1024"]),
+        ("backend: slurm", ["'backend' is 'slurm'", "ray"]),
+        ("adapter: []", ["'adapter'", "at least 1"]),
+        ("space: {lora: [2, 4]}", ["'space.lora' is [2, 4]"]),
+        ("time_budget: soon", ["'soon'", "30m"]),
+        ("[1, 2]", ["config.yaml", "mapping", "[1, 2]"]),
+        ("", ["config.yaml", "mapping", "None"]),
+        ("1: 2", ["config.yaml", "mapping"]),
+        ("seeds: [1", ["config.yaml", "not valid YAML", "line 2"]),
+        ("seeds: 2024-13-45", ["config.yaml", "not valid YAML"]),
+        ("seeds: !!python/object/apply:os.getcwd []", ["config.yaml", "not valid YAML"]),
+    ],
+)
+def test_a_wrong_file_is_refused_in_words(text: str, fragments: list[str], tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        make_config({"suite": "mini"}, written(tmp_path, f"{text}\n"))
+    for fragment in fragments:
+        assert fragment in str(refused.value)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"gone\.yaml"):
+        read_yaml(tmp_path / "gone.yaml", "search space")
+    file = tmp_path / "bytes.yaml"
+    file.write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(InvalidInput, match=r"search space file '.*bytes\.yaml'"):
+        read_yaml(file, "search space")
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        read_yaml(tmp_path, "search space")
+
+
+@pytest.mark.parametrize(
+    ("pair", "expected"),
+    [
+        ("lr=1e-3", {"lr": 1e-3}),
+        ("lr=5E+2", {"lr": 500.0}),
+        ("lr=-2.5e-1", {"lr": -0.25}),
+        ("lr=0.005", {"lr": 0.005}),
+        (" lr = 1e-3 ", {"lr": 1e-3}),
+        ("epochs=7", {"epochs": 7}),
+        ("schedule=cosine", {"schedule": "cosine"}),
+        ("a=b=c", {"a": "b=c"}),
+        ("lr=1.2.3e4", {"lr": "1.2.3e4"}),
+        ("lr=[", {"lr": "["}),
+    ],
+)
+def test_settings_are_yaml_scalars(pair: str, expected: dict[str, Any]) -> None:
+    found = parse_settings([pair])
+    assert found == expected
+    assert [type(v) for v in found.values()] == [type(v) for v in expected.values()]
+
+
+@pytest.mark.parametrize("pair", ["lr", "=1", "lr=", "", " =1", "lr= "])
+def test_settings_without_a_name_or_value_are_refused(pair: str) -> None:
+    with pytest.raises(InvalidInput, match=r"FIELD=VALUE, for example"):
+        parse_settings([pair])
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("30m", 1800), ("1.5h", 5400), ("8 h", 28800), ("2d", 172800)],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "0m", "-5m", "soon", "5 weeks", "1h30m", "inf", "nan"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match=r"is not a duration; write 90s, 30m"):
+        seconds_of(text)

@@ -1,0 +1,317 @@
+"""From options to frozen studies, and what a second command may change."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+from adapters import get
+from adapters import names as adapter_names
+from orchestrator.errors import InvalidInput
+from orchestrator.planning.config import SweepConfig
+from orchestrator.planning.extension import extend
+from orchestrator.planning.resolve import plan_studies, plan_sweep
+from orchestrator.planning.sweep_file import SweepFile, read_sweep
+from orchestrator.spec import DataIdentity, Study, Sweep
+from orchestrator.storage.sweep_paths import Places
+from orchestrator.tasks.mini import MINI
+from search_spaces import grid_size
+
+
+def sweep(**changes: Any) -> Sweep:
+    return plan_sweep(SweepConfig(suite="mini", **changes))[1]
+
+
+@pytest.mark.parametrize(
+    ("device", "gpu", "bf16", "precision"),
+    [
+        ("cpu", True, True, "fp32"),
+        ("cuda", False, False, "bf16"),  # of another machine
+        ("cuda:1", False, False, "bf16"),
+        ("auto", False, False, "fp32"),
+        ("auto", True, False, "fp32"),
+        ("auto", True, True, "bf16"),
+    ],
+)
+def test_frozen_weights_are_bf16_on_gpus_that_have_it(
+    device: str, gpu: bool, bf16: bool, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda emulated: bf16 and not emulated)
+    assert sweep(device=device).recipe.precision == precision
+    assert sweep(device=device, precision="fp32").recipe.precision == "fp32"
+
+
+def refused(*fragments: str, **changes: Any) -> None:
+    with pytest.raises(InvalidInput) as error:
+        sweep(**changes)
+    for fragment in fragments:
+        assert fragment in str(error.value)
+
+
+def test_nothing_chosen_is_the_suites_default() -> None:
+    suite, found = plan_sweep(SweepConfig(suite="mini"))
+    assert (found.tasks, found.adapters) == (suite.default_tasks, suite.default_adapters)
+    assert found.recipe == suite.recipe.with_values({"precision": found.recipe.precision})
+    assert found.backbone == suite.backbone
+    assert (found.sampler, found.stopping, found.seeds) == ("grid", "asha", 3)
+    assert found.spaces["lora"] == {"rank": [2, 8]}
+
+
+def test_studies_hold_what_is_searched_and_what_is_not() -> None:
+    found = sweep(adapter=("efft2", "linear"), tasks=("digits", "textures"))
+    data = {name: DataIdentity(name, "t") for name in found.tasks}
+    studies = plan_studies(found, data, "w")
+    assert [s.name for s in studies] == [
+        "digits/efft2", "textures/efft2", "digits/linear", "textures/linear",
+    ]  # fmt: skip
+    first = studies[0]
+    assert set(first.space) == {"scale"}
+    assert first.params["rank"] == 8
+    assert first.params["init"] == "vv"
+    assert (first.data, first.weights) == (data["digits"], "w")
+
+
+def test_tasks_come_in_the_suites_order_and_once() -> None:
+    assert sweep(tasks=("textures", "digits", "textures")).tasks == ("digits", "textures")
+    assert len(sweep(tasks=("all",)).tasks) == 6
+    assert sweep(adapter=("lora", "linear", "lora")).adapters == ("lora", "linear")
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(1, 0), (2, 0), (5, 1), (16, 2), (100, 14)])
+def test_epochs_scale_the_warm_up(epochs: int, warmup: int) -> None:
+    for found in (sweep(epochs=epochs), sweep(set={"epochs": epochs})):
+        assert (found.recipe.epochs, found.recipe.warmup_epochs) == (epochs, warmup)
+    chosen = sweep(epochs=100, set={"warmup_epochs": 3}).recipe
+    assert (chosen.epochs, chosen.warmup_epochs) == (100, 3)
+
+
+def test_a_field_is_not_given_two_values() -> None:
+    assert sweep(epochs=5, set={"epochs": 5}).recipe.epochs == 5
+    refused("'epochs' is given twice", "5", "6", epochs=5, set={"epochs": 6})
+
+
+def test_a_space_is_narrowed_and_a_single_value_fixes_a_field() -> None:
+    space = {"lora": {"rank": 4, "lr": [1e-3, 1e-2], "dropout": {"low": 0.0, "high": 0.2}}}
+    found = sweep(adapter=("lora",), space=space, sampler="tpe")
+    assert found.fixed["lora"] == {"rank": 4}
+    study = plan_studies(found, {t: DataIdentity("s", "t") for t in found.tasks}, "w")[0]
+    assert study.space == {
+        "lr": CategoricalDistribution([1e-3, 1e-2]),
+        "dropout": FloatDistribution(0.0, 0.2),
+    }
+    assert study.params["rank"] == 4
+
+
+def planned(found: Sweep) -> Study:
+    return plan_studies(found, {task: DataIdentity("s", "t") for task in found.tasks}, "w")[0]
+
+
+def test_the_ablation_preset_searches_places_and_nothing_else() -> None:
+    suite, found = plan_sweep(SweepConfig(suite="mini", adapter=("efft2",), preset="ablation"))
+    assert suite == MINI
+    assert found.spaces["efft2"] == {
+        "layers": [None, "0", "0-1", "1-2", "3"],
+        "sites": ["mhsa", "ffn", "mhsa+ffn"],
+    }
+    assert found.fixed == {}
+    assert (found.sampler, found.stopping, found.trials) == ("grid", "none", None)
+    study = planned(found)
+    assert study.params == get("efft2")().to_dict(), "the rest at its default"
+    assert grid_size(study.space) == 15
+    assert (found.seeds, found.replicate) == (MINI.seeds, MINI.replicate)
+    assert found.recipe == MINI.recipe.with_values({"precision": found.recipe.precision})
+
+
+def test_a_preset_gives_way_to_what_is_chosen() -> None:
+    space = {"efft2": {"sites": ["mhsa", "ffn"], "scale": 10}}
+    found = sweep(
+        adapter=("efft2",), preset="ablation", space=space, sampler="tpe", stopping="asha", trials=3
+    )
+    assert grid_size(planned(found).space) == 10
+    assert found.fixed["efft2"] == {"scale": 10}
+    assert (found.sampler, found.stopping, found.trials) == ("tpe", "asha", 3)
+
+
+def test_a_preset_in_the_folder_of_another_sweep_is_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"spaces\[lora\]"):
+        extend(sweep(adapter=("lora",)), sweep(adapter=("lora",), preset="ablation"), MINI)
+
+
+def test_selections_can_be_narrowed_and_fixed() -> None:
+    space = {"lora": {"rank": 4, "layers": ["0-1", "2+3"], "sites": "q+v+fc1"}}
+    study = planned(sweep(adapter=("lora",), space=space))
+    assert study.space == {"layers": CategoricalDistribution(("0-1", "2-3"))}
+    assert study.params["sites"] == ["q", "v", "fc1"]
+
+
+@pytest.mark.parametrize("name", adapter_names())
+def test_mini_asks_a_handful_of_every_adapter(name: str) -> None:
+    study = planned(sweep(adapter=(name,)))
+    assert 2 <= (grid_size(study.space) or 0) <= 5
+
+
+def test_what_is_set_by_hand_leaves_the_space() -> None:
+    space = {"linear": {"lr": [0.1, 0.2], "precision": ["fp32", "bf16"], "epochs": [3, 5]}}
+    found = sweep(adapter=("linear",), space=space, set={"lr": 0.3}, precision="fp32", epochs=4)
+    assert found.spaces["linear"] == {}
+    assert (found.recipe.lr, found.recipe.precision, found.recipe.epochs) == (0.3, "fp32", 4)
+
+
+def test_epochs_and_warm_up_are_tried_together() -> None:
+    both = {"linear": {"epochs": [2, 4], "warmup_epochs": [0, 1]}}
+    found = sweep(adapter=("linear",), space=both).spaces["linear"]
+    assert both["linear"].items() <= found.items()
+    both = {"linear": {"epochs": [2, 4], "warmup_epochs": [1, 3]}}
+    refused(
+        "adapter 'linear'", "warmup_epochs", "below epochs (2)", adapter=("linear",), space=both
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "fragments"),
+    [
+        ({"tasks": ("digit",)}, ["'digit'", "Did you mean 'digits'?"]),
+        ({"adapter": ("lorra",)}, ["'lorra'", "Did you mean 'lora'?"]),
+        ({"sampler": "gird"}, ["sampler 'gird'", "grid"]),
+        ({"stopping": "asa"}, ["stopping rule 'asa'", "asha"]),
+        ({"warm_start": "publishd"}, ["warm start 'publishd'", "Did you mean 'published'?"]),
+        ({"warm_start": "best"}, ["warm start 'best'", "published"]),
+        ({"preset": "ablations"}, ["preset 'ablations'", "ablation"]),
+        ({"preset": "ablation"}, ["preset 'ablation'", "'linear' has no layers, sites"]),
+        ({"space": {"lora": {"layers": ["0-2", "x"]}}}, ["'lora'", "layers is 'x'", "'0-2'"]),
+        ({"space": {"lora": {"layers": ["0-1", "3-4"]}}}, ["'lora'", "[4]", "0…3"]),
+        ({"space": {"lora": {"sites": "mhssa"}}}, ["'lora'", "'mhssa'", "mhsa"]),
+        ({"set": {"lrr": 1}}, ["recipe field 'lrr'", "Did you mean 'lr'?"]),
+        ({"set": {"lr": "fast"}}, ["'lr'", "float", "'fast'"]),
+        ({"set": {"lr": 10**400}}, ["'lr'", "float"]),
+        ({"set": {"lr": float("nan")}}, ["'lr' is nan"]),
+        ({"set": {"epochs": True}}, ["'epochs'", "int", "True"]),
+        ({"set": {"drop_path": 1}}, ["'drop_path' is 1.0", "[0, 1)"]),
+        ({"precision": "fp8"}, ["precision 'fp8'", "bf16"]),
+        (
+            {"space": {"lora": {"precision": ["auto", "bf16"]}}},
+            ["'lora'", "'auto'", "bf16 or fp32"],
+        ),
+        ({"space": {"lorra": {}}}, ["--space 'lorra'", "lora"]),
+        ({"space": {"lora": {"rnk": [1]}}}, ["'rnk'", "rank"]),
+        ({"space": {"lora": {"rank": [0, 2]}}}, ["'lora'", "rank", "at least 1"]),
+        ({"space": {"lora": {"rank": []}}}, ["'lora'", "no choices"]),
+        ({"space": {"lora": {"lr": [-1.0]}}}, ["'lora'", "'lr' is -1.0", "above 0"]),
+        ({"space": {"lora": {"dropout": {"low": 0.0, "high": 0.5}}}}, ["grid", "finite", "'lora'"]),
+    ],
+)
+def test_every_typo_is_named_with_the_alternatives(
+    changes: dict[str, Any], fragments: list[str]
+) -> None:
+    refused(*fragments, **changes)
+
+
+def test_more_of_everything_extends_a_sweep() -> None:
+    old = sweep(tasks=("textures",), adapter=("lora",), seeds=2, sampler="tpe", trials=2)
+    new = sweep(
+        tasks=("digits",), adapter=("linear",), seeds=3, replicate=4, sampler="tpe", trials=5
+    )
+    both = extend(old, new, MINI)
+    assert both.tasks == ("digits", "textures")
+    assert both.adapters == ("lora", "linear")
+    assert set(both.spaces) == {"lora", "linear"}
+    assert (both.seeds, both.replicate, both.trials) == (3, 4, 5)
+    assert extend(old, old, MINI) == old
+
+
+@pytest.mark.parametrize(
+    ("changes", "fragments"),
+    [
+        ({"seeds": 2}, ["seeds: 3 there, 2 now"]),
+        ({"replicate": 1}, ["replicate: 2 there, 1 now"]),
+        ({"trials": 3}, ["trials: 4 there, 3 now"]),
+        ({"trials": None}, ["trials: 4 there, None now"]),
+        ({"sampler": "random"}, ["sampler: tpe there, random now"]),
+        ({"stopping": "none"}, ["stopping: asha there, none now"]),
+        ({"warm_start": "published"}, ["warm_start: none there, published now"]),
+        ({"backbone": "vit_tiny_patch16_224"}, ["backbone: vit_mini there"]),
+        ({"set": {"lr": 0.25}}, ["recipe: lr=0.01 there, lr=0.25 now", "another --out"]),
+        ({"space": {"lora": {"rank": [4]}}}, ["spaces[lora]", "[2, 8]", "[4]"]),
+        ({"space": {"efft2": {"rank": 16}}}, ["fixed[efft2]", "16"]),
+    ],
+)
+def test_another_sweep_is_refused_saying_what_differs(
+    changes: dict[str, Any], fragments: list[str]
+) -> None:
+    base: dict[str, Any] = {"sampler": "tpe", "trials": 4}
+    with pytest.raises(InvalidInput, match="holds another sweep") as error:
+        extend(sweep(**base), sweep(**{**base, **changes}), MINI)
+    for fragment in fragments:
+        assert fragment in str(error.value)
+    assert "batch" not in str(error.value), "only what differs is shown"
+
+
+def test_a_limit_may_be_lifted_from_a_grid_only() -> None:
+    assert extend(sweep(trials=1), sweep(), MINI).trials is None
+    with pytest.raises(InvalidInput, match="trials: None there, 1 now"):
+        extend(sweep(), sweep(trials=1), MINI)
+
+
+def saved(folder: Path) -> Places:
+    places = Places(folder)
+    made = sweep(adapter=("lora",), space={"lora": {"rank": [2, 4], "lr": 0.01}})
+    data, counts = {"digits": DataIdentity("s", "t")}, {"digits": {"train": 800}}
+    SweepFile.new(made, MINI, counts, data, "w", "orchestrate …").write(places)
+    return places
+
+
+def test_a_sweep_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    places = saved(tmp_path)
+    found = read_sweep(places)
+    assert found.sweep == sweep(adapter=("lora",), space={"lora": {"rank": [2, 4], "lr": 0.01}})
+    assert (found.suite, found.counts) == (MINI, {"digits": {"train": 800}})
+    assert found.data == {"digits": DataIdentity("s", "t")}
+    assert extend(found.sweep, replace(found.sweep, seeds=9), found.suite).seeds == 9
+
+
+def test_a_folder_without_a_sweep_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"nowhere' holds no sweep"):
+        read_sweep(Places(tmp_path / "nowhere"))
+    assert SweepFile.read(Places(tmp_path)) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "fragment"),
+    [
+        (("sweep", "seeds"), "three", "sweep.seeds"),
+        (("sweep", "tasks"), "digits", "sweep.tasks"),
+        (("sweep", "recipe", "lr"), -1, "above 0"),
+        (("sweep", "recipe", "schedule"), "linear", "cosine"),
+        (("sweep",), None, "sweep"),
+        (("data",), [], "data"),
+        (("id",), 5, "id"),
+    ],
+)
+def test_a_damaged_sweep_file_is_named(
+    path: tuple[str, ...], value: Any, fragment: str, tmp_path: Path
+) -> None:
+    places = saved(tmp_path)
+    content = json.loads(places.sweep.read_text())
+    inner = content
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    places.sweep.write_text(json.dumps(content))
+    with pytest.raises(InvalidInput, match=r"sweep\.json' is damaged") as error:
+        SweepFile.read(places)
+    assert fragment in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\0\0\0"])
+def test_a_sweep_file_of_other_text_is_named(text: str, tmp_path: Path) -> None:
+    places = Places(tmp_path)
+    places.sweep.write_text(text)
+    with pytest.raises(InvalidInput, match=r"is damaged .* move it away"):
+        SweepFile.read(places)

@@ -1,0 +1,559 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from orchestrator.errors import LedgerError
+from orchestrator.results import rows
+from orchestrator.results.ledger import Ledger
+from orchestrator.spec import Point, Recipe, Trial, TrialResult, canonical
+from orchestrator.storage.object_store import LocalFolder, ObjectStore
+from tests.imports import ROOT
+from tests.rows import RESULT, TRIAL, result
+
+PLACES = ("path", "file://", "subtree", "mock")
+
+
+def ledger_at(place: str, folder: Path) -> Ledger:
+    if place == "path":
+        return Ledger(folder)
+    if place == "file://":
+        return Ledger(folder.as_uri())
+    if place == "subtree":
+        folder.mkdir(exist_ok=True)
+        return Ledger("runs/ledger", pafs.SubTreeFileSystem(str(folder), pafs.LocalFileSystem()))
+    return Ledger("bucket/ledger", pafs._MockFileSystem())
+
+
+@pytest.fixture(params=PLACES)
+def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
+    return ledger_at(request.param, tmp_path / "ledger")
+
+
+def fragment(folder: Path, row: TrialResult) -> Path:
+    return folder / "fragments" / f"{row.key}.parquet"
+
+
+def files(folder: Path, kind: str) -> list[str]:
+    return sorted(path.name for path in (folder / kind).glob("*"))
+
+
+def test_an_absent_ledger_is_empty_and_reading_makes_nothing(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger")
+    assert ledger.keys() == frozenset()
+    assert ledger.results() == []
+    assert ledger.compact() == 0
+    assert ledger.clean() == 0
+    assert not (tmp_path / "ledger").exists()
+
+
+def test_a_result_comes_back_exactly(ledger: Ledger) -> None:
+    ledger.append(RESULT)
+    assert ledger.keys() == {RESULT.key}
+    assert ledger.results() == [RESULT]
+    assert ledger.compact() == 1
+    assert ledger.results() == [RESULT]
+
+
+def test_a_diverged_result_comes_back_with_its_nan(ledger: Ledger) -> None:
+    curve = (Point(1, 1e-6, 2.0), Point(2, 1.0, math.nan), Point(3, 1.0, math.inf))
+    row = result(status="diverged", value=None, eval_loss=None, curve=curve, correct=b"")
+    ledger.append(row)
+    (found,) = ledger.results()
+    assert (found.status, found.value, found.correct) == ("diverged", None, b"")
+    assert math.isnan(found.curve[1].loss)
+    assert math.isinf(found.curve[2].loss)
+    assert found.trial == row.trial
+
+
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+VALUES = st.none() | st.booleans() | st.integers() | NUMBERS | st.text(max_size=5)
+TRIALS = st.builds(
+    Trial,
+    suite=st.text(),
+    task=st.text(),
+    backbone=st.text(),
+    adapter=st.text(),
+    params=st.dictionaries(st.text(max_size=5), VALUES | st.lists(VALUES, max_size=3), max_size=4),
+    recipe=st.builds(Recipe, lr=st.floats(1e-9, 999), warmup_lr=st.floats(0, 1)),
+    seed=st.integers(0, 2**63 - 1),
+    stage=st.sampled_from(["search", "replicate", "final"]),
+    data=st.text(),
+    weights=st.text(),
+)
+COUNT = st.integers(0, 2**40)
+RESULTS = st.builds(
+    TrialResult,
+    trial=TRIALS,
+    status=st.sampled_from(["finished", "stopped", "diverged"]),
+    value=st.none() | NUMBERS,
+    eval_loss=st.none() | NUMBERS,
+    epochs_run=COUNT,
+    curve=st.lists(
+        st.builds(
+            Point,
+            epoch=COUNT,
+            lr=NUMBERS,
+            loss=NUMBERS,
+            eval_loss=st.none() | NUMBERS,
+            eval_accuracy=st.none() | NUMBERS,
+        ),
+        max_size=3,
+    ).map(tuple),
+    correct=st.binary(max_size=10),
+    parameters=COUNT,
+    stopping=st.text(max_size=5),
+    message=st.text(),
+    test_reads=COUNT,
+    seconds=NUMBERS,
+    started=NUMBERS,
+    finished=NUMBERS,
+    versions=st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3),
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(row=RESULTS)
+def test_any_result_comes_back_exactly(row: TrialResult) -> None:
+    (found,) = map(rows.result, rows.decode(rows.encode([row])))
+    assert found == row
+    assert canonical(found.trial.to_dict()) == canonical(row.trial.to_dict())  # 0 is not 0.0
+    assert found.key == row.key
+
+
+def test_columns_are_flat_and_readable_by_anything(tmp_path: Path) -> None:
+    Ledger(tmp_path).append(RESULT)
+    table = pq.read_table(fragment(tmp_path, RESULT))
+    row = table.to_pylist()[0]
+    assert table.schema.field("curve").type == pa.list_(rows.POINT)
+    assert (row["key"], row["config"]) == (RESULT.key, TRIAL.config)
+    assert (row["task"], row["adapter"], row["value"]) == ("digits", "efft2", 0.615)
+    assert json.loads(row["params"])["scale"] == 10.0
+    assert json.loads(row["recipe"])["lr"] == 5e-3
+    assert json.loads(row["versions"]) == RESULT.versions
+
+
+def test_every_field_of_a_result_has_a_column() -> None:
+    named = set(rows.SCHEMA.names)
+    assert set(TRIAL.__dataclass_fields__) <= named
+    assert set(RESULT.__dataclass_fields__) - {"trial"} <= named
+
+
+def test_the_first_row_of_a_key_stays(ledger: Ledger) -> None:
+    ledger.append(result(host="first"))
+    ledger.append(result(host="second"))
+    assert [row.host for row in ledger.results()] == ["first"]
+    ledger.compact()
+    ledger.append(result(host="third"))
+    assert [row.host for row in ledger.results()] == ["first"]
+    assert ledger.compact() == 0
+
+
+def test_results_are_in_order_of_finishing_then_key(ledger: Ledger) -> None:
+    made = [result(seed, finished=float(seed % 3)) for seed in range(9)]
+    for row in made[:5]:
+        ledger.append(row)
+    ledger.compact()
+    for row in made[5:]:
+        ledger.append(row)
+    assert ledger.results() == sorted(made, key=lambda row: (row.finished, row.key))
+
+
+def test_new_results_are_those_not_seen(ledger: Ledger) -> None:
+    made = [result(seed, finished=float(seed)) for seed in range(6)]
+    for row in made[:4]:
+        ledger.append(row)
+    ledger.compact()
+    for row in made[4:]:
+        ledger.append(row)
+    assert ledger.new_results({made[0].key, made[5].key}) == made[1:5]
+    assert ledger.new_results(ledger.keys()) == []
+
+
+def test_compaction_keeps_every_row_and_leaves_one_file(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    made = [result(seed, finished=float(seed)) for seed in range(7)]
+    for row in made[:3]:
+        ledger.append(row)
+    assert ledger.compact() == 3
+    for row in made[3:]:
+        ledger.append(row)
+    assert ledger.compact() == 4
+    assert ledger.compact() == 0
+    assert (len(files(tmp_path, "fragments")), len(files(tmp_path, "compacted"))) == (0, 1)
+    assert ledger.results() == Ledger(tmp_path).results() == made
+    assert ledger.keys() == Ledger(tmp_path).keys() == {row.key for row in made}
+
+
+def values(ledger: Ledger, columns: tuple[str, ...] = rows.ALL) -> list[dict[str, object]]:
+    return list(ledger.table(columns).to_pylist())
+
+
+def test_columns_are_those_of_the_results(ledger: Ledger) -> None:
+    """Fragments alone, compacted alone, both, and an empty ledger."""
+    made = [
+        replace(result(seed, finished=float(seed % 3)), value=None if seed == 4 else seed / 10)
+        for seed in range(9)
+    ]
+    assert values(ledger) == []
+    for start in (0, 3, 6):
+        for row in made[start : start + 3]:
+            ledger.append(row)
+        for _ in range(2):
+            found = values(ledger)
+            assert [rows.result(row) for row in found] == ledger.results()
+            assert values(ledger, ("value", "task")) == [
+                {"value": row["value"], "task": row["task"]} for row in found
+            ]
+            ledger.compact()
+
+
+def test_a_row_in_two_files_counts_once_in_columns(tmp_path: Path) -> None:
+    first, second = Ledger(tmp_path / "a"), Ledger(tmp_path / "b")
+    for seed in range(4):
+        first.append(result(seed, host="first"))
+    second.append(result(3, host="second"))
+    second.append(result(4))
+    for ledger in (first, second):
+        ledger.compact()
+    copy = Path(next((tmp_path / "b" / "compacted").iterdir()))
+    copy.rename(tmp_path / "a" / "compacted" / copy.name)
+    fragment(tmp_path / "a", result(0)).write_bytes(rows.encode([result(0, host="third")]))
+    seeds = [row["seed"] for row in values(first, ("seed",))]
+    assert sorted(map(int, map(str, seeds))) == [0, 1, 2, 3, 4]
+    (kept,) = (row for row in first.results() if row.trial.seed == 0)
+    assert kept.host == "first"
+    first.compact()
+    assert [row["seed"] for row in values(first, ("seed",))] == seeds
+    assert first.results() == [rows.result(row) for row in values(first)]
+
+
+def test_one_result_is_found_wherever_it_lies(ledger: Ledger) -> None:
+    ledger.append(result(0))
+    ledger.compact()
+    ledger.append(result(1))
+    for seed in (0, 1):
+        assert result(seed).key in ledger
+        assert ledger.result(result(seed).key) == result(seed)
+    assert result(2).key not in ledger
+    assert ledger.result(result(2).key) is None
+
+
+class Crash(Exception):
+    pass
+
+
+@pytest.mark.parametrize("step", range(7))
+def test_a_crash_anywhere_in_compaction_loses_and_doubles_nothing(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps: one write, three fragments deleted, one old compacted file deleted, and none left."""
+    ledger = Ledger(tmp_path)
+    made = [result(seed, finished=float(seed)) for seed in range(5)]
+    for row in made[:2]:
+        ledger.append(row)
+    ledger.compact()
+    for row in made[2:]:
+        ledger.append(row)
+    done = 0
+    for name in ("write", "delete"):
+        real = getattr(LocalFolder, name)
+
+        def crashing(*args: object, real: object = real) -> None:
+            nonlocal done
+            if done == step:
+                raise Crash
+            done += 1
+            real(*args)  # type: ignore[operator]
+
+        monkeypatch.setattr(LocalFolder, name, crashing)
+    crashed = False
+    try:
+        ledger.compact()
+    except Crash:
+        crashed = True
+    monkeypatch.undo()
+    assert crashed == (step < 5)
+    assert Ledger(tmp_path).results() == made
+    assert Ledger(tmp_path).keys() == {row.key for row in made}
+    Ledger(tmp_path).compact()
+    assert Ledger(tmp_path).results() == made
+    assert (len(files(tmp_path, "fragments")), len(files(tmp_path, "compacted"))) == (0, 1)
+
+
+def test_readers_follow_a_compaction_that_happens_under_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [result(seed, finished=float(seed)) for seed in range(4)]
+    for row in made:
+        Ledger(tmp_path).append(row)
+    real, first = LocalFolder.read, True
+
+    def read(self: LocalFolder, folder: str, name: str) -> bytes:
+        nonlocal first
+        if first:
+            first = False
+            Ledger(tmp_path).compact()
+        return real(self, folder, name)
+
+    monkeypatch.setattr(LocalFolder, "read", read)
+    assert Ledger(tmp_path).results() == made
+    assert not first
+
+
+def test_one_process_reads_while_another_writes_and_compacts(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom orchestrator.results.ledger import Ledger\n"
+        "from tests.rows import result\n"
+        "ledger = Ledger(sys.argv[1])\n"
+        "for seed in range(120):\n"
+        "    ledger.append(result(seed, finished=float(seed)))\n"
+        "    if seed % 10 == 9: ledger.compact()\n"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)
+    ledger, seen, turns = Ledger(tmp_path), 0, 0
+    while writer.poll() is None:
+        keys, found = ledger.keys(), ledger.results()
+        assert [row.trial.seed for row in found] == list(range(len(found)))
+        assert seen <= len(keys) <= len(found)
+        seen, turns = len(found), turns + 1
+    assert writer.returncode == 0
+    assert turns > 1
+    assert len(ledger.results()) == 120
+
+
+DAMAGE = {
+    "empty": lambda data: b"",
+    "garbage": lambda data: b"PAR1 is not enough",
+    "torn": lambda data: data[: len(data) // 2],
+    "without its end": lambda data: data[:-1],
+    "another key's row": lambda data: rows.encode([result(99)]),
+    "two rows": lambda data: rows.encode([RESULT, result(99)]),
+    "no rows": lambda data: rows.encode([]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_damaged_fragment_is_named_with_what_to_do(damage: object, tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.append(RESULT)
+    ledger.append(result(1))
+    path = fragment(tmp_path, RESULT)
+    path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
+    with pytest.raises(LedgerError, match=rf"{path}.*Move it out.*run the same command again"):
+        ledger.results()
+    with pytest.raises(LedgerError, match=path.name):
+        ledger.compact()
+    assert len(files(tmp_path, "fragments")) == 2
+    path.unlink()
+    assert ledger.results() == [result(1)]
+
+
+def test_an_empty_fragment_does_not_count_as_finished(tmp_path: Path) -> None:
+    Ledger(tmp_path).append(RESULT)
+    fragment(tmp_path, RESULT).write_bytes(b"")
+    with pytest.raises(LedgerError, match="it is empty"):
+        Ledger(tmp_path).keys()
+
+
+def edited(column: str, value: object) -> bytes:
+    """The fragment of RESULT with one cell changed, as by an editor of Parquet files."""
+    table = pq.read_table(pa.BufferReader(rows.encode([RESULT])))
+    place = table.schema.get_field_index(column)
+    cell = pa.array([value], table.schema.field(column).type)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.set_column(place, column, cell), sink)
+    return bytes(sink.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("value", 0.99), ("seed", 7), ("params", '{"rank":9}'), ("params", "{"), ("key", None)],
+)
+def test_a_row_edited_by_hand_is_refused(column: str, value: object, tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.append(RESULT)
+    fragment(tmp_path, RESULT).write_bytes(edited(column, value))
+    for read in (ledger.results, lambda: ledger.table(("task",)), ledger.compact):
+        with pytest.raises(LedgerError, match="edited by hand"):
+            read()
+
+
+def test_no_flipped_byte_goes_unnoticed(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.append(RESULT)
+    path = fragment(tmp_path, RESULT)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), len(whole) // 300):
+        torn = bytearray(whole)
+        torn[place] ^= 0x55
+        path.write_bytes(bytes(torn))
+        try:
+            found = ledger.results()
+        except LedgerError:
+            continue
+        assert found == [RESULT]  # a byte of the file that says nothing about the row
+
+
+def test_a_damaged_compacted_file_is_named(tmp_path: Path) -> None:
+    Ledger(tmp_path).append(RESULT)
+    Ledger(tmp_path).compact()
+    (path,) = (tmp_path / "compacted").iterdir()
+    whole = path.read_bytes()
+    for data in (whole[:-1], whole[:40] + b"?" + whole[41:], b""):
+        path.write_bytes(data)
+        for read in (
+            Ledger(tmp_path).keys,
+            Ledger(tmp_path).results,
+            lambda: Ledger(tmp_path).table(("key",)),
+            lambda: Ledger(tmp_path).result(RESULT.key),
+        ):
+            with pytest.raises(LedgerError, match=path.name):
+                read()
+
+
+def test_strange_parquet_names_are_refused_and_other_files_ignored(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.append(RESULT)
+    (tmp_path / "fragments" / ".nfs0001").write_text("x")
+    (tmp_path / "fragments" / "notes.txt").write_text("x")
+    assert ledger.results() == [RESULT]
+    copy = fragment(tmp_path, RESULT).with_name("copy of a fragment.parquet")
+    copy.write_bytes(fragment(tmp_path, RESULT).read_bytes())
+    with pytest.raises(LedgerError, match="copy of a fragment"):
+        ledger.keys()
+
+
+def test_unfinished_writes_are_ignored_and_cleaned(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.append(RESULT)
+    (tmp_path / "tmp" / f"{RESULT.key}.1.abcd").write_bytes(b"half")
+    assert ledger.results() == [RESULT]
+    assert ledger.clean() == 1
+    assert files(tmp_path, "tmp") == []
+
+
+def test_a_writer_killed_at_any_moment_leaves_whole_rows(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom orchestrator.results.ledger import Ledger\n"
+        "from tests.rows import result\n"
+        "ledger = Ledger(sys.argv[1])\n"
+        "for seed in range(10_000): ledger.append(result(seed)), print(seed, flush=True)\n"
+    )
+    for rows_more in (1, 4, 9):
+        with subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT
+        ) as writer:
+            assert writer.stdout is not None
+            for _ in range(rows_more):
+                done = int(writer.stdout.readline())
+            time.sleep(rows_more / 1000)
+            writer.kill()
+        assert len(Ledger(tmp_path).keys()) > done
+    ledger = Ledger(tmp_path)
+    found = ledger.results()
+    assert sorted(row.trial.seed for row in found) == list(range(len(found)))
+    ledger.clean()
+    assert files(tmp_path, "tmp") == []
+
+
+def test_a_ledger_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LedgerError, match=r"cannot .*file/ledger.*permissions"):
+        Ledger(tmp_path / "file" / "ledger").append(RESULT)
+
+
+def test_a_full_disk_leaves_nothing_visible(tmp_path: Path) -> None:
+    """A file size limit of 1,000 bytes stands in for the disk: write(2) itself fails."""
+    code = (
+        "import resource, signal, sys\n"
+        "from orchestrator.errors import LedgerError\n"
+        "from orchestrator.results.ledger import Ledger\n"
+        "from tests.rows import result\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try: Ledger(sys.argv[1]).append(result())\n"
+        "except LedgerError as error: print(error)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "cannot write" in run.stdout
+    assert "free space" in run.stdout
+    assert files(tmp_path, "fragments") == files(tmp_path, "tmp") == []
+
+
+def test_a_failed_put_leaves_nothing_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing:
+        def write(self, data: bytes) -> None:
+            raise OSError(28, "No space left on device")
+
+        def close(self) -> None:
+            raise AssertionError("closing would make half an object visible")
+
+    class Store:
+        type_name = "test"
+
+        def create_dir(self, path: str, recursive: bool) -> None: ...
+
+        def open_output_stream(self, path: str) -> Refusing:
+            return Refusing()
+
+    with pytest.raises(LedgerError, match=r"cannot write 's3://b/l/fragments/x'.*No space"):
+        ObjectStore(Store(), "b/l", "s3://b/l").write("fragments", "x", b"data")
+
+
+@pytest.mark.parametrize("uri", ["ftp://host/ledger", "nonsense://"])
+def test_an_address_of_no_known_kind_is_refused(uri: str) -> None:
+    with pytest.raises(LedgerError, match=r"Allowed: a folder, file://, s3:// or gs://"):
+        Ledger(uri)
+
+
+def test_messages_do_not_repeat_credentials() -> None:
+    with pytest.raises(LedgerError) as caught:
+        Ledger("ftp://name:secret@host/ledger?token=hidden")
+    assert "'ftp://host/ledger'" in str(caught.value)
+    assert not any(word in str(caught.value) for word in ("secret", "hidden"))
+
+
+def test_the_row_is_on_the_disk_before_it_is_visible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    sync, rename = os.fsync, os.rename
+
+    def fsync(handle: int) -> None:
+        calls.append("sync folder" if os.path.isdir(f"/proc/self/fd/{handle}") else "sync file")
+        sync(handle)
+
+    def renamed(source: Path, target: Path) -> None:
+        calls.append("rename")
+        rename(source, target)
+
+    Ledger(tmp_path).append(result(1))  # makes the folders
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "rename", renamed)
+    Ledger(tmp_path).append(result(2))
+    assert calls == ["sync file", "rename", "sync folder"]
+
+
+def test_three_hundred_rows_take_seconds(tmp_path: Path) -> None:
+    curve = tuple(Point(epoch, 1e-3, 1.0, 0.5, 0.5) for epoch in range(1, 101))
+    ledger, start = Ledger(tmp_path), time.perf_counter()
+    for seed in range(300):
+        ledger.append(replace(result(seed), curve=curve))
+    assert len(ledger.results()) == len(ledger.keys()) == 300
+    assert time.perf_counter() - start < 15  # about 2 s on two idle cores

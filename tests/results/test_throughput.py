@@ -1,0 +1,75 @@
+"""What pools note of their devices: written line by line, read back, summed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator.analysis.devices import devices
+from orchestrator.results import throughput
+from orchestrator.results.throughput import GroupUse, Window
+from orchestrator.tracking.records import system_measures
+
+GROUP = GroupUse("lora, batch 8", 2, 4, "throughput", 2**20, 800, 1, "")
+WINDOW = Window("a cpu", "CPU", 100.0, 10.0, 800, 200, 2e9, 1e9, 3 * 2**30, (GROUP,))
+
+
+def test_windows_come_back_in_order_of_time(tmp_path: Path) -> None:
+    written = [replace(WINDOW, pool=p, time=t) for p, t in (("b cuda:0", 3.0), ("a/b", 1.0))]
+    for window in (*written, replace(WINDOW, pool="b cuda:0", time=0.5)):
+        throughput.append(tmp_path / "pools", window)
+    found = throughput.read(tmp_path / "pools")
+    assert [window.time for window in found] == [0.5, 1.0, 3.0]
+    assert set(written) < set(found)
+    assert sorted(path.name for path in (tmp_path / "pools").iterdir()) == [
+        "a-b.jsonl", "b-cuda-0.jsonl",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("torn", ['{"pool": "a", "ti', "", "[1]", "null", '{"pool": 1}', "\x00"])
+def test_a_torn_line_is_left_out(torn: str, tmp_path: Path) -> None:
+    throughput.append(tmp_path, WINDOW)
+    file = next(tmp_path.iterdir())
+    file.write_text(torn + "\n" + file.read_text() + torn)
+    assert throughput.read(tmp_path) == [WINDOW]
+
+
+def test_no_folder_is_no_windows(tmp_path: Path) -> None:
+    assert throughput.read(tmp_path / "none") == []
+    assert devices([]) is None
+
+
+def test_rates_are_of_the_time_at_work() -> None:
+    assert WINDOW.images_per_second == 100.0
+    assert WINDOW.share == pytest.approx(0.2)
+    other = replace(WINDOW, seconds=30.0, trained=0, flops=0.0, memory=1, time=200.0)
+    both = throughput.total([WINDOW, other])
+    assert (both.seconds, both.trained, both.evaluated, both.memory) == (40.0, 800, 400, 3 * 2**30)
+    assert both.images_per_second == 30.0
+    assert both.share == pytest.approx(0.05)
+    idle = replace(WINDOW, seconds=0.0)
+    assert (idle.images_per_second, idle.share) == (0.0, 0.0)
+
+
+def test_groups_of_all_pools_are_summed() -> None:
+    second = GroupUse("hta, batch 8", 1, 1, "memory", 0, 80, 0, "adapter (lora, hta)")
+    first = replace(WINDOW, groups=(GROUP,))
+    later = replace(WINDOW, time=200.0, groups=(replace(GROUP, trained=1600), second))
+    other = replace(WINDOW, pool="b cpu", groups=(replace(GROUP, planned=8, halved=0),))
+    found = devices([first, later, other])
+    assert found is not None
+    assert [pool.pool for pool in found.pools] == ["a cpu", "b cpu"]
+    lora, hta = found.stacks
+    assert (lora.widths, lora.trained, lora.halved) == ((4, 8), 2400, 1)
+    assert (hta.bounds, hta.apart) == (("memory",), "adapter (lora, hta)")
+
+
+def test_mlflow_has_them_as_system_metrics() -> None:
+    windows = [WINDOW, replace(WINDOW, pool="b cuda:0", time=150.0), replace(WINDOW, time=200.0)]
+    found = {(m.name, m.step): (m.value, m.time) for m in system_measures(windows)}
+    assert found["system/a cpu/images_per_second", 1] == (100.0, 200_000)
+    assert found["system/b cuda-0/share_of_roofline", 0] == (pytest.approx(0.2), 150_000)
+    assert found["system/a cpu/width", 0][0] == 2.0
+    assert len(found) == 12

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import InvalidInput, StorageError
+from orchestrator.storage.object_store import ObjectStore
+from orchestrator.storage.sweep_paths import Places
+from orchestrator.storage.sweep_storage import Home, places_of
+from tests.object_stores import Memory, memory, on_machine
+
+__all__ = ["memory"]
+
+URI = "s3://bucket/sweeps/mine"
+
+
+def put(path: Path, text: str = "content") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_a_folder_is_its_own_home(tmp_path: Path) -> None:
+    for place in (tmp_path, str(tmp_path), tmp_path.as_uri()):
+        home = Home.at(place)
+        assert (home.places, home.store) == (Places(tmp_path), None)
+        file = put(tmp_path / "asks" / "a")
+        home.publish(file)
+        home.fetch(file, tmp_path / "missing")
+        home.recall(tmp_path / "asks")
+        home.publish_folder(tmp_path / "asks", last=file)
+        assert file.read_text() == "content"
+        home.remove(file)
+        assert not file.exists()
+        home.remove_folder(tmp_path / "asks")
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_places_are_named_as_a_person_named_them(tmp_path: Path) -> None:
+    near, far = Places(tmp_path), places_of(f"{URI}/?region=eu-west-1")
+    assert near.ledger == tmp_path / "ledger"
+    assert far.ledger == f"{URI}/ledger?region=eu-west-1"
+    assert (near.name, far.name) == (str(tmp_path), URI)
+    assert near.shown(near.report) == str(near.report)
+    assert far.shown(far.registry / "index.json") == f"{URI}/registry/index.json"
+
+
+def test_an_address_has_one_working_copy_whatever_its_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORCHESTRATE_CACHE", str(tmp_path))
+    copies = {places_of(u).out for u in (URI, f"{URI}/", f"{URI}?region=eu-west-1")}
+    assert len(copies) == 1
+    assert copies.pop().parent == tmp_path / "sweeps"
+    assert places_of("s3://bucket/sweeps/other").out != places_of(URI).out
+    monkeypatch.delenv("ORCHESTRATE_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    assert places_of(URI).out.parent == tmp_path / "me" / ".cache" / "orchestrate" / "sweeps"
+
+
+@pytest.mark.parametrize(
+    ("place", "fragment"),
+    [
+        ("ftp://host/sweep", "'ftp://' is no kind.*a folder, file:///FOLDER, s3://BUCKET/NAME or"),
+        ("abfs://store/sweep", "'abfs://' is no kind"),
+        ("s3://bucket", "'s3://bucket' names no place in a bucket; write s3://BUCKET/NAME"),
+        ("gs:///name", "names no place in a bucket; write gs://BUCKET/NAME"),
+        ("gs://anonymous@/name", "names no place"),
+        ("file://here", "write file:///FOLDER"),
+        ("s3://KEY:hush@bucket/x", "holds credentials.*AWS_ACCESS_KEY_ID"),
+        ("s3://bucket/x?secret_key=hush", "holds credentials"),
+        ("gs://bucket/x?access_token=hush", "holds credentials.*GOOGLE_APPLICATION_CREDENTIALS"),
+    ],
+)
+def test_addresses_that_cannot_be_one_are_refused(place: str, fragment: str) -> None:
+    with pytest.raises(InvalidInput, match=fragment) as caught:
+        places_of(place)
+    assert "hush" not in str(caught.value)
+
+
+def test_what_one_machine_publishes_another_fetches(
+    memory: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Home.at(URI)
+    asks = here.places.asks
+    files = [put(asks / study / "00000.json", study) for study in ("a", "b")]
+    here.publish(put(here.places.sweep, "the sweep"), *files)
+    on_machine("two", tmp_path, monkeypatch)
+    there = Home.at(URI)
+    assert there.places.out != here.places.out
+    there.fetch(there.places.sweep)
+    assert there.places.sweep.read_text() == "the sweep"
+    stale = put(there.places.asks / "c" / "00000.json")
+    there.recall(there.places.asks)
+    assert [(there.places.asks / s / "00000.json").read_text() for s in ("a", "b")] == ["a", "b"]
+    assert not stale.exists(), "the store does not have it"
+    there.remove(there.places.asks / "a" / "00000.json")
+    here.fetch(files[0])
+    assert not files[0].exists()
+    there.remove_folder(there.places.asks)
+    assert memory.names("sweeps/mine") == ["sweep.json"]
+    assert [path.name for path in there.places.out.rglob(".*")] == [".home"], "no draft is left"
+    assert Home.at(there.places.out).places == there.places, "the copy is named like the sweep"
+
+
+def test_a_file_of_any_size_travels_whole(
+    memory: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.storage.object_store._PIECE", 1000)
+    home = Home.at(URI)
+    big = put(home.places.data / "big.arrow", "0123456789" * 1234)
+    home.publish(big)
+    on_machine("two", tmp_path, monkeypatch)
+    there = Home.at(URI)
+    there.fetch(there.places.data / "big.arrow")
+    assert (there.places.data / "big.arrow").read_bytes() == big.read_bytes()
+
+
+def test_a_folder_is_published_with_its_index_last(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home.at(URI)
+    registry = home.places.registry
+    old = put(registry / "a" / "old")
+    index = put(registry / "index.json")
+    home.publish_folder(registry, last=index)
+    old.unlink()
+    put(registry / "z" / "new")
+    order: list[str] = []
+    for name in ("upload", "delete"):
+        call = getattr(ObjectStore, name)
+
+        def noted(
+            self: ObjectStore, *arguments: object, call: object = call, name: str = name
+        ) -> None:
+            order.append(f"{name} {arguments[-1]}")
+            call(self, *arguments)  # type: ignore[operator]
+
+        monkeypatch.setattr(ObjectStore, name, noted)
+    home.publish_folder(registry, last=index)
+    assert order == ["upload new", "upload index.json", "delete old"]
+    assert memory.names("sweeps/mine/registry") == ["index.json", "z/new"]
+
+
+def test_growing_files_are_never_made_shorter(memory: Memory) -> None:
+    home = Home.at(URI)
+    mine, theirs = home.places.pools / "mine.jsonl", home.places.pools / "theirs.jsonl"
+    home.publish(put(mine, "1"), put(theirs, "1\n2"))
+    put(mine, "1\n2")
+    put(theirs, "1")
+    only_here = put(home.places.pools / "new.jsonl")
+    home.recall(home.places.pools, growing=True)
+    assert (mine.read_text(), theirs.read_text()) == ("1\n2", "1\n2")
+    assert only_here.exists()
+
+
+@pytest.mark.parametrize("name", ["../../evil", "a/../../evil", "/etc/evil", "a//../evil", "a\0b"])
+def test_no_object_leads_out_of_its_folder(
+    name: str, memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home.at(URI)
+    monkeypatch.setattr(ObjectStore, "walk", lambda *_: {name: 1})
+    monkeypatch.setattr(ObjectStore, "download", lambda *_: pytest.fail("it was fetched"))
+    with pytest.raises(StorageError, match="leads out of its folder"):
+        home.recall(home.places.asks)
+
+
+def test_a_full_disk_is_a_refusal(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Home.at(URI)
+    home.publish(put(home.places.sweep))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ObjectStore, "download", full)
+    with pytest.raises(StorageError, match=r"cannot write '.*sweep\.json'.*No space left"):
+        home.fetch(home.places.sweep)
