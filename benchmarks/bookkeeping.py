@@ -106,17 +106,17 @@ def our_arm(trials: int, width: int, out: Path) -> Figures:
     from orchestrator.backends import ray as backend
     from orchestrator.backends.plan import HostPlan
     from orchestrator.results.ledger import Ledger
-    from orchestrator.search import AskStore, Search
+    from orchestrator.search import Search, SuggestionStore
     from orchestrator.storage.folder_lock import SweepLease
-    from orchestrator.storage.sweep_paths import Places
-    from orchestrator.tracking.places import default_uri
+    from orchestrator.storage.sweep_paths import SweepPaths
+    from orchestrator.tracking.locations import default_uri
     from orchestrator.tracking.process import TrackingProcess
 
     install()
-    places = Places(out)
-    suite, sweep, studies = planned(trials, places)
+    paths = SweepPaths(out)
+    suite, sweep, studies = planned(trials, paths)
     with SweepLease(out) as lease:
-        search = Search(sweep, studies, AskStore(places.asks), Ledger(places.ledger).results())
+        search = Search(sweep, studies, SuggestionStore(paths.asks), Ledger(paths.ledger).results())
         tracking = TrackingProcess(out, default_uri(out), lease.token).start()
         plan = HostPlan(out, out, suite, sweep.backbone, "w" * 64, sweep.stopping, lease.token)
         began, busy = time.time(), time.process_time()
@@ -126,13 +126,13 @@ def our_arm(trials: int, width: int, out: Path) -> Figures:
         drained = time.time()
     assert outcome.complete, outcome.message
     started = time.time()
-    results = Ledger(places.ledger).results()
+    results = Ledger(paths.ledger).results()
     summary = summarise(results, sweep, suite)
     summarised = time.time() - started
     assert summary.run.trials == len(results), "every result belongs to the sweep"
     return {
         "run": trained - began,
-        "between_ms": _between(_recorded(places)),
+        "between_ms": _between(_recorded(paths)),
         "command_cpu": busy,
         "trials": len(results),
         "drain": drained - trained,
@@ -140,7 +140,7 @@ def our_arm(trials: int, width: int, out: Path) -> Figures:
     }
 
 
-def planned(trials: int, places: Any) -> tuple[Any, Any, Any]:
+def planned(trials: int, paths: Any) -> tuple[Any, Any, Any]:
     """Suite, sweep and studies of at least so many trials; `sweep.json` is written."""
     from orchestrator.planning.config import SweepConfig
     from orchestrator.planning.resolve import plan_studies, plan_sweep
@@ -164,7 +164,7 @@ def planned(trials: int, places: Any) -> tuple[Any, Any, Any]:
     suite, sweep = plan_sweep(config)
     data = {name: DataIdentity("s" * 64, "t" * 64) for name in sweep.tasks}
     counts = {name: {"train": 800, "val": 200, "test": 200} for name in sweep.tasks}
-    SweepFile.new(sweep, suite, counts, data, "w" * 64, "bookkeeping").write(places)
+    SweepFile.new(sweep, suite, counts, data, "w" * 64, "bookkeeping").write(paths)
     return suite, sweep, plan_studies(sweep, data, "w" * 64)
 
 
@@ -178,8 +178,8 @@ def _slots(in_flight: int) -> int:
     return max(fitting, default=1)
 
 
-def _recorded(places: Any) -> list[float]:
-    lines = [line.split() for line in places.trial_log.read_text().splitlines()]
+def _recorded(paths: Any) -> list[float]:
+    lines = [line.split() for line in paths.trial_log.read_text().splitlines()]
     return sorted(float(when) for when, event, *_ in lines if event == "recorded")
 
 

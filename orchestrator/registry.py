@@ -30,7 +30,7 @@ from orchestrator.analysis.summary import StudySummary, Summary
 from orchestrator.errors import CheckpointError, InvalidInput, unknown
 from orchestrator.spec import TrialResult
 from orchestrator.storage import files
-from orchestrator.storage.sweep_storage import Home
+from orchestrator.storage.sweep_storage import SweepStorage
 
 if TYPE_CHECKING:
     from torch import nn
@@ -250,9 +250,9 @@ def _checked(
     place: str | Path, task: str, adapter: str, suite: str | None, backbone: str | None
 ) -> tuple[Entry, Path]:
     """An entry and its folder, whose files have the fingerprints that the index states."""
-    home = Home.at(place)
-    registry = home.places.out
-    home.fetch(registry / INDEX)
+    storage = SweepStorage.at(place)
+    registry = storage.paths.out
+    storage.download(registry / INDEX)
     entry = read_index(registry).find(task, adapter, suite, backbone)
     if "\0" in entry.path or not (registry / entry.path).resolve().is_relative_to(
         registry.resolve()
@@ -261,7 +261,7 @@ def _checked(
             f"entry '{task}/{adapter}' points outside its registry: {entry.path!r}. Write it "
             "again: `orchestrate export DIR`."
         )
-    home.fetch(*(registry / entry.path / name for name in CHECKED))
+    storage.download(*(registry / entry.path / name for name in CHECKED))
     folder = (registry / entry.path).resolve()
     for name in CHECKED:
         _check(folder / name, entry.sha256.get(name, ""))

@@ -30,13 +30,13 @@ from orchestrator.results import throughput
 from orchestrator.results.ledger import Ledger
 from orchestrator.search.search import Search
 from orchestrator.search.study import StudyProgress
-from orchestrator.search.suggestions import AskStore
+from orchestrator.search.suggestions import SuggestionStore
 from orchestrator.spec import DataIdentity, Study, Suite, Sweep
-from orchestrator.storage.retry import Patience
+from orchestrator.storage.retry import RetryPolicy
 from orchestrator.storage.sweep_lock import hold
-from orchestrator.storage.sweep_paths import Places
-from orchestrator.storage.sweep_storage import Home
-from orchestrator.tracking.places import chosen_uri, viewer
+from orchestrator.storage.sweep_paths import SweepPaths
+from orchestrator.storage.sweep_storage import SweepStorage
+from orchestrator.tracking.locations import chosen_uri, viewer
 from orchestrator.tracking.process import TrackingProcess
 
 _PATIENCE = 300.0
@@ -55,14 +55,14 @@ class Planned:
     data_root: Path
 
     @cached_property
-    def home(self) -> Home:
+    def storage(self) -> SweepStorage:
         """Where the sweep lies."""
-        return Home.at(self.config.place)
+        return SweepStorage.at(self.config.place)
 
     @property
-    def places(self) -> Places:
+    def paths(self) -> SweepPaths:
         """The output folder, or the working copy of it."""
-        return self.home.places
+        return self.storage.paths
 
     @property
     def data(self) -> dict[str, DataIdentity]:
@@ -111,9 +111,9 @@ def plan(config: SweepConfig, watch: Watch) -> Planned:
     suite, wanted = plan_sweep(config)
     weights = fingerprint(wanted.backbone)
     normalisation_of(wanted.backbone, wanted.recipe.normalisation)  # refused now, not in a pool
-    home = Home.at(config.place)
-    home.fetch(home.places.sweep)
-    before = _begun(home.places)
+    storage = SweepStorage.at(config.place)
+    storage.download(storage.paths.sweep)
+    before = _begun(storage.paths)
     sweep = wanted if before is None else extend(before.sweep, wanted, suite)
     root = config.data_root or default_root()
     wanted_tasks = [suite.task(name) for name in sweep.tasks]
@@ -131,24 +131,24 @@ def run(planned: Planned, command: str, watch: Watch) -> Outcome:
 
     Raises `OrchestrateError` with nothing lost; Ctrl-C ends in an `Outcome` with `interrupted`.
     """
-    home, places = planned.home, planned.places
-    with hold(home, watch.say) as lease:
-        home.fetch(places.sweep)
+    storage, paths = planned.storage, planned.paths
+    with hold(storage, watch.say) as lease:
+        storage.download(paths.sweep)
         _write_sweep(planned, command, _continued(planned))
-        home.recall(places.asks)
+        storage.sync_down(paths.asks)
         _write_sheets(planned)
         _publish_data(planned, watch)
-        ledger = Ledger(places.ledger)
+        ledger = Ledger(paths.ledger)
         ledger.clean()
-        asks = AskStore(places.asks, home.publish)
+        asks = SuggestionStore(paths.asks, storage.upload)
         search = Search(planned.sweep, planned.studies, asks, ledger.results())
-        uri = chosen_uri(places.out, planned.config.tracking_uri)
-        tracking = TrackingProcess(places.out, uri, lease.token, places.uri).start()
+        uri = chosen_uri(paths.out, planned.config.tracking_uri)
+        tracking = TrackingProcess(paths.out, uri, lease.token, paths.uri).start()
         try:
             interrupted = _train(planned, search, lease.token, watch)
             lease.check()
-            patience = Patience(0 if interrupted else _PATIENCE, watch.say)
-            outcome = patience.insist(lambda: conclude(home, search.failures(), command))
+            patience = RetryPolicy(0 if interrupted else _PATIENCE, watch.say)
+            outcome = patience.call(lambda: conclude(storage, search.failures(), command))
             ended = tracking.finish(interrupted=interrupted)
         except BaseException:
             tracking.stop()
@@ -156,58 +156,58 @@ def run(planned: Planned, command: str, watch: Watch) -> Outcome:
         return replace(
             outcome,
             tracking=ended.message,
-            mlflow=viewer(places.name, places.out, uri),
+            mlflow=viewer(paths.name, paths.out, uri),
             interrupted=interrupted,
         )
 
 
-def conclude(home: Home, failures: Mapping[str, str], command: str) -> Outcome:
+def conclude(storage: SweepStorage, failures: Mapping[str, str], command: str) -> Outcome:
     """Summary, registry and report from the ledger alone."""
-    places = home.places
-    home.recall(places.pools, growing=True)
-    home.recall(places.sheets)
-    found = read_sweep(places)
-    results = Ledger(places.ledger).results()
+    paths = storage.paths
+    storage.sync_down(paths.pools, growing=True)
+    storage.sync_down(paths.sheets)
+    found = read_sweep(paths)
+    results = Ledger(paths.ledger).results()
     summaries = {
         protocol: summarise(results, found.sweep, found.suite, protocol)
         for protocol in found.sweep.protocols
     }
     summary, *leaking = summaries.values()
-    export(summary, results, places.adapters, places.registry, home.fetch)
+    export(summary, results, paths.adapters, paths.registry, storage.download)
     write_report(
-        places.report,
+        paths.report,
         summary,
         results,
         command=command,
-        registry=places.shown(places.registry),
+        registry=paths.shown(paths.registry),
         failures=failures,
         paper=leaking[0] if leaking else None,
         notices=deviations(found.suite, found.counts),
         counts=found.counts,
-        sheets=_sheets(places, found.sweep.tasks),
-        windows=throughput.read(places.pools),
+        sheets=_sheets(paths, found.sweep.tasks),
+        windows=throughput.read(paths.pools),
     )
-    home.publish_folder(places.registry, last=places.registry / INDEX)
-    home.publish(places.report)
-    shown = viewer(places.name, places.out, chosen_uri(places.out, None))
+    storage.upload_folder(paths.registry, last=paths.registry / INDEX)
+    storage.upload(paths.report)
+    shown = viewer(paths.name, paths.out, chosen_uri(paths.out, None))
     return Outcome(summary, failures, "", summaries, shown)
 
 
-def _begun(places: Places) -> SweepFile | None:
+def _begun(paths: SweepPaths) -> SweepFile | None:
     """The folder's sweep, if it has any result: before that it may still become another."""
-    found = SweepFile.read(places)
-    return found if found and Ledger(places.ledger).keys() else None
+    found = SweepFile.read(paths)
+    return found if found and Ledger(paths.ledger).keys() else None
 
 
 def _continued(planned: Planned) -> SweepFile | None:
     """The sweep that this command goes on with; what another one only asked for is removed."""
-    places = planned.places
-    found, begun = SweepFile.read(places), _begun(places)
+    paths = planned.paths
+    found, begun = SweepFile.read(paths), _begun(paths)
     wanted = (planned.sweep, planned.data, planned.weights)
     if begun or (found and (found.sweep, dict(found.data), found.weights) == wanted):
         return found
-    for folder in (places.asks, places.checkpoints):
-        planned.home.remove_folder(folder)
+    for folder in (paths.asks, paths.checkpoints):
+        planned.storage.remove_folder(folder)
     return None
 
 
@@ -242,12 +242,12 @@ def _write_sweep(planned: Planned, command: str, before: SweepFile | None) -> No
             data={**before.data, **made.data},
             counts={**before.counts, **made.counts},
         )
-    made.write(planned.places)
-    planned.home.publish(planned.places.sweep)
+    made.write(planned.paths)
+    planned.storage.upload(planned.paths.sweep)
 
 
 def _write_sheets(planned: Planned) -> None:
-    folder = planned.places.sheets
+    folder = planned.paths.sheets
     try:
         write_sheets(folder, planned.suite, planned.sweep.tasks, planned.data_root)
     except OSError as error:
@@ -255,7 +255,7 @@ def _write_sheets(planned: Planned) -> None:
             f"cannot write contact sheets into '{folder}': {error.strerror}. Free space or "
             "permissions, then run the same command again."
         ) from error
-    planned.home.publish(*(folder / f"{name}.png" for name in planned.sweep.tasks))
+    planned.storage.upload(*(folder / f"{name}.png" for name in planned.sweep.tasks))
 
 
 def _publish_data(planned: Planned, watch: Watch) -> None:
@@ -265,15 +265,15 @@ def _publish_data(planned: Planned, watch: Watch) -> None:
     if planned.config.address is None:
         return
     tasks = [planned.suite.task(name) for name in planned.sweep.tasks]
-    sent = travel.publish(planned.home, planned.suite, tasks, planned.data_root)
+    sent = travel.publish(planned.storage, planned.suite, tasks, planned.data_root)
     if sent:
-        watch.say(f"the data of {', '.join(sent)} lies in '{planned.places.name}' now")
+        watch.say(f"the data of {', '.join(sent)} lies in '{planned.paths.name}' now")
 
 
-def _sheets(places: Places, tasks: Sequence[str]) -> dict[str, bytes]:
+def _sheets(paths: SweepPaths, tasks: Sequence[str]) -> dict[str, bytes]:
     """The contact sheets that the sweep's folder has, by task."""
-    paths = {name: places.sheets / f"{name}.png" for name in tasks}
-    return {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
+    files = {name: paths.sheets / f"{name}.png" for name in tasks}
+    return {name: path.read_bytes() for name, path in files.items() if path.is_file()}
 
 
 def _train(planned: Planned, search: Search, lease: str, watch: Watch) -> bool:
@@ -281,7 +281,7 @@ def _train(planned: Planned, search: Search, lease: str, watch: Watch) -> bool:
     config = planned.config
     observe = _observer(search, config.budget_seconds, watch)
     host = HostPlan(
-        out=planned.places.out.resolve(),
+        out=planned.paths.out.resolve(),
         data_root=planned.data_root.resolve(),
         suite=planned.suite,
         backbone=planned.sweep.backbone,
@@ -292,7 +292,7 @@ def _train(planned: Planned, search: Search, lease: str, watch: Watch) -> bool:
         # Machines of a cluster may go at any time; theirs is then lost since the last checkpoint.
         checkpoint_seconds=0.0 if config.address else 60.0,
         storage_patience=_PATIENCE,
-        uri=planned.places.uri,
+        uri=planned.paths.uri,
     )
     done = sum(study.done + study.stopped + study.diverged for study in search.progress())
     total = sum(study.total for study in search.progress())

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from orchestrator.results.ledger import Ledger
 from orchestrator.spec import TrialResult
-from orchestrator.storage.sweep_paths import Places
+from orchestrator.storage.sweep_paths import SweepPaths
 
 SPACE = "lora: {rank: [2, 4]}\nlinear: {lr: [0.01, 0.001]}\n"
 """A small search: two configurations for each of two adapters."""
@@ -86,7 +86,7 @@ def run(arguments: list[str], data: Path, timeout: float = 240) -> subprocess.Co
 
 def events(out: Path) -> list[Event]:
     """What the pools' own log says."""
-    log = Places(out).trial_log
+    log = SweepPaths(out).trial_log
     if not log.exists():
         return []
     # A line that a full disk cut off is no line.
@@ -96,7 +96,7 @@ def events(out: Path) -> list[Event]:
 
 def results(out: Path) -> dict[str, TrialResult]:
     """The ledger's rows by key."""
-    return {row.key: row for row in Ledger(Places(out).ledger).results()}
+    return {row.key: row for row in Ledger(SweepPaths(out).ledger).results()}
 
 
 def widest(out: Path) -> int:

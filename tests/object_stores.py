@@ -37,7 +37,7 @@ class Memory:
 def memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Memory:
     """Object stores in memory; working copies in a folder of the test's."""
     made = Memory()
-    for room in ("home", "ledger"):
+    for room in ("storage.sweep_storage", "results.ledger"):
         monkeypatch.setattr(f"orchestrator.{room}.storage", made.open)
     on_machine("one", tmp_path, monkeypatch)
     return made

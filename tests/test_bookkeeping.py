@@ -30,8 +30,8 @@ def test_a_ledger_of_made_up_rows_is_one_that_is_read_row_by_row_too(
 
 def test_the_sweep_of_the_bookkeeping_benchmark_has_the_trials_it_says(tmp_path: Path) -> None:
     bookkeeping = __import__("bookkeeping")
-    places = __import__("orchestrator.storage.sweep_paths", fromlist=["Places"]).Places(tmp_path)
-    _, sweep, studies = bookkeeping.planned(2000, places)
+    paths = __import__("orchestrator.storage.sweep_paths", fromlist=["Places"]).SweepPaths(tmp_path)
+    _, sweep, studies = bookkeeping.planned(2000, paths)
     assert len(studies) * bookkeeping.PER_STUDY == 2000
     assert sweep.stopping == "none"
 

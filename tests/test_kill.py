@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.spec import TrialResult
-from orchestrator.storage.sweep_paths import Places
+from orchestrator.storage.sweep_paths import SweepPaths
 from tests.commands import check_once_each, events, results, run, small_sweep, start
 
 TRIALS = 2 * (2 + 2 * 2 + 2) * 2
@@ -67,8 +67,8 @@ def test_a_killed_sweep_goes_on_without_losing_or_repeating_a_trial(
     assert final.returncode == 0, final.stdout
     check_once_each(out)
     assert len(results(out)) == TRIALS
-    assert Places(out).report.exists()
-    assert (Places(out).registry / "index.json").exists()
+    assert SweepPaths(out).report.exists()
+    assert (SweepPaths(out).registry / "index.json").exists()
     stages = {row.trial.stage for row in results(out).values()}
     assert stages == {"search", "replicate", "final"}
 

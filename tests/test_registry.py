@@ -40,7 +40,7 @@ from orchestrator.registry import (
 )  # fmt: skip
 from orchestrator.spec import Recipe, Stage, Sweep, Trial, TrialResult
 from orchestrator.storage import files
-from orchestrator.storage.retry import passing
+from orchestrator.storage.retry import is_transient
 from orchestrator.tasks.mini import MINI
 
 TASK = MINI.task("digits")
@@ -292,7 +292,7 @@ def test_a_full_disk_is_not_taken_for_lost_weights(
     monkeypatch.setattr("orchestrator.storage.files.write_whole", full)
     with pytest.raises(CheckpointError, match=r"registry' cannot be written .*No space") as caught:
         export(ran.summary, ran.results, ran.adapters, tmp_path / "registry")
-    assert passing(caught.value), "it is tried again"
+    assert is_transient(caught.value), "it is tried again"
 
 
 def test_a_registry_that_cannot_be_written_is_named(ran: Ran, tmp_path: Path) -> None:

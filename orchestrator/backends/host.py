@@ -25,9 +25,9 @@ from orchestrator.engine.pool import AtRung, Ended, Pool
 from orchestrator.errors import BackendError, CheckpointError, DataError, StorageError
 from orchestrator.results.ledger import Ledger
 from orchestrator.spec import Trial, TrialResult
-from orchestrator.storage.retry import Patience, log
+from orchestrator.storage.retry import RetryPolicy, log
 from orchestrator.storage.sweep_lock import Worker
-from orchestrator.storage.sweep_storage import Home
+from orchestrator.storage.sweep_storage import SweepStorage
 
 
 class PoolHost:
@@ -50,11 +50,11 @@ class PoolHost:
         if threads:
             torch.set_num_threads(threads)
         memory.keep_freed()
-        self._plan, self._home = plan, Home.at(plan.uri or plan.out)
-        self._places = self._home.places
-        self._records = Patience(plan.storage_patience, say)
-        self._checkpoints = Patience(plan.storage_patience, say)
-        self._ledger = Ledger(self._places.ledger)
+        self._plan, self._storage = plan, SweepStorage.at(plan.uri or plan.out)
+        self._paths = self._storage.paths
+        self._records = RetryPolicy(plan.storage_patience, say)
+        self._checkpoints = RetryPolicy(plan.storage_patience, say)
+        self._ledger = Ledger(self._paths.ledger)
         backbone = load_backbone(plan.backbone)
         if backbone.fingerprint != plan.weights:
             raise CheckpointError(
@@ -64,22 +64,22 @@ class PoolHost:
             )
         self._backbone, self._device, self._share = backbone, _device(device), share
         name = f"{provenance.host()} {device} {part}".strip()
-        self._meter = Meter(self._places.pools, name, self._device, publisher(self._home))
-        self._log = TrialLog(self._home)
+        self._meter = Meter(self._paths.pools, name, self._device, publisher(self._storage))
+        self._log = TrialLog(self._storage)
         self._search_data: dict[str, SearchData] = {}
         self.reset()
         # Last: what fails above must leave no lock behind, and nothing is written before.
-        self._worker = self._records.insist(lambda: Worker(self._home, plan.lease))
+        self._worker = self._records.call(lambda: Worker(self._storage, plan.lease))
 
     def reset(self) -> None:
         """Begins with an empty pool: what ran takes up its checkpoints when it is added again."""
         self._meter.begin()
         keeping = Keeping(
-            self._places.checkpoints,
+            self._paths.checkpoints,
             self._plan.checkpoint_seconds,
             self._checkpoints,
-            self._home.fetch,
-            self._home.publish,
+            self._storage.download,
+            self._storage.upload,
         )
         self._pool = Pool(
             self._backbone, self._device, keeping, width=self._plan.width, share=self._share
@@ -93,7 +93,7 @@ class PoolHost:
 
     def recorded(self, key: str) -> bool:
         """Whether the ledger has the trial's result."""
-        return self._records.insist(lambda: key in self._ledger)
+        return self._records.call(lambda: key in self._ledger)
 
     def at_rung(self, key: str) -> AtRung | None:
         """The rung at which a trial waits, if it does."""
@@ -111,7 +111,7 @@ class PoolHost:
 
     def add(self, trial: Trial, rungs: Sequence[int]) -> None:
         """Starts a trial, or takes it up again at its checkpoint."""
-        self._records.insist(lambda: self._pool.add(trial, self._open(trial), rungs))
+        self._records.call(lambda: self._pool.add(trial, self._open(trial), rungs))
         self._log.note("started", trial.key, self._pool.epoch(trial.key))
 
     def answer(self, key: str, decision: Decision) -> TrialResult | None:
@@ -141,12 +141,16 @@ class PoolHost:
         """What the trial may see; only final trials, and leaking ones, get a test split."""
         suite, task = self._plan.suite, self._plan.suite.task(trial.task)
         if trial.reads_test:
-            root = travel.root_of(self._home, suite, task, trial.data, True, self._plan.data_root)
+            root = travel.root_of(
+                self._storage, suite, task, trial.data, True, self._plan.data_root
+            )
             final = open_final(suite.store, task, root)
             _check_identity(trial, final.identity.final)
             return final
         if trial.task not in self._search_data:
-            root = travel.root_of(self._home, suite, task, trial.data, False, self._plan.data_root)
+            root = travel.root_of(
+                self._storage, suite, task, trial.data, False, self._plan.data_root
+            )
             self._search_data[trial.task] = open_search(suite.store, task, root)
         _check_identity(trial, self._search_data[trial.task].identity)
         return self._search_data[trial.task]
@@ -154,13 +158,13 @@ class PoolHost:
     def _keep(self, ended: Ended) -> TrialResult:
         if ended.tensors is not None:
             # Before the ledger's row: a finished final trial always has its weights.
-            self._records.insist(lambda: self._save(ended))
+            self._records.call(lambda: self._save(ended))
         return self._record(ended.result)
 
     def _save(self, ended: Ended) -> None:
         trial = ended.result.trial
         assert ended.tensors is not None
-        folder = self._places.adapters / trial.key
+        folder = self._paths.adapters / trial.key
         try:
             save_tensors(build(trial.adapter, trial.params), ended.tensors, folder)
         except (OSError, SafetensorError) as error:  # the library's own, where the disk is full
@@ -168,13 +172,13 @@ class PoolHost:
                 f"cannot write the adapter '{folder}': {error}. Free space or permissions, then "
                 "run the same command again."
             ) from error
-        self._home.publish(folder / WEIGHTS, folder / CONFIG)
+        self._storage.upload(folder / WEIGHTS, folder / CONFIG)
 
     def _record(self, result: TrialResult) -> TrialResult:
-        self._records.insist(lambda: self._append(result))
+        self._records.call(lambda: self._append(result))
         self._log.note("recorded", result.key, result.epochs_run)
         try:
-            self._home.remove(path_of(self._places.checkpoints, result.key))
+            self._storage.remove(path_of(self._paths.checkpoints, result.key))
         except (OSError, StorageError) as error:  # never read again: the trial has its row
             log.warning("the checkpoint of %s stays: %s", result.key, error)
         return result

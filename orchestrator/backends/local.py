@@ -11,7 +11,7 @@ from orchestrator.backends.plan import HostPlan
 from orchestrator.engine.pool import AtRung
 from orchestrator.search.search import Done, Search
 from orchestrator.spec import Trial, TrialResult
-from orchestrator.storage.retry import Patience
+from orchestrator.storage.retry import RetryPolicy
 
 
 def run(
@@ -27,7 +27,7 @@ def run(
     `observe` is called after every step that changed something; `say` hears of storage that
     refuses.
     """
-    patience = Patience(plan.storage_patience, say)
+    patience = RetryPolicy(plan.storage_patience, say)
     host = PoolHost(plan, device, say=say)
     try:
         while not (_fill(host, search, patience) and len(host) == 0):
@@ -45,10 +45,10 @@ def pick_device(wanted: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _fill(host: PoolHost, search: Search, patience: Patience) -> bool:
+def _fill(host: PoolHost, search: Search, patience: RetryPolicy) -> bool:
     """Adds trials until every slot is taken; True if the search has no more."""
     while len(host) < host.slots:
-        asked = patience.insist(search.ask)
+        asked = patience.call(search.ask)
         if not isinstance(asked, Trial):
             return isinstance(asked, Done)
         host.add(asked, search.rungs(asked))

@@ -11,18 +11,18 @@ from pathlib import Path
 from orchestrator import provenance
 from orchestrator.errors import StorageError
 from orchestrator.storage.retry import log
-from orchestrator.storage.sweep_storage import Home
+from orchestrator.storage.sweep_storage import SweepStorage
 
 PERIOD = 5.0
 """Seconds between two copies of a log in an object store, which must be written whole."""
 
 
-def publisher(home: Home) -> Callable[[Path], None]:
-    """A `Home.publish` that does not raise."""
+def publisher(storage: SweepStorage) -> Callable[[Path], None]:
+    """A `SweepStorage.publish` that does not raise."""
 
     def publish(path: Path) -> None:
         try:
-            home.publish(path)
+            storage.upload(path)
         except (StorageError, OSError) as error:
             log.warning("'%s' is not published: %s", path, error)
 
@@ -34,10 +34,10 @@ class TrialLog:
     every process has a log of its own.
     """
 
-    def __init__(self, home: Home) -> None:
-        self._home, self._publish = home, publisher(home)
-        self._path = home.places.trial_log
-        if home.store is not None:
+    def __init__(self, storage: SweepStorage) -> None:
+        self._storage, self._publish = storage, publisher(storage)
+        self._path = storage.paths.trial_log
+        if storage.store is not None:
             own = f"{provenance.host()}-{os.getpid()}-{secrets.token_hex(4)}"
             self._path = self._path.with_name(f"trials-{own}.log")
         self._until = 0.0

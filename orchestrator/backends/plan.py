@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from orchestrator.spec import Suite
-from orchestrator.storage.sweep_paths import Places
+from orchestrator.storage.sweep_paths import SweepPaths
 
 Decision = Literal["continue", "stop"]
 GUESSES = {"CPU": 1, "GPU": 16}
@@ -44,6 +44,6 @@ class HostPlan:
     uri: str = ""
 
     @property
-    def places(self) -> Places:
+    def paths(self) -> SweepPaths:
         """Where the command has the sweep."""
-        return Places(self.out, self.uri)
+        return SweepPaths(self.out, self.uri)

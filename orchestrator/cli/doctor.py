@@ -57,17 +57,17 @@ def doctor(
     from orchestrator.cluster.doctor.findings import judge, verdict
     from orchestrator.cluster.doctor.visit import Call, named, visit
     from orchestrator.data.prepared.store import default_root
-    from orchestrator.storage.sweep_storage import places_of
+    from orchestrator.storage.sweep_storage import paths_of
     from orchestrator.tracking.environment import URI_VARIABLE
-    from orchestrator.tracking.places import chosen_uri
+    from orchestrator.tracking.locations import chosen_uri
 
     found = tasks.suite(suite) if suite else None
-    places = places_of(out) if out else None
-    tracking = chosen_uri(places.out, tracking_uri) if places else tracking_uri or ""
+    paths = paths_of(out) if out else None
+    tracking = chosen_uri(paths.out, tracking_uri) if paths else tracking_uri or ""
     call = Call(
         address=address,
         device=device,
-        out=named(places) if places else "",
+        out=named(paths) if paths else "",
         suite=found,
         backbone=backbone or (found.backbone if found else ""),
         data_root=(data_root or default_root()).expanduser().absolute(),

@@ -25,7 +25,7 @@ from orchestrator.errors import BackendError, OrchestrateError
 
 if TYPE_CHECKING:
     from orchestrator.planning.config import SweepConfig
-    from orchestrator.storage.sweep_paths import Places
+    from orchestrator.storage.sweep_paths import SweepPaths
 
 app = typer.Typer(
     add_completion=False,
@@ -186,8 +186,8 @@ def report(folder: Folder) -> None:
     """Write registry and report.html again from the ledger."""
     from orchestrator.cli.tables import print_outcome, rebuild
 
-    outcome, places = rebuild(folder)
-    print_outcome(outcome, places, out_console)
+    outcome, paths = rebuild(folder)
+    print_outcome(outcome, paths, out_console)
 
 
 @app.command()
@@ -202,14 +202,14 @@ def export(
     from orchestrator.cli.tables import rebuild
     from orchestrator.registry import export_merged, read_index
 
-    _, places = rebuild(folder)
-    index = read_index(places.registry)
+    _, paths = rebuild(folder)
+    index = read_index(paths.registry)
     out_console.print(
-        f"registry: {places.shown(places.registry)} ({len(index.entries)} entries)", highlight=False
+        f"registry: {paths.shown(paths.registry)} ({len(index.entries)} entries)", highlight=False
     )
     if merged is not None:
         for entry in index.entries:
-            path = export_merged(places.registry, entry.task, entry.adapter, merged)
+            path = export_merged(paths.registry, entry.task, entry.adapter, merged)
             out_console.print(f"merged: {path}", highlight=False)
 
 
@@ -230,11 +230,11 @@ def track(
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Write into MLflow what it lacks, from the ledger."""
+    from orchestrator.tracking.locations import chosen_uri
     from orchestrator.tracking.mlflow import track as write
-    from orchestrator.tracking.places import chosen_uri
 
-    places = _fetched(folder)
-    counts = write(places.out, chosen_uri(places.out, tracking_uri), ledger=places.ledger)
+    paths = _fetched(folder)
+    counts = write(paths.out, chosen_uri(paths.out, tracking_uri), ledger=paths.ledger)
     out_console.print(f"MLflow has everything: {counts}", highlight=False)
 
 
@@ -248,7 +248,7 @@ def ui(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
 ) -> None:
     """Open MLflow's own interface on a sweep."""
-    from orchestrator.tracking.places import chosen_uri
+    from orchestrator.tracking.locations import chosen_uri
     from orchestrator.tracking.ui import serve, ui_command
 
     out = _fetched(folder).out
@@ -293,7 +293,7 @@ def _sweep(config: SweepConfig, dry_run: bool) -> None:
     command = redact(shlex.join(["orchestrate", *sys.argv[1:]]))
     with Display(out_console) as display:
         outcome = room.run(planned, command, room.Watch(say=display.say, progress=display.progress))
-    print_outcome(outcome, planned.places, out_console)
+    print_outcome(outcome, planned.paths, out_console)
     if outcome.interrupted:
         _fail(f"stopped; nothing finished is lost. To go on: {command}", 130)
     complete = all(summary.complete for summary in outcome.summaries.values())
@@ -301,15 +301,15 @@ def _sweep(config: SweepConfig, dry_run: bool) -> None:
         raise typer.Exit(1)
 
 
-def _fetched(place: str) -> Places:
+def _fetched(place: str) -> SweepPaths:
     """Where a sweep lies; of one in an object store, this machine has what MLflow reads."""
-    from orchestrator.storage.sweep_storage import Home
+    from orchestrator.storage.sweep_storage import SweepStorage
 
-    home = Home.at(place)
-    home.fetch(home.places.sweep, home.places.report)
-    home.recall(home.places.registry)
-    home.recall(home.places.pools, growing=True)
-    return home.places
+    storage = SweepStorage.at(place)
+    storage.download(storage.paths.sweep, storage.paths.report)
+    storage.sync_down(storage.paths.registry)
+    storage.sync_down(storage.paths.pools, growing=True)
+    return storage.paths
 
 
 def _is_place(name: str) -> bool:

@@ -13,8 +13,8 @@ from orchestrator.cli.progress import duration, percent
 from orchestrator.planning.sweep_file import SweepFile, read_sweep
 from orchestrator.results.ledger import Ledger
 from orchestrator.search.samplers import planned_configurations
-from orchestrator.storage.sweep_paths import Places
-from orchestrator.storage.sweep_storage import Home
+from orchestrator.storage.sweep_paths import SweepPaths
+from orchestrator.storage.sweep_storage import SweepStorage
 
 LEAKS = (
     "protocol paper LEAKS: epochs and configurations were chosen on the test split, as the "
@@ -51,7 +51,7 @@ def print_plan(planned: Planned, console: Console) -> None:
     console.print(
         f"sampler {sweep.sampler}, stopping {sweep.stopping}, seeds {sweep.seeds}", highlight=False
     )
-    recorded = len(Ledger(planned.places.ledger).keys())
+    recorded = len(Ledger(planned.paths.ledger).keys())
     console.print(
         f"{len(planned.studies)} studies, {trials} trials, {epochs} trial-epochs at most; "
         f"{recorded} trials recorded already; about {duration(seconds)} in all on this device",
@@ -63,8 +63,8 @@ def print_status(place: str | Path, console: Console) -> None:
     """Per study: what the ledger has and what is missing."""
     from orchestrator.analysis.aggregate import summarise
 
-    found, home = _sweep_at(place)
-    results = Ledger(home.places.ledger).results()
+    found, storage = _sweep_at(place)
+    results = Ledger(storage.paths.ledger).results()
     summaries = [summarise(results, found.sweep, found.suite, p) for p in found.sweep.protocols]
     studies = [study for summary in summaries for study in summary.studies]
     console.print(found.command, highlight=False, markup=False)
@@ -81,7 +81,7 @@ def print_status(place: str | Path, console: Console) -> None:
             console.print(f"{study.name}: {study.missing}", highlight=False, markup=False)
 
 
-def print_outcome(outcome: Outcome, places: Places, console: Console) -> None:
+def print_outcome(outcome: Outcome, paths: SweepPaths, console: Console) -> None:
     """The result table and where everything lies."""
     for protocol, summary in outcome.summaries.items():
         if protocol != "honest":
@@ -99,7 +99,7 @@ def print_outcome(outcome: Outcome, places: Places, console: Console) -> None:
         highlight=False,
     )
     console.print(
-        f"report: {places.shown(places.report)}\nregistry: {places.shown(places.registry)}\n"
+        f"report: {paths.shown(paths.report)}\nregistry: {paths.shown(paths.registry)}\n"
         f"MLflow: {outcome.mlflow}",
         highlight=False,
         markup=False,
@@ -110,23 +110,23 @@ def audited(place: str | Path) -> Audit:
     """What the ledger proves about who read the test split."""
     from orchestrator.analysis.audit import audit
 
-    found, home = _sweep_at(place)
-    return audit(Ledger(home.places.ledger).results(), found.sweep, found.data)
+    found, storage = _sweep_at(place)
+    return audit(Ledger(storage.paths.ledger).results(), found.sweep, found.data)
 
 
-def rebuild(place: str | Path) -> tuple[Outcome, Places]:
+def rebuild(place: str | Path) -> tuple[Outcome, SweepPaths]:
     """Registry and report once more from the ledger."""
     from orchestrator.sweep import conclude
 
-    found, home = _sweep_at(place)
-    return conclude(home, {}, found.command), home.places
+    found, storage = _sweep_at(place)
+    return conclude(storage, {}, found.command), storage.paths
 
 
-def _sweep_at(place: str | Path) -> tuple[SweepFile, Home]:
+def _sweep_at(place: str | Path) -> tuple[SweepFile, SweepStorage]:
     """The sweep that lies there; `InvalidInput` if there is none."""
-    home = Home.at(place)
-    home.fetch(home.places.sweep)
-    return read_sweep(home.places), home
+    storage = SweepStorage.at(place)
+    storage.download(storage.paths.sweep)
+    return read_sweep(storage.paths), storage
 
 
 def _results(summary: Summary) -> Table:

@@ -68,7 +68,7 @@ def prepare(config: SweepConfig, typed: Sequence[Typed], home: Path | None = Non
     """
     from orchestrator.backbones.names import check
     from orchestrator.planning.resolve import plan_sweep
-    from orchestrator.storage.sweep_storage import places_of
+    from orchestrator.storage.sweep_storage import paths_of
 
     if config.backend == "local":
         raise InvalidInput("--backend local runs in one process here; leave it out to submit.")
@@ -78,7 +78,7 @@ def prepare(config: SweepConfig, typed: Sequence[Typed], home: Path | None = Non
             "--out '~/shared/NAME', --out s3://BUCKET/NAME."
         )
     given = {option.name: option for option in typed}
-    places_of(config.out)  # an address that can be none
+    paths_of(config.out)  # an address that can be none
     places = _places(config, home or Path.home())
     suite, sweep = plan_sweep(config)
     check(sweep.backbone)

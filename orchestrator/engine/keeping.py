@@ -9,7 +9,7 @@ from pathlib import Path
 from orchestrator.engine import checkpoint
 from orchestrator.engine.training import Training
 from orchestrator.errors import StorageError
-from orchestrator.storage.retry import Patience
+from orchestrator.storage.retry import RetryPolicy
 
 
 def _nothing(path: Path) -> None:
@@ -28,7 +28,7 @@ class Keeping:
 
     folder: Path
     every: float = 60.0
-    patience: Patience | None = None
+    patience: RetryPolicy | None = None
     fetch: Callable[[Path], None] = _nothing
     publish: Callable[[Path], None] = _nothing
 

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from orchestrator.errors import InvalidInput, StorageError
 from orchestrator.spec import DataIdentity, Suite, Sweep, digest
 from orchestrator.storage.files import write_whole
-from orchestrator.storage.sweep_paths import Places
+from orchestrator.storage.sweep_paths import SweepPaths
 
 
 @dataclass(frozen=True)
@@ -46,37 +46,37 @@ class SweepFile:
         name = digest([asdict(sweep), created])[:16]
         return cls(name, sweep, suite, counts, data, weights, command, created)
 
-    def write(self, places: Places) -> None:
+    def write(self, paths: SweepPaths) -> None:
         """Writes `sweep.json`, whole; `StorageError` if that is refused."""
         try:
-            write_whole(places.sweep, (json.dumps(asdict(self), indent=2) + "\n").encode())
+            write_whole(paths.sweep, (json.dumps(asdict(self), indent=2) + "\n").encode())
         except OSError as error:
             raise StorageError(
-                f"cannot write '{places.sweep}': {error.strerror}. Free space or permissions, then "
+                f"cannot write '{paths.sweep}': {error.strerror}. Free space or permissions, then "
                 "run the same command again."
             ) from error
 
     @classmethod
-    def read(cls, places: Places) -> SweepFile | None:
+    def read(cls, paths: SweepPaths) -> SweepFile | None:
         """The sweep of the folder, None if there is none; `InvalidInput` if it is damaged."""
-        if not places.sweep.exists():
+        if not paths.sweep.exists():
             return None
         try:
             # Strict: a word where a number belongs is damage, not something to convert.
-            return TypeAdapter(cls).validate_json(places.sweep.read_bytes(), strict=True)
+            return TypeAdapter(cls).validate_json(paths.sweep.read_bytes(), strict=True)
         except (OSError, ValidationError, InvalidInput) as error:
             raise InvalidInput(
-                f"'{places.shown(places.sweep)}' is damaged ({_why(error)}); restore it, or move "
+                f"'{paths.shown(paths.sweep)}' is damaged ({_why(error)}); restore it, or move "
                 "it away: the same command writes it again, and the ledger's results stay."
             ) from error
 
 
-def read_sweep(places: Places) -> SweepFile:
+def read_sweep(paths: SweepPaths) -> SweepFile:
     """The sweep of the folder; `InvalidInput` if it holds none."""
-    found = SweepFile.read(places)
+    found = SweepFile.read(paths)
     if found is None:
         raise InvalidInput(
-            f"'{places.name}' holds no sweep ({places.sweep.name} is missing); give the --out "
+            f"'{paths.name}' holds no sweep ({paths.sweep.name} is missing); give the --out "
             "folder of one."
         )
     return found

@@ -6,16 +6,16 @@ from orchestrator.search.samplers import SAMPLERS, planned_configurations
 from orchestrator.search.search import Done, Search, Wait
 from orchestrator.search.stopping import RULES
 from orchestrator.search.study import StudyProgress
-from orchestrator.search.suggestions import AskStore, Suggestion
+from orchestrator.search.suggestions import Suggestion, SuggestionStore
 
 __all__ = [
     "RULES",
     "SAMPLERS",
-    "AskStore",
     "Done",
     "Search",
     "StudyProgress",
     "Suggestion",
+    "SuggestionStore",
     "Wait",
     "planned_configurations",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 from orchestrator.errors import SweepConflict
 from orchestrator.search.configurations import search_trial, searched_values
 from orchestrator.search.samplers import Observation, make_sampler, propose
-from orchestrator.search.suggestions import AskStore, Suggestion
+from orchestrator.search.suggestions import Suggestion, SuggestionStore
 from orchestrator.search.warm_start import warm_start
 from orchestrator.spec import Study, Sweep, Trial, TrialResult
 
@@ -17,7 +17,7 @@ class Asked:
     """Search-stage trials by key, in the order asked. Called by `StudyRun` only."""
 
     def __init__(
-        self, sweep: Sweep, study: Study, store: AskStore, rows: Mapping[str, TrialResult]
+        self, sweep: Sweep, study: Study, store: SuggestionStore, rows: Mapping[str, TrialResult]
     ) -> None:
         self.trials: dict[str, Trial] = {}
         self._seed, self._study, self._store = sweep.seed, study, store

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from orchestrator.search.study import StudyProgress, StudyRun
-from orchestrator.search.suggestions import AskStore
+from orchestrator.search.suggestions import SuggestionStore
 from orchestrator.spec import Study, Sweep, Trial, TrialResult
 
 
@@ -35,7 +35,7 @@ class Search:
         self,
         sweep: Sweep,
         studies: Sequence[Study],
-        asks: AskStore,
+        asks: SuggestionStore,
         finished: Iterable[TrialResult],
     ) -> None:
         rows: defaultdict[str, list[TrialResult]] = defaultdict(list)

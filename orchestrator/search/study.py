@@ -23,7 +23,7 @@ from orchestrator.search.configurations import again
 from orchestrator.search.proposals import Asked
 from orchestrator.search.samplers import planned_configurations
 from orchestrator.search.stopping import make_rule
-from orchestrator.search.suggestions import AskStore
+from orchestrator.search.suggestions import SuggestionStore
 from orchestrator.spec import STAGES, Stage, Study, Sweep, Trial, TrialResult
 
 MAX_RETRIES = 2
@@ -54,7 +54,7 @@ class StudyRun:
     """The state of one study while it is swept. Called by `Search` only."""
 
     def __init__(
-        self, sweep: Sweep, study: Study, asks: AskStore, finished: Iterable[TrialResult]
+        self, sweep: Sweep, study: Study, asks: SuggestionStore, finished: Iterable[TrialResult]
     ) -> None:
         self.study = study
         self.stage: Stage | Literal["done"] = "search"

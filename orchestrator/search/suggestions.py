@@ -22,7 +22,7 @@ class Suggestion:
     key: str
 
 
-class AskStore:
+class SuggestionStore:
     """`<root>/<task>--<adapter>/<index>.json`, one small file per suggestion, whole or absent.
 
     Studies go by their names (`Study.name`).

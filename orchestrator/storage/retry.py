@@ -12,7 +12,7 @@ from orchestrator.errors import StorageError
 
 FIRST, LONGEST = 0.5, 15.0
 """Seconds of the first pause, which doubles, up to the longest."""
-PASSING = frozenset(
+TRANSIENT = frozenset(
     {
         *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EAGAIN),
         *(errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN),
@@ -25,16 +25,16 @@ log = logging.getLogger("orchestrator")
 """What a process without a person in front of it has to say."""
 
 
-def passing(error: BaseException | None) -> bool:
+def is_transient(error: BaseException | None) -> bool:
     """Whether storage may grant later what it refused with `error`, or with what caused it."""
     if error is None or isinstance(error, StorageError):
         return error is not None
     if isinstance(error, OSError):
-        return error.errno in PASSING
-    return passing(error.__cause__)
+        return error.errno in TRANSIENT
+    return is_transient(error.__cause__)
 
 
-class Patience:
+class RetryPolicy:
     """Bears refusals for `seconds` in a row, counted from the first.
 
     `say` hears the first of them in words, and that it is over; by default the process's log.
@@ -52,7 +52,7 @@ class Patience:
         """
         now = time.monotonic()
         since = now if self._since is None else self._since
-        if not passing(error) or now - since >= self._seconds:
+        if not is_transient(error) or now - since >= self._seconds:
             raise error
         if self._since is None:
             self._since = now
@@ -68,7 +68,7 @@ class Patience:
             self._say(f"storage works again, after {waited:.0f} s")
         self._since, self._pause = None, FIRST
 
-    def insist(self, action: Callable[[], _T]) -> _T:
+    def call(self, action: Callable[[], _T]) -> _T:
         """`action()`, again and again while storage refuses it; the last refusal in the end."""
         while True:
             try:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from orchestrator.storage.folder_lock import SweepLease, WorkerLock, hold_orphan_lock, token_of
 from orchestrator.storage.object_lease import Claim, Watch
-from orchestrator.storage.sweep_storage import Home
+from orchestrator.storage.sweep_storage import SweepStorage
 
 
 def _nothing() -> None:
@@ -30,17 +30,17 @@ class Hold:
 
 
 @contextmanager
-def hold(home: Home, say: Callable[[str], None]) -> Iterator[Hold]:
+def hold(storage: SweepStorage, say: Callable[[str], None]) -> Iterator[Hold]:
     """The right to plan and write in `home`; see `SweepLease` and `Claim`.
 
     A lease that is lost interrupts the main thread as Ctrl-C does, and ends in `SweepConflict`.
     """
-    name, interrupt = home.places.name, _thread.interrupt_main
-    with SweepLease(home.places.out, waiting=say, name=name) as lease:
-        if home.store is None:
+    name, interrupt = storage.paths.name, _thread.interrupt_main
+    with SweepLease(storage.paths.out, waiting=say, name=name) as lease:
+        if storage.store is None:
             yield Hold(lease.token, _nothing)
             return
-        with Claim(home.store, name, lease.token, lease.former, say, interrupt) as claim:
+        with Claim(storage.store, name, lease.token, lease.former, say, interrupt) as claim:
             try:
                 yield Hold(lease.token, claim.check)
             except KeyboardInterrupt:
@@ -54,15 +54,15 @@ class Worker:
     Making one raises `SweepConflict` as `check` does, and as `hold_orphan_lock`.
     """
 
-    def __init__(self, home: Home, token: str) -> None:
+    def __init__(self, storage: SweepStorage, token: str) -> None:
         self._watch: Watch | None = None
         self._lock: WorkerLock | None = None
-        if home.store is not None:
-            self._watch = Watch(home.store, home.places.name, token)
+        if storage.store is not None:
+            self._watch = Watch(storage.store, storage.paths.name, token)
             self._watch.check(now=True)
-            if token_of(home.places.out) != token:
+            if token_of(storage.paths.out) != token:
                 return  # another machine's: there is no lock that anybody would wait for
-        self._lock = hold_orphan_lock(home.places.out, token)
+        self._lock = hold_orphan_lock(storage.paths.out, token)
 
     def check(self, now: bool = False) -> None:
         """Raises `SweepConflict` if another command holds the lease by now; see `Watch`."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Places:
+class SweepPaths:
     """The files and folders of one sweep.
 
     `out` is a folder of this machine. Where the sweep lies in an object store, at `uri`, it is this

@@ -21,7 +21,7 @@ from typing import Self
 from orchestrator.errors import InvalidInput, StorageError
 from orchestrator.storage.files import make_folder, write_whole
 from orchestrator.storage.object_store import ObjectStore, storage
-from orchestrator.storage.sweep_paths import Places
+from orchestrator.storage.sweep_paths import SweepPaths
 
 SCHEMES = ("file", "s3", "gs")
 _ANONYMOUS, _SIGN = "anonymous", ".home"
@@ -32,54 +32,54 @@ _WHERE = {
 }
 
 
-class Home:
+class SweepStorage:
     """What publishes and fetches the files of `places`; paths are those of its working copy.
 
     Whatever the store refuses is a `StorageError`, and so is a disk that cannot take the copy.
     """
 
-    def __init__(self, places: Places) -> None:
-        self.places = places
+    def __init__(self, paths: SweepPaths) -> None:
+        self.paths = paths
         self.store: ObjectStore | None = None
-        if places.uri:
-            found = storage(places.uri)
-            assert isinstance(found, ObjectStore)  # `places_of` has seen to it
+        if paths.uri:
+            found = storage(paths.uri)
+            assert isinstance(found, ObjectStore)  # `paths_of` has seen to it
             self.store = found
             self._sign()
 
     @classmethod
     def at(cls, place: str | Path) -> Self:
         """The home at a folder or URI; `InvalidInput` for an address that cannot be one."""
-        return cls(places_of(place))
+        return cls(paths_of(place))
 
-    def publish(self, *files: Path) -> None:
+    def upload(self, *files: Path) -> None:
         """Makes files visible to all machines, each whole, in this order."""
         if self.store is not None:
             for path in files:
                 self.store.upload(path, *self._address(path))
 
-    def publish_from(self, source: Path, target: Path, *names: str) -> None:
+    def upload_from(self, source: Path, target: Path, *names: str) -> None:
         """Makes files of the folder `source` visible as if they lay in `target`, in this order."""
         if self.store is not None:
             for name in names:
                 self.store.upload(source / name, *self._address(target / name))
 
-    def publish_folder(self, folder: Path, last: Path) -> None:
+    def upload_folder(self, folder: Path, last: Path) -> None:
         """Makes the store have what the folder has: the file `last` last but for what goes."""
         if self.store is None:
             return
         files = sorted(path for path in folder.rglob("*") if path.is_file() and path != last)
-        self.publish(*files, last)
+        self.upload(*files, last)
         kept = {_below(folder, path) for path in (*files, last)}
         self._delete(folder, self.store.walk(self._name(folder)).keys() - kept)
 
-    def fetch(self, *files: Path) -> None:
+    def download(self, *files: Path) -> None:
         """Makes files here what they are in the store: written, or deleted."""
         if self.store is not None:
             for path in files:
                 self._fetch(path)
 
-    def recall(self, folder: Path, growing: bool = False) -> None:
+    def sync_down(self, folder: Path, growing: bool = False) -> None:
         """Makes a folder here what it is in the store, with all that is in it.
 
         `growing` files are only added to, some of them on this machine: one is fetched if the store
@@ -113,11 +113,11 @@ class Home:
 
     def _sign(self) -> None:
         """Notes in the working copy whose it is, so that it can be named like the sweep itself."""
-        sign = self.places.out / _SIGN
+        sign = self.paths.out / _SIGN
         try:
             make_folder(sign.parent)
-            if _signed(self.places.out) != self.places.uri:
-                write_whole(sign, self.places.uri.encode())
+            if _signed(self.paths.out) != self.paths.uri:
+                write_whole(sign, self.paths.uri.encode())
         except OSError as error:
             raise _unwritable(sign, error) from error
 
@@ -145,14 +145,14 @@ class Home:
         return folder, name
 
     def _name(self, path: Path) -> str:
-        return _below(self.places.out, path)
+        return _below(self.paths.out, path)
 
     def _check_names(self, folder: Path, names: Iterable[str]) -> None:
         """`StorageError` for a name that would lead out of the folder."""
         for name in names:
             if "\0" in name or {"", ".", ".."} & set(name.split("/")):
                 raise StorageError(
-                    f"'{self.places.shown(folder)}' has an object with the name {name!r}, which "
+                    f"'{self.paths.shown(folder)}' has an object with the name {name!r}, which "
                     "leads out of its folder. Delete it, then run the same command again."
                 )
 
@@ -176,14 +176,14 @@ def _below(folder: Path, path: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def places_of(place: str | Path) -> Places:
+def paths_of(place: str | Path) -> SweepPaths:
     """Where a sweep at a folder or URI lies; `InvalidInput` for an address that cannot be one.
 
     A working copy is as good as the address that it is a copy of.
     """
     scheme, separator, rest = str(place).partition("://")
     if not separator:
-        return Places(Path(place), _signed(Path(place)))
+        return SweepPaths(Path(place), _signed(Path(place)))
     if scheme not in SCHEMES:
         raise InvalidInput(
             f"'{scheme}://' is no kind of address that a sweep can lie at. Allowed: a folder, "
@@ -192,14 +192,16 @@ def places_of(place: str | Path) -> Places:
     address, _, options = rest.partition("?")
     _check_secrets(scheme, address, options)
     if scheme == "file":
-        return Places(_folder(address))
+        return SweepPaths(_folder(address))
     bucket, _, name = address.strip("/").partition("/")
     if not bucket.removeprefix(f"{_ANONYMOUS}@") or not name:
         raise InvalidInput(
             f"'{scheme}://{address}' names no place in a bucket; write {scheme}://BUCKET/NAME."
         )
     uri = f"{scheme}://{address.rstrip('/')}" + (f"?{options}" if options else "")
-    return Places(_copies() / hashlib.sha256(uri.partition("?")[0].encode()).hexdigest()[:16], uri)
+    return SweepPaths(
+        _copies() / hashlib.sha256(uri.partition("?")[0].encode()).hexdigest()[:16], uri
+    )
 
 
 def _folder(address: str) -> Path:

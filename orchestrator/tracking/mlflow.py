@@ -14,8 +14,8 @@ from typing import TypeVar
 from orchestrator.errors import OrchestrateError
 from orchestrator.results import throughput
 from orchestrator.results.ledger import Ledger
-from orchestrator.storage.sweep_paths import Places
-from orchestrator.tracking import environment, places
+from orchestrator.storage.sweep_paths import SweepPaths
+from orchestrator.tracking import environment, locations
 from orchestrator.tracking.lock import only_writer
 from orchestrator.tracking.records import SYSTEM, Measure, RunRecord
 from orchestrator.tracking.tracker import Run, Tracker
@@ -72,13 +72,13 @@ def track(
         TrackingError: MLflow cannot be used, or another command is writing; names the address.
         LedgerError, InvalidInput: the folder cannot be read.
     """
-    uri = uri or places.default_uri(out)
-    places.read_sweep(out)
-    rows = Ledger(ledger or Places(out).ledger).results()
+    uri = uri or locations.default_uri(out)
+    locations.read_sweep(out)
+    rows = Ledger(ledger or SweepPaths(out).ledger).results()
     with only_writer(out, patience):
         tracker = open_tracker(out, uri)
         written = tracker.update(rows, lambda done: on_progress(done, len(rows)))
-        tracker.note(throughput.read(Places(out).pools))
+        tracker.note(throughput.read(SweepPaths(out).pools))
         tracker.upload(out)
         tracker.close("KILLED" if tracker.found == "KILLED" and not written else "FINISHED")
     return TrackCounts(len(rows), written)
@@ -88,7 +88,7 @@ def open_tracker(out: Path, uri: str) -> Tracker:
     """A tracker of the sweep in `out`; hold `only_writer` for as long as it is used."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    return Tracker(MlflowStore(out, uri), places.read_sweep(out))
+    return Tracker(MlflowStore(out, uri), locations.read_sweep(out))
 
 
 class MlflowStore:
@@ -96,12 +96,12 @@ class MlflowStore:
 
     def __init__(self, out: Path, uri: str) -> None:
         self._out, self._uri = out, uri
-        sweep = places.read_sweep(out)
+        sweep = locations.read_sweep(out)
         self._sweep = sweep.id
         with self._explained():
-            _create_sqlite(places.sqlite_file(uri), sweep.id)
+            _create_sqlite(locations.sqlite_file(uri), sweep.id)
             self._client = MlflowClient(tracking_uri=uri)
-            root = places.artifact_root(out, uri) if places.is_database(uri) else None
+            root = locations.artifact_root(out, uri) if locations.is_database(uri) else None
             self._shelf = _experiment(self._client, sweep.experiment, root)
 
     def runs(self) -> list[Run]:
@@ -189,9 +189,9 @@ class MlflowStore:
             raise
         except ModuleNotFoundError as error:
             advice = 'install that; for PostgreSQL: pip install "psycopg[binary]".'
-            raise places.unreachable(self._out, self._uri, f"{error}: {advice}") from None
+            raise locations.unreachable(self._out, self._uri, f"{error}: {advice}") from None
         except Exception as error:
-            raise places.unreachable(self._out, self._uri, error) from None
+            raise locations.unreachable(self._out, self._uri, error) from None
 
 
 def _create_sqlite(file: Path | None, mark: str) -> None:

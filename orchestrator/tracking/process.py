@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.tracking.environment import URI_VARIABLE
-from orchestrator.tracking.places import log_file, unreachable
+from orchestrator.tracking.locations import log_file, unreachable
 
 WRITER = "orchestrator.tracking.writer"
 FINISH, INTERRUPT = "finish", "interrupt"
@@ -32,13 +32,13 @@ class TrackingProcess:
 
     Args:
         out: the sweep's folder, which holds `sweep.json` already.
-        uri: MLflow tracking address (see `places.default_uri`).
+        uri: MLflow tracking address (see `locations.default_uri`).
         lease: `SweepLease.token` of the command that starts it.
         home: the address of a sweep in an object store, whose working copy `out` is.
     """
 
     def __init__(self, out: Path, uri: str, lease: str, home: str = "") -> None:
-        self._out, self._uri, self._lease, self._home = out, uri, lease, home
+        self._out, self._uri, self._lease, self._storage = out, uri, lease, home
         self._process: subprocess.Popen[str] | None = None
         self._failure = "it was not started."
 
@@ -50,7 +50,7 @@ class TrackingProcess:
     def start(self) -> TrackingProcess:
         """Start it and return at once; a failure is reported by `finish`."""
         command = [sys.executable, "-m", WRITER, "--out", str(self._out), "--lease", self._lease]
-        command += ["--home", self._home] if self._home else []
+        command += ["--home", self._storage] if self._storage else []
         log = log_file(self._out)
         try:
             log.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.results.throughput import Window, by_pool
 from orchestrator.spec import RECIPE_FIELDS, TrialResult, digest
 from orchestrator.tracking.environment import redact
-from orchestrator.tracking.places import SweepFile
+from orchestrator.tracking.locations import SweepFile
 
 NOTE = "mlflow.note.content"
 SYSTEM = "system/"

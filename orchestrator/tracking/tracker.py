@@ -17,7 +17,7 @@ from typing import Protocol
 
 from orchestrator.results.throughput import Window
 from orchestrator.spec import TrialResult
-from orchestrator.tracking.places import SweepFile
+from orchestrator.tracking.locations import SweepFile
 from orchestrator.tracking.records import (
     Measure,
     RunRecord,

@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.errors import TrackingError
-from orchestrator.storage.sweep_storage import places_of
-from orchestrator.tracking import environment, places
+from orchestrator.storage.sweep_storage import paths_of
+from orchestrator.tracking import environment, locations
 
 INTERRUPTED = 130
 
@@ -41,17 +41,17 @@ def ui_command(out: Path, uri: str, host: str = "127.0.0.1", port: int = 5000) -
     reported to anybody. `InvalidInput` when `out` holds no sweep; `TrackingError` when `uri` is a
     server (which has its own interface) or a database file that does not exist.
     """
-    places.read_sweep(out)
-    if not places.is_database(uri):
+    locations.read_sweep(out)
+    if not locations.is_database(uri):
         raise TrackingError(
             f"'{environment.redact(uri)}' is a tracking server with an interface of its own: open "
             "that address in a browser."
         )
-    file = places.sqlite_file(uri)
+    file = locations.sqlite_file(uri)
     if file is not None and not file.exists():
         raise TrackingError(
             f"there is no MLflow database at '{file}' yet; `orchestrate track "
-            f"{places_of(out).name}` writes it from the ledger."
+            f"{paths_of(out).name}` writes it from the ledger."
         )
     variables = {
         **environment.VARIABLES,
@@ -61,5 +61,9 @@ def ui_command(out: Path, uri: str, host: str = "127.0.0.1", port: int = 5000) -
     }
     settings = [f"{name}={value}" for name, value in variables.items()]
     server = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
-    artifacts = ["--default-artifact-root", places.artifact_root(out, uri), "--no-serve-artifacts"]
+    artifacts = [
+        "--default-artifact-root",
+        locations.artifact_root(out, uri),
+        "--no-serve-artifacts",
+    ]
     return ["env", *settings, *server, "--workers", "1", *artifacts]

@@ -23,11 +23,11 @@ from orchestrator.errors import OrchestrateError
 from orchestrator.results import throughput
 from orchestrator.results.ledger import Ledger
 from orchestrator.storage.folder_lock import hold_orphan_lock
-from orchestrator.storage.sweep_paths import Places
-from orchestrator.storage.sweep_storage import Home
+from orchestrator.storage.sweep_paths import SweepPaths
+from orchestrator.storage.sweep_storage import SweepStorage
 from orchestrator.tracking.environment import URI_VARIABLE, redact
+from orchestrator.tracking.locations import default_uri
 from orchestrator.tracking.lock import only_writer
-from orchestrator.tracking.places import default_uri
 from orchestrator.tracking.process import FINISH, INTERRUPT
 from orchestrator.tracking.tracker import Tracker
 
@@ -86,18 +86,18 @@ class Writer:
         out: Path,
         uri: str,
         open_tracker: Callable[[Path, str], Tracker],
-        home: Home | None = None,
+        storage: SweepStorage | None = None,
     ) -> None:
         self._out, self._uri, self._open_tracker = out, uri, open_tracker
-        self._home = home or Home(Places(out))
-        self._ledger = Ledger(self._home.places.ledger)
+        self._storage = storage or SweepStorage(SweepPaths(out))
+        self._ledger = Ledger(self._storage.paths.ledger)
         self._recalled = 0.0
         self._tracker: Tracker | None = None
         self._held = ExitStack()
 
     def run(self, orders: Orders) -> dict[str, object]:
         """Work until told to end; the answer for the sweep."""
-        period = pause = PERIOD if self._home.store is None else REMOTE_PERIOD
+        period = pause = PERIOD if self._storage.store is None else REMOTE_PERIOD
         while (order := orders.wait(pause)) is None:
             pause = period if self._attempt(self.copy) else min(2 * pause, LONGEST_PAUSE)
         if order in (FINISH, INTERRUPT):
@@ -116,9 +116,9 @@ class Writer:
 
     def _note(self, tracker: Tracker) -> None:
         """What the pools noted; those of other machines are asked for now and then."""
-        pools = self._home.places.pools
+        pools = self._storage.paths.pools
         if time.monotonic() > self._recalled + RECALL:
-            self._home.recall(pools, growing=True)
+            self._storage.sync_down(pools, growing=True)
             self._recalled = time.monotonic()
         tracker.note(throughput.read(pools))
 
@@ -186,8 +186,8 @@ def main() -> None:
         from orchestrator.tracking.mlflow import open_tracker  # at low priority: it takes seconds
 
         uri = options.tracking_uri or os.environ.get(URI_VARIABLE) or default_uri(options.out)
-        home = Home(Places(options.out, options.home or ""))
-        answer = Writer(options.out, uri, open_tracker, home).run(orders)
+        storage = SweepStorage(SweepPaths(options.out, options.storage or ""))
+        answer = Writer(options.out, uri, open_tracker, storage).run(orders)
     except Exception as error:
         log.exception("tracking ended")
         answer = {"complete": False, "message": redact(str(error))}

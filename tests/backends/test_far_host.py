@@ -16,7 +16,7 @@ from orchestrator.results import throughput
 from orchestrator.results.ledger import Ledger
 from orchestrator.storage.object_lease import NAME
 from orchestrator.storage.object_store import ObjectStore
-from orchestrator.storage.sweep_storage import Home, places_of
+from orchestrator.storage.sweep_storage import SweepStorage, paths_of
 from tests.backends.worlds import TASK, host_plan, trial
 from tests.object_stores import Memory, memory, on_machine
 
@@ -32,18 +32,18 @@ def far(
 ) -> HostPlan:
     """The plan as the command made it, on a machine where nothing of it is."""
     suite = tasks.suite("mini")
-    home = Home.at(URI)
-    travel.publish(home, suite, [suite.task(TASK)], mini_data)
-    lease(home)
+    storage = SweepStorage.at(URI)
+    travel.publish(storage, suite, [suite.task(TASK)], mini_data)
+    lease(storage)
     nowhere = Path("/nowhere")
-    plan = host_plan(places_of(URI).out, nowhere, TOKEN, uri=URI, checkpoint_seconds=0.0)
+    plan = host_plan(paths_of(URI).out, nowhere, TOKEN, uri=URI, checkpoint_seconds=0.0)
     on_machine("two", tmp_path, monkeypatch)
     return plan
 
 
-def lease(home: Home, token: str = TOKEN) -> None:
-    assert home.store is not None
-    home.store.write("", NAME, f'{{"token": "{token}"}}'.encode())
+def lease(storage: SweepStorage, token: str = TOKEN) -> None:
+    assert storage.store is not None
+    storage.store.write("", NAME, f'{{"token": "{token}"}}'.encode())
 
 
 def run(host: PoolHost, epochs: int = 1000) -> None:
@@ -71,9 +71,9 @@ def test_a_trial_goes_on_where_another_machine_left_it(
     assert memory.names("sweep/checkpoints") == []
     logs = memory.names("sweep/logs")
     assert len(logs) == 2, "each process has a log of its own"
-    home = Home.at(URI)
-    home.recall(home.places.pools)
-    assert throughput.read(home.places.pools)[-1].trained > 0
+    storage = SweepStorage.at(URI)
+    storage.sync_down(storage.paths.pools)
+    assert throughput.read(storage.paths.pools)[-1].trained > 0
 
 
 def test_weights_are_in_the_store_before_the_row(
@@ -102,7 +102,7 @@ def test_a_pool_ends_when_another_command_has_the_sweep(
     one = trial(mini_data, epochs=2)
     host = PoolHost(far, "cpu")
     host.add(one, ())
-    lease(Home.at(URI), "another")
+    lease(SweepStorage.at(URI), "another")
     with pytest.raises(SweepConflict, match=f"no longer holds '{URI}'"):
         run(host)
     assert Ledger(f"{URI}/ledger").keys() == frozenset(), "not even before it looks again"

@@ -24,7 +24,7 @@ from orchestrator.results import throughput
 from orchestrator.storage import object_store as storage
 from orchestrator.storage import retry as patience
 from orchestrator.storage.folder_lock import SweepLease
-from orchestrator.storage.sweep_paths import Places
+from orchestrator.storage.sweep_paths import SweepPaths
 from tests.backends.worlds import host_plan, keys, logged, trial
 
 
@@ -62,7 +62,7 @@ def test_a_final_trial_has_its_weights_before_its_row(
     tmp_path: Path, mini_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = trial(mini_data, stage="final", epochs=1)
-    weights = Places(tmp_path).adapters / one.key / "adapter_model.safetensors"
+    weights = SweepPaths(tmp_path).adapters / one.key / "adapter_model.safetensors"
     with SweepLease(tmp_path) as lease:
         host = PoolHost(host_plan(tmp_path, mini_data, lease.token), "cpu")
         append = host._ledger.append
@@ -133,7 +133,7 @@ def test_storage_that_refuses_for_a_while_costs_nothing(
             host.advance()
         host.close()
     assert keys(tmp_path) == {one.key}
-    assert (Places(tmp_path).adapters / one.key / "adapter_config.json").exists()
+    assert (SweepPaths(tmp_path).adapters / one.key / "adapter_config.json").exists()
     if place == "log":
         assert refusing.refused == 2, "a line that cannot be written is left out"
         assert logged(tmp_path, one.key) == []

@@ -20,10 +20,10 @@ from orchestrator.planning.resolve import plan_studies
 from orchestrator.results import throughput
 from orchestrator.results.ledger import Ledger
 from orchestrator.search.search import Done, Search, Wait
-from orchestrator.search.suggestions import AskStore
+from orchestrator.search.suggestions import SuggestionStore
 from orchestrator.spec import Sweep, Trial, TrialResult
 from orchestrator.storage.folder_lock import SweepLease
-from orchestrator.storage.sweep_paths import Places
+from orchestrator.storage.sweep_paths import SweepPaths
 from tests.backends.worlds import RECIPE, SUITE, TASK, host_plan, keys, logged, trial
 from tests.commands import events, widest
 
@@ -94,7 +94,7 @@ def test_rungs_stop_or_continue(tmp_path: Path, mini_data: Path) -> None:
     run(search, tmp_path, mini_data, 4, lambda: None)
     assert sorted(search.reported) == sorted((one.key, 1) for one in trials)
     stopped = {key for key, _ in search.reported[::2]}
-    rows = {row.key: row for row in Ledger(Places(tmp_path).ledger).results()}
+    rows = {row.key: row for row in Ledger(SweepPaths(tmp_path).ledger).results()}
     for one in trials:
         row = rows[one.key]
         expected = ("stopped", "asha", 1) if one.key in stopped else ("finished", "", 2)
@@ -109,7 +109,7 @@ def test_a_pool_holds_as_many_as_it_measured_unless_told_otherwise(
         search: Any = Scripted([trial(mini_data, seed, epochs=1) for seed in range(6)])
         local.run(search, host_plan(tmp_path, mini_data, lease.token))
     assert widest(tmp_path) == 3
-    window = throughput.total(throughput.read(Places(tmp_path).pools))
+    window = throughput.total(throughput.read(SweepPaths(tmp_path).pools))
     assert (window.trained, window.evaluated) == (6 * 25 * 32, 6 * 200)
     assert [(g.planned, g.bound) for g in window.groups] == [(3, "throughput")]
     assert window.seconds > 0
@@ -119,7 +119,7 @@ def test_a_pool_holds_as_many_as_it_measured_unless_told_otherwise(
 
 def test_a_refused_trial_ends_it_and_keeps_the_results(tmp_path: Path, mini_data: Path) -> None:
     good, bad = trial(mini_data, 1), trial(mini_data, 2)
-    damaged = Places(tmp_path).checkpoints / f"{bad.key}.safetensors"
+    damaged = SweepPaths(tmp_path).checkpoints / f"{bad.key}.safetensors"
     damaged.parent.mkdir()
     damaged.write_bytes(b"")
     with pytest.raises(CheckpointError, match=bad.key):
@@ -158,10 +158,10 @@ def test_every_stage_of_a_real_search(tmp_path: Path, mini_data: Path) -> None:
     )
     data = {TASK: prepare_tasks(SUITE, [SUITE.task(TASK)], mini_data, None)[TASK].identity}
     studies = plan_studies(sweep, data, host_plan(tmp_path, mini_data, "").weights)
-    asks = AskStore(tmp_path / "asks")
+    asks = SuggestionStore(tmp_path / "asks")
     search = Search(sweep, studies, asks, ())
     run(search, tmp_path, mini_data, 2, lambda: None)
-    rows = Ledger(Places(tmp_path).ledger).results()
+    rows = Ledger(SweepPaths(tmp_path).ledger).results()
     assert [row.trial.stage for row in rows] == ["search"] * 2 + ["replicate"] * 2 + ["final"] * 2
     assert [row.test_reads for row in rows] == [0, 0, 0, 0, 1, 1]
     assert search.progress()[0].stage == "done"

@@ -19,7 +19,7 @@ from orchestrator.results import throughput
 from orchestrator.results.ledger import Ledger
 from orchestrator.spec import Trial
 from orchestrator.storage.folder_lock import SweepLease
-from orchestrator.storage.sweep_paths import Places
+from orchestrator.storage.sweep_paths import SweepPaths
 from tests.backends.worlds import host_plan, keys, logged, trial
 
 
@@ -65,7 +65,7 @@ def wait_until(there: Callable[[], bool]) -> None:
 
 
 def rows(out: Path) -> dict[str, tuple[str, str, int]]:
-    found = Ledger(Places(out).ledger).results()
+    found = Ledger(SweepPaths(out).ledger).results()
     return {row.key: (row.status, row.stopping, row.epochs_run) for row in found}
 
 
@@ -86,7 +86,7 @@ def test_neighbours_train_to_the_end_with_their_rows_there_before_their_reports(
         assert 0 <= report["value"] <= 1
         assert rows(tmp_path)[one.key] == ("finished", "", 2)
         assert logged(tmp_path, one.key) == ["started", "recorded"]
-        assert not path_of(Places(tmp_path).checkpoints, one.key).exists()
+        assert not path_of(SweepPaths(tmp_path).checkpoints, one.key).exists()
     assert seen == [True, True]
 
 
@@ -170,7 +170,7 @@ def test_a_damaged_checkpoint_is_refused_and_harms_no_neighbour(
     service: PoolService, tmp_path: Path, mini_data: Path
 ) -> None:
     one, other = trial(mini_data, 1), trial(mini_data, 2)
-    damaged = path_of(Places(tmp_path).checkpoints, one.key)
+    damaged = path_of(SweepPaths(tmp_path).checkpoints, one.key)
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(b"no tensors")
     neighbour = train(service, other)
@@ -255,7 +255,7 @@ def test_a_closed_pool_refuses_what_runs_waits_and_comes(
     wait_until(lambda: logged(tmp_path, running.key) == ["started"])
     assert asked.pending
     Asked(service.close, "the disk is full").report()
-    assert throughput.read(Places(tmp_path).pools), "what it noted is written before that is heard"
+    assert throughput.read(SweepPaths(tmp_path).pools), "written before that is heard"
     later = [train(service, trial(mini_data, 3)), Asked(service.proceed, waiting.key)]
     for each in (asked, *later):
         report = each.report()

@@ -34,7 +34,7 @@ from orchestrator.errors import BackendError, DataError, StorageError
 from orchestrator.results.ledger import Ledger
 from orchestrator.search.search import Done, Wait
 from orchestrator.spec import Trial, TrialResult
-from orchestrator.storage.sweep_paths import Places
+from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.tasks import suite
 from tests.rows import TRIAL, result
 
@@ -280,7 +280,7 @@ def test_rows_are_told_once_and_a_trial_without_one_is_lost(tmp_path: Path) -> N
     asks, directory = make_asks(tmp_path, search)
     for name in ("t1", "t2"):
         asks.suggest(name)
-    Ledger(Places(tmp_path).ledger).append(result())
+    Ledger(SweepPaths(tmp_path).ledger).append(result())
     asks.on_trial_complete("t1", {"status": "finished"})
     asks.on_trial_complete("t2", error=True)
     assert search.told == [TRIAL.key]

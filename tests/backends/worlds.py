@@ -11,7 +11,7 @@ from orchestrator.backends.plan import HostPlan
 from orchestrator.data.sources import prepare_tasks
 from orchestrator.results.ledger import Ledger
 from orchestrator.spec import Stage, Trial
-from orchestrator.storage.sweep_paths import Places
+from orchestrator.storage.sweep_paths import SweepPaths
 from tests.commands import events
 
 SUITE = tasks.suite("mini")
@@ -48,7 +48,7 @@ def trial(data: Path, seed: int = 0, stage: Stage = "search", **recipe: Any) -> 
 
 def keys(out: Path) -> frozenset[str]:
     """What is in the ledger."""
-    return Ledger(Places(out).ledger).keys()
+    return Ledger(SweepPaths(out).ledger).keys()
 
 
 def logged(out: Path, key: str) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.storage.sweep_paths import Places
+from orchestrator.storage.sweep_paths import SweepPaths
 from tests.commands import Here, check_once_each, events, refused, results, run, small_sweep, start
 
 
@@ -100,7 +100,7 @@ def test_one_folder_from_first_run_to_extension(tmp_path: Path, here: Here) -> N
     command = small_sweep(out, "local")
     here(command)
     started = len(events(out))
-    kept = {p.name: p.read_bytes() for p in (Places(out).ledger / "fragments").iterdir()}
+    kept = {p.name: p.read_bytes() for p in (SweepPaths(out).ledger / "fragments").iterdir()}
 
     here(command)
     assert len(events(out)) == started, "nothing was run again"
@@ -113,17 +113,17 @@ def test_one_folder_from_first_run_to_extension(tmp_path: Path, here: Here) -> N
     assert {row.trial.task for row in rows.values()} == {"orientation", "textures", "count"}
     assert {row.trial.seed for row in rows.values() if row.trial.stage == "final"} == {1, 2, 3}
     for name, content in kept.items():
-        assert (Places(out).ledger / "fragments" / name).read_bytes() == content
+        assert (SweepPaths(out).ledger / "fragments" / name).read_bytes() == content
 
     assert "count/lora" in here(["status", str(out)])
     assert "report.html" in here(["report", str(out)])
     assert "6 entries" in here(["export", str(out), "--merged", str(tmp_path / "merged")])
     assert len(list((tmp_path / "merged").glob("*.safetensors"))) == 6
-    index = json.loads((Places(out).registry / "index.json").read_text())
+    index = json.loads((SweepPaths(out).registry / "index.json").read_text())
     assert len(index["entries"]) == 6
     assert f"{len(rows)} trials" in here(["track", str(out)])
 
-    victim = next((Places(out).ledger / "fragments").iterdir())
+    victim = next((SweepPaths(out).ledger / "fragments").iterdir())
     victim.write_bytes(victim.read_bytes()[:100])
     refused(here, command, victim.name)
     refused(here, ["status", str(out)], victim.name)
@@ -170,7 +170,7 @@ def test_a_damaged_checkpoint_is_named_and_nothing_is_lost(
 ) -> None:
     out = tmp_path / "out"
     process = start(small_sweep(out, "local", "--stopping", "asha", "--epochs", "30"), mini_data)
-    checkpoints = Places(out).checkpoints
+    checkpoints = SweepPaths(out).checkpoints
     while process.poll() is None and not list(checkpoints.glob("*.safetensors")):
         time.sleep(0.05)
     process.kill()

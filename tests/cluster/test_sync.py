@@ -21,8 +21,8 @@ from orchestrator.cluster.sync.unpack import held, put
 from orchestrator.errors import BackendError, DataError, InvalidInput, SweepConflict
 from orchestrator.storage.files import fingerprint
 from orchestrator.storage.object_store import ObjectStore
-from orchestrator.storage.sweep_paths import Places
-from orchestrator.storage.sweep_storage import Home
+from orchestrator.storage.sweep_paths import SweepPaths
+from orchestrator.storage.sweep_storage import SweepStorage
 from tests.commands import results, run
 
 
@@ -153,7 +153,7 @@ def test_what_changes_while_it_is_read_is_read_again(
 def test_another_sweep_is_not_mixed_in(there: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     _fetch(there, home, tmp_path)
-    file = Places(home).sweep
+    file = SweepPaths(home).sweep
     file.write_text(json.dumps(json.loads(file.read_text()) | {"id": "0" * 16}))
     before = {path: fingerprint(path) for path in home.rglob("*") if path.is_file()}
     with pytest.raises(SweepConflict, match="another sweep"):
@@ -177,13 +177,13 @@ def test_a_sweep_in_an_object_store_is_copied_first(
     home, copy = tmp_path / "home", tmp_path / "copy"
     monkeypatch.setenv("ORCHESTRATE_CACHE", str(tmp_path / "cache"))
 
-    def at(place: str) -> Home:
+    def at(place: str) -> SweepStorage:
         assert place == "s3://bucket/sweep"
-        found = Home(Places(copy))
+        found = SweepStorage(SweepPaths(copy))
         found.store = ObjectStore(LocalFileSystem(), str(there), place)
         return found
 
-    monkeypatch.setattr(Home, "at", at)
+    monkeypatch.setattr(SweepStorage, "at", at)
     with at_hand("s3://bucket/sweep") as folder:
         put(_archive(_said(folder, home), tmp_path), home)
     monkeypatch.undo()

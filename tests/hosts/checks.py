@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orchestrator.results.ledger import Ledger
 from orchestrator.spec import TrialResult
-from orchestrator.storage.sweep_paths import Places
+from orchestrator.storage.sweep_paths import SweepPaths
 from tests.hosts.hosts import LAPTOP, ROOT
 from tests.hosts.image import HOME
 from tests.hosts.launch import (
@@ -67,7 +67,7 @@ def check_token(launch: Launch, names: Sequence[str], *texts: str) -> None:
 
 def check_results(fetched: Path, said: str) -> list[TrialResult]:
     """The sweep's folder, brought home, has every trial that the command counted, once."""
-    home = Places(fetched)
+    home = SweepPaths(fetched)
     rows = Ledger(home.ledger).results()
     (count,) = re.findall(r"^(\d+) trials, ", said, flags=re.MULTILINE)
     assert len(rows) == int(count) > 0, said

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from orchestrator.registry import INDEX
 from orchestrator.spec import TrialResult
-from orchestrator.storage.sweep_paths import Places
+from orchestrator.storage.sweep_paths import SweepPaths
 from tests.commands import results
 
 TOLERANCE = 1e-5
@@ -30,7 +30,7 @@ LEFT_OUT = {
 
 def registry_differences(one: Path, other: Path) -> list[str]:
     """Where the registries of two sweep folders differ, files and weights; empty if nowhere."""
-    ours, theirs = (_files(Places(out).registry) for out in (one, other))
+    ours, theirs = (_files(SweepPaths(out).registry) for out in (one, other))
     found = [f"only in one of them: {name}" for name in sorted(ours.keys() ^ theirs.keys())]
     for name in sorted(ours.keys() & theirs.keys()):
         found += _differences(_content(ours[name]), _content(theirs[name]), name)

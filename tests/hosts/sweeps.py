@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.storage.sweep_paths import Places
+from orchestrator.storage.sweep_paths import SweepPaths
 from tests.commands import SPACE, check_once_each, events, results
 from tests.hosts.kernel import Folder
 from tests.hosts.rack import wait_for
@@ -93,7 +93,7 @@ class Disturbed:
         self.check_counts()
         assert ledger_differences(calm, self.folder) == []
         assert registry_differences(calm, self.folder) == []
-        assert Places(self.folder).report.exists()
+        assert SweepPaths(self.folder).report.exists()
         self.kernel.close()
 
     @property

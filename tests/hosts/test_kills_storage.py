@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.storage.sweep_paths import Places
+from orchestrator.storage.sweep_paths import SweepPaths
 from tests.commands import events, results
 from tests.hosts.rack import wait_for
 from tests.hosts.reliability import line
@@ -112,8 +112,8 @@ def test_a_torn_row_is_refused_and_its_trial_alone_is_trained_again(
     with line("torn") as mine:
         folder = standing.folder("torn")
         shutil.copytree(calm, folder)
-        shutil.rmtree(Places(folder).logs)
-        shutil.rmtree(Places(folder).registry)
+        shutil.rmtree(SweepPaths(folder).logs)
+        shutil.rmtree(SweepPaths(folder).registry)
         key = next(k for k, row in results(calm).items() if row.trial.stage == "replicate")
         row = folder / f"ledger/fragments/{key}.parquet"
         os.truncate(row, row.stat().st_size // 2)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.tracking.places import read_sweep
+from orchestrator.tracking.locations import read_sweep
 from orchestrator.tracking.tracker import SWEEP
 from tests.commands import results
 from tests.hosts.rack import wait_for

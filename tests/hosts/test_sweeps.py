@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.results.ledger import Ledger
 from orchestrator.storage.files import write_whole
-from orchestrator.storage.sweep_paths import Places
+from orchestrator.storage.sweep_paths import SweepPaths
 from tests.hosts.sweeps import Disturbed
 from tests.rows import result
 
@@ -17,7 +17,7 @@ ROWS = [result(seed) for seed in range(3)]
 
 
 def _note(folder: Path, event: str, key: str, when: int) -> None:
-    log = Places(folder).trial_log
+    log = SweepPaths(folder).trial_log
     log.parent.mkdir(exist_ok=True)
     with log.open("a") as file:
         file.write(f"{when}.000 {event} {key} 77 0\n")
@@ -29,7 +29,7 @@ def disturbed(tmp_path: Path) -> Disturbed:
     watched = Disturbed(tmp_path)
     for when, row in enumerate(ROWS):
         _note(tmp_path, "started", row.key, 10 * when)
-        Ledger(Places(tmp_path).ledger).append(row)
+        Ledger(SweepPaths(tmp_path).ledger).append(row)
         _note(tmp_path, "recorded", row.key, 10 * when + 5)
     return watched
 
@@ -63,7 +63,7 @@ TROUBLE: dict[str, Callable[[Path], object]] = {
     "put in again": _rewrite,
     "recorded twice": lambda folder: _note(folder, "recorded", ROWS[0].key, 70),
     "trained again": lambda folder: _note(folder, "started", ROWS[0].key, 70),
-    "one too many": lambda folder: Ledger(Places(folder).ledger).append(result(9)),
+    "one too many": lambda folder: Ledger(SweepPaths(folder).ledger).append(result(9)),
 }
 
 

@@ -19,7 +19,7 @@ from orchestrator.planning.extension import extend
 from orchestrator.planning.resolve import plan_studies, plan_sweep
 from orchestrator.planning.sweep_file import SweepFile, read_sweep
 from orchestrator.spec import DataIdentity, Study, Sweep
-from orchestrator.storage.sweep_paths import Places
+from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.tasks.mini import MINI
 from search_spaces import grid_size
 
@@ -259,17 +259,17 @@ def test_a_limit_may_be_lifted_from_a_grid_only() -> None:
         extend(sweep(), sweep(trials=1), MINI)
 
 
-def saved(folder: Path) -> Places:
-    places = Places(folder)
+def saved(folder: Path) -> SweepPaths:
+    paths = SweepPaths(folder)
     made = sweep(adapter=("lora",), space={"lora": {"rank": [2, 4], "lr": 0.01}})
     data, counts = {"digits": DataIdentity("s", "t")}, {"digits": {"train": 800}}
-    SweepFile.new(made, MINI, counts, data, "w", "orchestrate …").write(places)
-    return places
+    SweepFile.new(made, MINI, counts, data, "w", "orchestrate …").write(paths)
+    return paths
 
 
 def test_a_sweep_is_read_back_as_it_was_written(tmp_path: Path) -> None:
-    places = saved(tmp_path)
-    found = read_sweep(places)
+    paths = saved(tmp_path)
+    found = read_sweep(paths)
     assert found.sweep == sweep(adapter=("lora",), space={"lora": {"rank": [2, 4], "lr": 0.01}})
     assert (found.suite, found.counts) == (MINI, {"digits": {"train": 800}})
     assert found.data == {"digits": DataIdentity("s", "t")}
@@ -278,8 +278,8 @@ def test_a_sweep_is_read_back_as_it_was_written(tmp_path: Path) -> None:
 
 def test_a_folder_without_a_sweep_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"nowhere' holds no sweep"):
-        read_sweep(Places(tmp_path / "nowhere"))
-    assert SweepFile.read(Places(tmp_path)) is None
+        read_sweep(SweepPaths(tmp_path / "nowhere"))
+    assert SweepFile.read(SweepPaths(tmp_path)) is None
 
 
 @pytest.mark.parametrize(
@@ -297,21 +297,21 @@ def test_a_folder_without_a_sweep_is_named(tmp_path: Path) -> None:
 def test_a_damaged_sweep_file_is_named(
     path: tuple[str, ...], value: Any, fragment: str, tmp_path: Path
 ) -> None:
-    places = saved(tmp_path)
-    content = json.loads(places.sweep.read_text())
+    paths = saved(tmp_path)
+    content = json.loads(paths.sweep.read_text())
     inner = content
     for key in path[:-1]:
         inner = inner[key]
     inner[path[-1]] = value
-    places.sweep.write_text(json.dumps(content))
+    paths.sweep.write_text(json.dumps(content))
     with pytest.raises(InvalidInput, match=r"sweep\.json' is damaged") as error:
-        SweepFile.read(places)
+        SweepFile.read(paths)
     assert fragment in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "\0\0\0"])
 def test_a_sweep_file_of_other_text_is_named(text: str, tmp_path: Path) -> None:
-    places = Places(tmp_path)
-    places.sweep.write_text(text)
+    paths = SweepPaths(tmp_path)
+    paths.sweep.write_text(text)
     with pytest.raises(InvalidInput, match=r"is damaged .* move it away"):
-        SweepFile.read(places)
+        SweepFile.read(paths)

@@ -10,7 +10,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from orchestrator.search import AskStore, Done, Search, Wait
+from orchestrator.search import Done, Search, SuggestionStore, Wait
 from orchestrator.spec import (
     DataIdentity,
     Point,
@@ -150,7 +150,7 @@ def machine(
     if studies is None:
         studies = [study(task) for task in TASKS]
     chosen = sweep(**changes)
-    search = Search(chosen, list(studies), AskStore(folder), finished)
+    search = Search(chosen, list(studies), SuggestionStore(folder), finished)
     return Machine(search, stopping=chosen.stopping, width=width, seed=seed)
 
 

@@ -12,7 +12,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 
 from orchestrator.errors import InvalidInput, LedgerError, StorageError, SweepConflict
 from orchestrator.results.selection import rank_configurations, winner
-from orchestrator.search import AskStore, Done, StudyProgress, Wait
+from orchestrator.search import Done, StudyProgress, SuggestionStore, Wait
 from orchestrator.spec import Trial
 from search_spaces import grid_point
 from tests.search.simulated import (
@@ -78,7 +78,7 @@ def test_a_question_that_storage_refuses_changes_nothing(
     """Asked again until it is granted, a sweep is what it would have been."""
     calm = machine(tmp_path / "calm", sampler=sampler).run()
     run = machine(tmp_path / "refused", sampler=sampler)
-    record, ask = AskStore.record, run.search.ask
+    record, ask = SuggestionStore.record, run.search.ask
     calls = refused = 0
 
     def refusing(*arguments: Any) -> None:
@@ -89,15 +89,15 @@ def test_a_question_that_storage_refuses_changes_nothing(
             raise StorageError("the disk is full")
         record(*arguments)
 
-    def insist() -> Any:
+    def call() -> Any:
         while True:
             try:
                 return ask()
             except StorageError:
                 continue
 
-    monkeypatch.setattr(AskStore, "record", refusing)
-    monkeypatch.setattr(run.search, "ask", insist)
+    monkeypatch.setattr(SuggestionStore, "record", refusing)
+    monkeypatch.setattr(run.search, "ask", call)
     assert [row.key for row in run.run()] == [row.key for row in calm]
     assert refused == 2 * len(TASKS) * 15
 
@@ -395,7 +395,7 @@ def test_suggestions_of_another_sweep_are_refused(tmp_path: Path) -> None:
 
 def test_damaged_suggestions_and_unknown_names_are_refused(tmp_path: Path) -> None:
     machine(tmp_path).run(results=2)
-    AskStore(tmp_path).path("hard/efft2", 0).write_text("{")
+    SuggestionStore(tmp_path).path("hard/efft2", 0).write_text("{")
     with pytest.raises(LedgerError, match=r"hard--efft2/00000\.json"):
         machine(tmp_path)
     for changes in ({"sampler": "tp"}, {"stopping": "hyperband"}):

@@ -11,7 +11,7 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 import search_spaces
-from orchestrator.search import AskStore
+from orchestrator.search import SuggestionStore
 from orchestrator.search.configurations import search_trial, searched_values
 from orchestrator.search.warm_start import warm_start
 from orchestrator.spec import Study, Trial
@@ -54,7 +54,7 @@ def test_the_published_configuration_is_asked_first_and_once(tmp_path: Path, sam
     assert found[0] == SVHN
     assert found.count(SVHN) == 1
     assert len(found) == 6, "it counts as one of the trials"
-    stored = AskStore(tmp_path).load("svhn/efft2")
+    stored = SuggestionStore(tmp_path).load("svhn/efft2")
     assert (stored[0].index, dict(stored[0].values)) == (0, SVHN)
     assert [ask.index for ask in stored] == [*range(6)]
 

@@ -15,7 +15,7 @@ from orchestrator import registry
 from orchestrator.results.ledger import Ledger
 from orchestrator.storage import object_lease as claim
 from orchestrator.storage.object_lease import NAME
-from orchestrator.storage.sweep_storage import Home
+from orchestrator.storage.sweep_storage import SweepStorage
 from tests.commands import Here, refused, results, run, small_sweep, start
 from tests.object_stores import on_machine, s3_server
 
@@ -52,7 +52,7 @@ def test_from_the_first_run_to_another_machine(
     trials = len(Ledger(f"{uri}/ledger").keys())
     assert trials == 2 + 2 + 2
 
-    store = Home.at(uri).store
+    store = SweepStorage.at(uri).store
     assert store is not None
     there = store.walk("")
     assert NAME not in there, "the lease was given back"
@@ -128,12 +128,12 @@ def test_a_new_head_goes_on_with_what_a_killed_one_began(
     assert 5 <= before < len(found)
     for key, row in found.items():
         assert row.value == pytest.approx(expected[key].value, abs=1e-5)
-    home = Home.at(uri)
-    home.recall(home.places.logs)
-    lines = [text.split() for log in home.places.logs.glob("trials-*") for text in log.open()]
+    storage = SweepStorage.at(uri)
+    storage.sync_down(storage.paths.logs)
+    lines = [text.split() for log in storage.paths.logs.glob("trials-*") for text in log.open()]
     recorded = Counter(key for _, event, key, *_ in lines if event == "recorded")
     assert set(recorded.values()) == {1}
-    home.recall(home.places.registry)
-    index = registry.read_index(home.places.registry)
+    storage.sync_down(storage.paths.registry)
+    index = registry.read_index(storage.paths.registry)
     calm_index = registry.read_index(tmp_path / "calm" / "registry")
     assert [e.key for e in index.entries] == [e.key for e in calm_index.entries]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import CheckpointError, LedgerError, StorageError
-from orchestrator.storage.retry import Patience, passing
+from orchestrator.storage.retry import RetryPolicy, is_transient
 
 
 class Clock:
@@ -47,7 +47,7 @@ FULL = StorageError("cannot write '/x/row': No space left on device. Free space,
 
 def test_it_tries_again_with_growing_pauses_and_says_so_once(clock: Clock) -> None:
     said: list[str] = []
-    assert Patience(300, said.append).insist(refusing(8, FULL)) == "done"
+    assert RetryPolicy(300, said.append).call(refusing(8, FULL)) == "done"
     assert clock.pauses == [0.5, 1, 2, 4, 8, 15, 15, 15]
     assert said == [
         "storage refuses, trying again for up to 300 s: cannot write '/x/row': No space left on "
@@ -58,22 +58,22 @@ def test_it_tries_again_with_growing_pauses_and_says_so_once(clock: Clock) -> No
 
 def test_it_ends_with_the_refusal_when_the_time_is_over(clock: Clock) -> None:
     with pytest.raises(StorageError) as caught:
-        Patience(300).insist(refusing(1000, FULL))
+        RetryPolicy(300).call(refusing(1000, FULL))
     assert caught.value is FULL
     assert sum(clock.pauses) == 300
 
 
 def test_what_is_granted_in_between_starts_the_time_afresh(clock: Clock) -> None:
-    patience = Patience(10)
+    patience = RetryPolicy(10)
     for _ in range(3):
-        assert patience.insist(refusing(4, FULL)) == "done"
+        assert patience.call(refusing(4, FULL)) == "done"
     assert clock.pauses == [0.5, 1, 2, 4] * 3
 
 
 def test_what_is_no_refusal_is_raised_at_once(clock: Clock) -> None:
     for error in (LedgerError("a damaged row"), ValueError("wrong"), FileNotFoundError(2, "gone")):
         with pytest.raises(type(error)):
-            Patience(300).insist(refusing(1, error))
+            RetryPolicy(300).call(refusing(1, error))
     assert not clock.pauses
 
 
@@ -84,7 +84,7 @@ def test_what_a_refusal_caused_is_one(tmp_path: Path) -> None:
         except CheckpointError as made:
             return made
 
-    assert passing(caused(OSError(errno.ENOSPC, "full")))
-    assert passing(OSError(errno.EROFS, "read-only"))
-    assert not passing(caused(FileNotFoundError(errno.ENOENT, "gone")))
-    assert not passing(CheckpointError("damaged"))
+    assert is_transient(caused(OSError(errno.ENOSPC, "full")))
+    assert is_transient(OSError(errno.EROFS, "read-only"))
+    assert not is_transient(caused(FileNotFoundError(errno.ENOENT, "gone")))
+    assert not is_transient(CheckpointError("damaged"))

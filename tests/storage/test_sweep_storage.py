@@ -6,8 +6,8 @@ import pytest
 
 from orchestrator.errors import InvalidInput, StorageError
 from orchestrator.storage.object_store import ObjectStore
-from orchestrator.storage.sweep_paths import Places
-from orchestrator.storage.sweep_storage import Home, places_of
+from orchestrator.storage.sweep_paths import SweepPaths
+from orchestrator.storage.sweep_storage import SweepStorage, paths_of
 from tests.object_stores import Memory, memory, on_machine
 
 __all__ = ["memory"]
@@ -23,22 +23,22 @@ def put(path: Path, text: str = "content") -> Path:
 
 def test_a_folder_is_its_own_home(tmp_path: Path) -> None:
     for place in (tmp_path, str(tmp_path), tmp_path.as_uri()):
-        home = Home.at(place)
-        assert (home.places, home.store) == (Places(tmp_path), None)
+        storage = SweepStorage.at(place)
+        assert (storage.paths, storage.store) == (SweepPaths(tmp_path), None)
         file = put(tmp_path / "asks" / "a")
-        home.publish(file)
-        home.fetch(file, tmp_path / "missing")
-        home.recall(tmp_path / "asks")
-        home.publish_folder(tmp_path / "asks", last=file)
+        storage.upload(file)
+        storage.download(file, tmp_path / "missing")
+        storage.sync_down(tmp_path / "asks")
+        storage.upload_folder(tmp_path / "asks", last=file)
         assert file.read_text() == "content"
-        home.remove(file)
+        storage.remove(file)
         assert not file.exists()
-        home.remove_folder(tmp_path / "asks")
+        storage.remove_folder(tmp_path / "asks")
         assert list(tmp_path.iterdir()) == []
 
 
 def test_places_are_named_as_a_person_named_them(tmp_path: Path) -> None:
-    near, far = Places(tmp_path), places_of(f"{URI}/?region=eu-west-1")
+    near, far = SweepPaths(tmp_path), paths_of(f"{URI}/?region=eu-west-1")
     assert near.ledger == tmp_path / "ledger"
     assert far.ledger == f"{URI}/ledger?region=eu-west-1"
     assert (near.name, far.name) == (str(tmp_path), URI)
@@ -50,13 +50,13 @@ def test_an_address_has_one_working_copy_whatever_its_options(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ORCHESTRATE_CACHE", str(tmp_path))
-    copies = {places_of(u).out for u in (URI, f"{URI}/", f"{URI}?region=eu-west-1")}
+    copies = {paths_of(u).out for u in (URI, f"{URI}/", f"{URI}?region=eu-west-1")}
     assert len(copies) == 1
     assert copies.pop().parent == tmp_path / "sweeps"
-    assert places_of("s3://bucket/sweeps/other").out != places_of(URI).out
+    assert paths_of("s3://bucket/sweeps/other").out != paths_of(URI).out
     monkeypatch.delenv("ORCHESTRATE_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
-    assert places_of(URI).out.parent == tmp_path / "me" / ".cache" / "orchestrate" / "sweeps"
+    assert paths_of(URI).out.parent == tmp_path / "me" / ".cache" / "orchestrate" / "sweeps"
 
 
 @pytest.mark.parametrize(
@@ -75,56 +75,56 @@ def test_an_address_has_one_working_copy_whatever_its_options(
 )
 def test_addresses_that_cannot_be_one_are_refused(place: str, fragment: str) -> None:
     with pytest.raises(InvalidInput, match=fragment) as caught:
-        places_of(place)
+        paths_of(place)
     assert "hush" not in str(caught.value)
 
 
 def test_what_one_machine_publishes_another_fetches(
     memory: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = Home.at(URI)
-    asks = here.places.asks
+    here = SweepStorage.at(URI)
+    asks = here.paths.asks
     files = [put(asks / study / "00000.json", study) for study in ("a", "b")]
-    here.publish(put(here.places.sweep, "the sweep"), *files)
+    here.publish(put(here.paths.sweep, "the sweep"), *files)
     on_machine("two", tmp_path, monkeypatch)
-    there = Home.at(URI)
-    assert there.places.out != here.places.out
-    there.fetch(there.places.sweep)
-    assert there.places.sweep.read_text() == "the sweep"
-    stale = put(there.places.asks / "c" / "00000.json")
-    there.recall(there.places.asks)
-    assert [(there.places.asks / s / "00000.json").read_text() for s in ("a", "b")] == ["a", "b"]
+    there = SweepStorage.at(URI)
+    assert there.paths.out != here.paths.out
+    there.fetch(there.paths.sweep)
+    assert there.paths.sweep.read_text() == "the sweep"
+    stale = put(there.paths.asks / "c" / "00000.json")
+    there.sync_down(there.paths.asks)
+    assert [(there.paths.asks / s / "00000.json").read_text() for s in ("a", "b")] == ["a", "b"]
     assert not stale.exists(), "the store does not have it"
-    there.remove(there.places.asks / "a" / "00000.json")
+    there.remove(there.paths.asks / "a" / "00000.json")
     here.fetch(files[0])
     assert not files[0].exists()
-    there.remove_folder(there.places.asks)
+    there.remove_folder(there.paths.asks)
     assert memory.names("sweeps/mine") == ["sweep.json"]
-    assert [path.name for path in there.places.out.rglob(".*")] == [".home"], "no draft is left"
-    assert Home.at(there.places.out).places == there.places, "the copy is named like the sweep"
+    assert [path.name for path in there.paths.out.rglob(".*")] == [".home"], "no draft is left"
+    assert SweepStorage.at(there.paths.out).paths == there.paths, "the copy is named like the sweep"
 
 
 def test_a_file_of_any_size_travels_whole(
     memory: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("orchestrator.storage.object_store._PIECE", 1000)
-    home = Home.at(URI)
-    big = put(home.places.data / "big.arrow", "0123456789" * 1234)
-    home.publish(big)
+    storage = SweepStorage.at(URI)
+    big = put(storage.paths.data / "big.arrow", "0123456789" * 1234)
+    storage.upload(big)
     on_machine("two", tmp_path, monkeypatch)
-    there = Home.at(URI)
-    there.fetch(there.places.data / "big.arrow")
-    assert (there.places.data / "big.arrow").read_bytes() == big.read_bytes()
+    there = SweepStorage.at(URI)
+    there.fetch(there.paths.data / "big.arrow")
+    assert (there.paths.data / "big.arrow").read_bytes() == big.read_bytes()
 
 
 def test_a_folder_is_published_with_its_index_last(
     memory: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = Home.at(URI)
-    registry = home.places.registry
+    storage = SweepStorage.at(URI)
+    registry = storage.paths.registry
     old = put(registry / "a" / "old")
     index = put(registry / "index.json")
-    home.publish_folder(registry, last=index)
+    storage.upload_folder(registry, last=index)
     old.unlink()
     put(registry / "z" / "new")
     order: list[str] = []
@@ -138,19 +138,19 @@ def test_a_folder_is_published_with_its_index_last(
             call(self, *arguments)  # type: ignore[operator]
 
         monkeypatch.setattr(ObjectStore, name, noted)
-    home.publish_folder(registry, last=index)
+    storage.upload_folder(registry, last=index)
     assert order == ["upload new", "upload index.json", "delete old"]
     assert memory.names("sweeps/mine/registry") == ["index.json", "z/new"]
 
 
 def test_growing_files_are_never_made_shorter(memory: Memory) -> None:
-    home = Home.at(URI)
-    mine, theirs = home.places.pools / "mine.jsonl", home.places.pools / "theirs.jsonl"
-    home.publish(put(mine, "1"), put(theirs, "1\n2"))
+    storage = SweepStorage.at(URI)
+    mine, theirs = storage.paths.pools / "mine.jsonl", storage.paths.pools / "theirs.jsonl"
+    storage.upload(put(mine, "1"), put(theirs, "1\n2"))
     put(mine, "1\n2")
     put(theirs, "1")
-    only_here = put(home.places.pools / "new.jsonl")
-    home.recall(home.places.pools, growing=True)
+    only_here = put(storage.paths.pools / "new.jsonl")
+    storage.sync_down(storage.paths.pools, growing=True)
     assert (mine.read_text(), theirs.read_text()) == ("1\n2", "1\n2")
     assert only_here.exists()
 
@@ -159,20 +159,20 @@ def test_growing_files_are_never_made_shorter(memory: Memory) -> None:
 def test_no_object_leads_out_of_its_folder(
     name: str, memory: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = Home.at(URI)
+    storage = SweepStorage.at(URI)
     monkeypatch.setattr(ObjectStore, "walk", lambda *_: {name: 1})
     monkeypatch.setattr(ObjectStore, "download", lambda *_: pytest.fail("it was fetched"))
     with pytest.raises(StorageError, match="leads out of its folder"):
-        home.recall(home.places.asks)
+        storage.sync_down(storage.paths.asks)
 
 
 def test_a_full_disk_is_a_refusal(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
-    home = Home.at(URI)
-    home.publish(put(home.places.sweep))
+    storage = SweepStorage.at(URI)
+    storage.upload(put(storage.paths.sweep))
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(ObjectStore, "download", full)
     with pytest.raises(StorageError, match=r"cannot write '.*sweep\.json'.*No space left"):
-        home.fetch(home.places.sweep)
+        storage.download(storage.paths.sweep)

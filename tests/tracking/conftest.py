@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.storage.folder_lock import SweepLease
+from orchestrator.tracking.locations import default_uri
 from orchestrator.tracking.mlflow import track
-from orchestrator.tracking.places import default_uri
 from orchestrator.tracking.process import TrackingProcess
 from tests.tracking.synthetic import make_sweep
 from tests.tracking.waiting import until

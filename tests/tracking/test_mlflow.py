@@ -13,10 +13,10 @@ from orchestrator.errors import InvalidInput, TrackingError
 from orchestrator.results import throughput
 from orchestrator.results.ledger import Ledger
 from orchestrator.results.throughput import GroupUse, Window
-from orchestrator.storage.sweep_paths import Places
+from orchestrator.storage.sweep_paths import SweepPaths
+from orchestrator.tracking.locations import read_sweep
 from orchestrator.tracking.lock import only_writer
 from orchestrator.tracking.mlflow import MlflowStore, TrackCounts, open_tracker, track
-from orchestrator.tracking.places import read_sweep
 from orchestrator.tracking.tracker import Tracker
 from tests.tracking.database import check_agrees, content, count, stored
 from tests.tracking.synthetic import append, make_sweep, result, results
@@ -46,12 +46,12 @@ def test_what_pools_note_is_added_as_it_comes_and_never_twice(sweep: Path) -> No
     group = GroupUse("lora, batch 8", 2, 4, "throughput", 0, 800, 0, "")
     window = Window("n cpu", "CPU", 100.0, 10.0, 800, 200, 2e9, 1e9, 10**9, (group,))
     rows = append(sweep, results(2))
-    throughput.append(Places(sweep).pools, window)
+    throughput.append(SweepPaths(sweep).pools, window)
     track(sweep)
     tracker = open_tracker(sweep, uri(sweep))
     for second in (1, 2):
-        throughput.append(Places(sweep).pools, replace(window, time=100.0 + second, trained=0))
-        tracker.note(throughput.read(Places(sweep).pools))
+        throughput.append(SweepPaths(sweep).pools, replace(window, time=100.0 + second, trained=0))
+        tracker.note(throughput.read(SweepPaths(sweep).pools))
     points = check_agrees(sweep, rows)["sweep"].points
     assert points["system/n cpu/images_per_second"] == [(0, 100.0), (1, 20.0), (2, 20.0)]
     assert points["system/n cpu/memory_megabytes"] == [(n, 1000.0) for n in range(3)]

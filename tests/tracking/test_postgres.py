@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.results.ledger import Ledger
-from orchestrator.storage.sweep_paths import Places
+from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.tracking import server
 from orchestrator.tracking.environment import URI_VARIABLE
 from tests.commands import run, small_sweep, start
@@ -40,8 +40,8 @@ def _serve(home: Path, port: int, *options: str) -> str:
 
 def _agrees(postgres: Postgres, name: str, out: Path) -> str:
     """The database holds the sweep in `out`, each trial once; the id of the sweep's own run."""
-    sweep = json.loads(Places(out).sweep.read_text())["id"]
-    rows = Ledger(Places(out).ledger).results()
+    sweep = json.loads(SweepPaths(out).sweep.read_text())["id"]
+    rows = Ledger(SweepPaths(out).ledger).results()
     assert len(rows) > 10
     return check_agrees(out, rows, sweep, partial(postgres.ask, name))["sweep"].id
 
@@ -69,7 +69,7 @@ def test_two_sweeps_at_once_through_one_server(
             assert not (out / "mlflow.db").exists()
             top = _agrees(postgres, "shared", out)
             (report,) = artifacts.glob(f"*/{top}/artifacts/report.html")
-            assert report.read_bytes() == Places(out).report.read_bytes()
+            assert report.read_bytes() == SweepPaths(out).report.read_bytes()
 
         before = postgres.content("shared")
         for out in outs:

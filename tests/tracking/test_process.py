@@ -15,8 +15,8 @@ import pytest
 
 from orchestrator.errors import TrackingError
 from orchestrator.storage.folder_lock import SweepLease
+from orchestrator.tracking.locations import default_uri, log_file
 from orchestrator.tracking.mlflow import TrackCounts, track
-from orchestrator.tracking.places import default_uri, log_file
 from orchestrator.tracking.process import TrackingProcess
 from tests.tracking.database import check_agrees, count, stored
 from tests.tracking.synthetic import append, results
@@ -27,7 +27,7 @@ DRIVER = """
 import os, sys, time
 from pathlib import Path
 from orchestrator.storage.folder_lock import SweepLease
-from orchestrator.tracking.places import default_uri
+from orchestrator.tracking.locations import default_uri
 from orchestrator.tracking.process import TrackingProcess
 out = Path(sys.argv[1])
 with SweepLease(out) as lease:

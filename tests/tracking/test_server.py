@@ -11,8 +11,8 @@ import pytest
 from orchestrator.errors import TrackingError
 from orchestrator.tracking import server
 from orchestrator.tracking.environment import URI_VARIABLE
+from orchestrator.tracking.locations import chosen_uri, default_uri, sqlite_file
 from orchestrator.tracking.mlflow import track
-from orchestrator.tracking.places import chosen_uri, default_uri, sqlite_file
 from tests.tracking.database import check_agrees
 from tests.tracking.synthetic import append, results
 from tests.tracking.test_ui import free_port, processes_on

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import InvalidInput, TrackingError
+from orchestrator.tracking.locations import default_uri
 from orchestrator.tracking.mlflow import track
-from orchestrator.tracking.places import default_uri
 from orchestrator.tracking.ui import ui_command
 from tests.commands import heed_interrupts
 from tests.tracking.synthetic import append, make_sweep, results
@@ -22,7 +22,7 @@ from tests.tracking.synthetic import append, make_sweep, results
 SERVE = """
 import sys
 from pathlib import Path
-from orchestrator.tracking.places import default_uri
+from orchestrator.tracking.locations import default_uri
 from orchestrator.tracking.ui import serve
 out = Path(sys.argv[1])
 sys.exit(serve(out, default_uri(out), port=int(sys.argv[2])))

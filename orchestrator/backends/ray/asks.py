@@ -20,7 +20,7 @@ from orchestrator.errors import BackendError, StorageError
 from orchestrator.results.ledger import Ledger
 from orchestrator.search.search import Done, Search, Wait
 from orchestrator.spec import Trial, TrialResult
-from orchestrator.storage.retry import Patience
+from orchestrator.storage.retry import RetryPolicy
 
 
 class Asks(Searcher):
@@ -37,9 +37,9 @@ class Asks(Searcher):
     ) -> None:
         super().__init__()
         self.search = search
-        self._ledger = Ledger(plan.places.ledger)
-        self._asking = Patience(plan.storage_patience, say)
-        self._reading = Patience(plan.storage_patience, say)
+        self._ledger = Ledger(plan.paths.ledger)
+        self._asking = RetryPolicy(plan.storage_patience, say)
+        self._reading = RetryPolicy(plan.storage_patience, say)
         self._refused_until = 0.0
         self._width, self._directory, self._observe = width, directory, observe
         self.starts = Starts()
@@ -105,7 +105,7 @@ class Asks(Searcher):
             self.refuse(BackendError(message))
         try:
             if key not in self._told:
-                row = self._reading.insist(lambda: self._ledger.result(key))
+                row = self._reading.call(lambda: self._ledger.result(key))
                 if row is not None:
                     self.search.tell(row)
             self._told.discard(key)

@@ -5,5 +5,5 @@
              process of its own; `code` the fingerprints of the project's files
 `tracking`   whether MLflow's address answers
 `visit`      asks this machine and, with an address, every node of a cluster
-`findings`   pure functions from the answers to lines: `software`, `machines`, `places`
+`findings`   pure functions from the answers to lines: `software`, `machines`, `shared`
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from orchestrator.cluster.doctor import machines, places, software
+from orchestrator.cluster.doctor import machines, shared, software
 from orchestrator.cluster.doctor.lines import Line
 from orchestrator.cluster.doctor.records import Examination
 
@@ -17,11 +17,11 @@ _JUDGES = (
     machines.disk,
     machines.gpus,
     machines.clocks,
-    places.shared,
-    places.locks,
-    places.data,
-    places.weights,
-    places.tracking,
+    shared.shared,
+    shared.locks,
+    shared.data,
+    shared.weights,
+    shared.tracking,
     software.troubles,
 )
 

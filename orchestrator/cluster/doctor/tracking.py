@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from orchestrator.cluster.doctor.records import Reach
 from orchestrator.storage.sharing import filesystem, is_network
 from orchestrator.tracking.environment import redact
-from orchestrator.tracking.places import is_database, sqlite_file
+from orchestrator.tracking.locations import is_database, sqlite_file
 
 SECONDS = 3.0
 _OTHER = "--tracking-uri sqlite:///$HOME/mlflow.db, or a server"

@@ -15,7 +15,7 @@ from orchestrator.data.prepared.presence import presence
 from orchestrator.errors import InvalidInput
 from orchestrator.spec import Suite
 from orchestrator.storage.sharing import Shared, Sight, filesystem, is_uri, said
-from orchestrator.storage.sweep_paths import Places
+from orchestrator.storage.sweep_paths import SweepPaths
 
 PATIENCE = SECONDS + 30
 """Seconds that a node may take: torch's own time, and that of starting a process."""
@@ -142,11 +142,11 @@ def _reach(uri: str) -> Reach | None:
     return reach(uri) if uri else None
 
 
-def named(places: Places) -> str:
+def named(paths: SweepPaths) -> str:
     """A sweep's place as other machines must find it; `InvalidInput` for a file."""
-    if places.uri:
-        return places.uri
-    path = places.out.expanduser().resolve()
+    if paths.uri:
+        return paths.uri
+    path = paths.out.expanduser().resolve()
     if path.exists() and not path.is_dir():
-        raise InvalidInput(f"--out '{places.out}' is a file; name a folder, or s3://BUCKET/PATH.")
+        raise InvalidInput(f"--out '{paths.out}' is a file; name a folder, or s3://BUCKET/PATH.")
     return str(path)

@@ -17,8 +17,8 @@ from orchestrator.cluster.sync.contents import NAME, Contents, areas, names_in
 from orchestrator.cluster.sync.log_stream import Sender
 from orchestrator.errors import DataError, OrchestrateError, SweepConflict
 from orchestrator.planning.sweep_file import read_sweep
-from orchestrator.storage.sweep_paths import Places
-from orchestrator.storage.sweep_storage import Home
+from orchestrator.storage.sweep_paths import SweepPaths
+from orchestrator.storage.sweep_storage import SweepStorage
 
 _ATTEMPTS = 10
 _CACHE = "ORCHESTRATE_CACHE"
@@ -42,10 +42,10 @@ def pack(
 
     `InvalidInput` if there is no sweep, `SweepConflict` if the receiver's is another one.
     """
-    places = Places(out)
-    sweep = read_sweep(places).id
+    paths = SweepPaths(out)
+    sweep = read_sweep(paths).id
     check_same(held.sweep, sweep)
-    if _outdated(places):
+    if _outdated(paths):
         _try(lambda: refresh(out), say)
     sender = Sender(say)
     # The fastest level: Parquet and weights do not get smaller, JSON and HTML do at any.
@@ -71,11 +71,11 @@ def at_hand(out: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as folder:
         os.environ[_CACHE] = folder
-        home = Home.at(out)
+        storage = SweepStorage.at(out)
         for area in areas(everything=True):  # the report after the ledger that it is of
-            path = home.places.out / area
-            (home.fetch if path.suffix else home.recall)(path)
-        yield home.places.out
+            path = storage.paths.out / area
+            (storage.download if path.suffix else storage.sync_down)(path)
+        yield storage.paths.out
 
 
 def check_same(here: str, there: str) -> None:
@@ -87,12 +87,12 @@ def check_same(here: str, there: str) -> None:
         )
 
 
-def _outdated(places: Places) -> bool:
+def _outdated(paths: SweepPaths) -> bool:
     """Whether the ledger has a file that is younger than the report."""
-    rows = [places.out / name for name in names_in(places.out, Path(places.ledger).name)]
-    if not rows or not places.report.exists():
+    rows = [paths.out / name for name in names_in(paths.out, Path(paths.ledger).name)]
+    if not rows or not paths.report.exists():
         return bool(rows)
-    return places.report.stat().st_mtime < max((row.stat().st_mtime for row in rows), default=0)
+    return paths.report.stat().st_mtime < max((row.stat().st_mtime for row in rows), default=0)
 
 
 def _try(refresh: Callable[[], object], say: Callable[[str], None]) -> None:

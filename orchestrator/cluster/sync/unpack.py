@@ -14,7 +14,7 @@ from orchestrator.errors import DataError, InvalidInput
 from orchestrator.planning.sweep_file import SweepFile
 from orchestrator.registry import INDEX, WEIGHTS, read_index
 from orchestrator.storage.files import fingerprint, make_folder, sync_folder, write_whole
-from orchestrator.storage.sweep_paths import Places
+from orchestrator.storage.sweep_paths import SweepPaths
 
 _DRAFT = ".parcel"
 
@@ -36,7 +36,7 @@ def held(folder: Path, everything: bool) -> Contents:
         return Contents()
     if not folder.is_dir():
         raise InvalidInput(f"'{folder}' is no folder; name another one.")
-    found = SweepFile.read(Places(folder))
+    found = SweepFile.read(SweepPaths(folder))
     if found is not None:
         return contents(folder, found.id, everything)
     if other := sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")):
@@ -60,7 +60,7 @@ def put(archive: Path, folder: Path) -> Arrived:
     try:
         unpack(archive, draft, lambda *_: None)
         listed = _listed(draft)
-        before = SweepFile.read(Places(folder))
+        before = SweepFile.read(SweepPaths(folder))
         check_same(before.id if before else "", listed.sweep)
         new = [name for name in _in_order(listed) if (draft / name).exists()]
         _check(listed, draft, folder, set(new))
@@ -70,7 +70,7 @@ def put(archive: Path, folder: Path) -> Arrived:
             sync_folder((folder / name).parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    _restore_adapters(Places(folder))
+    _restore_adapters(SweepPaths(folder))
     return Arrived(len(new), len(listed.files) - len(new))
 
 
@@ -83,9 +83,9 @@ def _listed(draft: Path) -> Contents:
 
 def _in_order(listed: Contents) -> list[str]:
     """The sweep's file first: it says whose folder this is. An index after what it names."""
-    places = areas(everything=True)
+    paths = areas(everything=True)
     return sorted(
-        listed.files, key=lambda n: (places.index(n.partition("/")[0]), n.endswith(INDEX), n)
+        listed.files, key=lambda n: (paths.index(n.partition("/")[0]), n.endswith(INDEX), n)
     )
 
 
@@ -99,14 +99,14 @@ def _check(listed: Contents, draft: Path, folder: Path, new: set[str]) -> None:
             )
 
 
-def _restore_adapters(places: Places) -> None:
+def _restore_adapters(paths: SweepPaths) -> None:
     """What the registry exports comes from `adapters`, which did not travel: it is the same."""
-    if not (places.registry / INDEX).exists():
+    if not (paths.registry / INDEX).exists():
         return
-    root = places.registry.resolve()
-    for entry in read_index(places.registry).entries:
-        source, target = (root / entry.path).resolve(), places.adapters / entry.key
-        if not source.is_relative_to(root) or target.parent != places.adapters:
+    root = paths.registry.resolve()
+    for entry in read_index(paths.registry).entries:
+        source, target = (root / entry.path).resolve(), paths.adapters / entry.key
+        if not source.is_relative_to(root) or target.parent != paths.adapters:
             raise DataError(f"entry '{entry.task}/{entry.adapter}' of the registry points outside.")
         for name in WEIGHTS:
             if not (target / name).exists():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import InvalidInput, TrackingError
-from orchestrator.storage.sweep_storage import places_of
+from orchestrator.storage.sweep_storage import paths_of
 from orchestrator.tracking.environment import URI_VARIABLE, redact
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -65,7 +65,7 @@ def unreachable(out: Path, uri: str, reason: object) -> TrackingError:
     where = "" if uri == default_uri(out) else f" --tracking-uri {redact(uri)}"
     return TrackingError(
         f"tracking at {redact(uri)} does not work: {lines[0][:300]} Nothing is lost: the ledger "
-        f"has every result, and `orchestrate track {places_of(out).name}{where}` writes what is "
+        f"has every result, and `orchestrate track {paths_of(out).name}{where}` writes what is "
         "missing."
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.tracking.environment import URI_VARIABLE
-from orchestrator.tracking.places import chosen_uri, default_uri, viewer
+from orchestrator.tracking.locations import chosen_uri, default_uri, viewer
 
 
 def test_the_option_wins_over_the_variable_and_that_over_the_folder(
