@@ -15,10 +15,9 @@ import pytest
 from orchestrator.tracking.locations import read_sweep
 from orchestrator.tracking.tracker import SWEEP
 from tests.commands import results
-from tests.hosts.rack import wait_for
+from tests.hosts.rack import wait_for, why_not
 from tests.hosts.reliability import line
 from tests.hosts.standing import DATABASE, SHARED, Command, Standing
-from tests.hosts.support import why_not
 from tests.hosts.sweeps import NOWHERE, RUNS, TRIALS, amid, finish
 from tests.tracking.database import stored
 
