@@ -1,7 +1,11 @@
-"""Runs an arm: starts its processes, watches their memory, collects what they noted."""
+"""Runs an arm: starts its processes, samples their memory, collects their logs.
+
+`python -m arms.launch REQUEST.json` is such a process.
+"""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -101,7 +105,7 @@ def _one(
     request.write_text(json.dumps(asked))
     began = time.time()
     with open(place / "output", "w+") as output:
-        process = start("arms.child", str(request), threads=arm.threads, output=output)
+        process = start("arms.launch", str(request), threads=arm.threads, output=output)
         starts[process.pid] = began
         if process.wait():
             raise RuntimeError(f"arm {arm.name}: {(place / 'output').read_text()[-3000:]}")
@@ -193,3 +197,22 @@ def _read(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
+
+
+def main() -> None:
+    """Runs an arm's share of the trials in this process."""
+    import torch
+
+    from arms.work import Log, Work
+
+    request = json.loads(Path(sys.argv[1]).read_text())
+    if request["threads"]:
+        torch.set_num_threads(request["threads"])
+    work = Work.read(Path(request["folder"]))
+    log = Log(Path(request["log"]), work.device)
+    arm = importlib.import_module(f"arms.{request['arm']}")
+    arm.run(work, request["trials"], {**request["options"], "log": request["log"]}, log)
+
+
+if __name__ == "__main__":
+    main()
