@@ -27,7 +27,7 @@ class Process:
 
 
 @dataclass(frozen=True)
-class Run:
+class ArmRun:
     """One arm in one round. `free` seconds were spent on the benchmark's own questions."""
 
     began: float

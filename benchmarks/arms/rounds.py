@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from arms.calibrate import Choice
-from arms.figures import Run
+from arms.figures import ArmRun
 from arms.launch import Arm, run
 
 ARMS = ("script", "stock", "tuned", "pool")
-Runs = dict[str, list[Run]]
+Runs = dict[str, list[ArmRun]]
 """Arm → one run per round."""
 
 
