@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.analysis.aggregate import summarise
-from orchestrator.analysis.report import write_report
+from orchestrator.analysis.report import Extras, write_report
 from orchestrator.analysis.summary import Summary
 from orchestrator.backbones import fingerprint, normalisation_of
 from orchestrator.backends.plan import HostPlan
@@ -24,10 +24,10 @@ from orchestrator.errors import InvalidInput, StorageError
 from orchestrator.planning.config import SweepConfig
 from orchestrator.planning.extension import extend
 from orchestrator.planning.resolve import plan_studies, plan_sweep
-from orchestrator.planning.sweep_file import SweepFile, read_sweep
 from orchestrator.registry import INDEX, export
 from orchestrator.results import throughput
 from orchestrator.results.ledger import Ledger
+from orchestrator.results.sweep_file import SweepFile, read_sweep
 from orchestrator.search.search import Search
 from orchestrator.search.study import StudyProgress
 from orchestrator.search.suggestions import SuggestionStore
@@ -41,6 +41,8 @@ from orchestrator.tracking.process import TrackingProcess
 
 _PATIENCE = 300.0
 """Seconds for which storage may refuse before the sweep ends."""
+COMPACT_FROM = 2000
+"""A concluded sweep's ledger is compacted if it has at least this many fragments."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,9 @@ def run(planned: Planned, command: str, watch: Watch) -> Outcome:
             patience = RetryPolicy(0 if interrupted else _PATIENCE, watch.say)
             outcome = patience.call(lambda: conclude(storage, search.failures(), command))
             ended = tracking.finish(interrupted=interrupted)
+            if not interrupted:
+                lease.check()
+                patience.call(lambda: _compact(ledger))
         except BaseException:
             tracking.stop()
             raise
@@ -174,23 +179,29 @@ def conclude(storage: SweepStorage, failures: Mapping[str, str], command: str) -
     }
     summary, *leaking = summaries.values()
     export(summary, results, paths.adapters, paths.registry, storage.download)
-    write_report(
-        paths.report,
-        summary,
-        results,
+    extras = Extras(
         command=command,
         registry=paths.shown(paths.registry),
         failures=failures,
-        paper=leaking[0] if leaking else None,
         notices=deviations(found.suite, found.counts),
         counts=found.counts,
         sheets=_sheets(paths, found.sweep.tasks),
         windows=throughput.read(paths.pools),
     )
+    write_report(paths.report, summary, results, extras, leaking[0] if leaking else None)
     storage.upload_folder(paths.registry, last=paths.registry / INDEX)
     storage.upload(paths.report)
     shown = viewer(paths.name, paths.out, chosen_uri(paths.out, None))
     return Outcome(summary, failures, "", summaries, shown)
+
+
+def _compact(ledger: Ledger) -> None:
+    """Merge the fragments of a large ledger: reading thousands of files takes minutes.
+
+    Fragments of final trials stay: a person moves one away to have its adapter trained again (see
+    the error of `registry.export`). Only for the holder of the sweep's lock.
+    """
+    ledger.compact(least=COMPACT_FROM, keep=lambda row: row.trial.stage == "final")
 
 
 def _begun(paths: SweepPaths) -> SweepFile | None:

@@ -50,7 +50,7 @@ class Process:
 
 
 @dataclass(frozen=True)
-class Run:
+class ArmRun:
     """One arm in one round. `free` seconds were spent on the benchmark's own questions."""
 
     began: float
@@ -159,7 +159,7 @@ def spread(values: Sequence[float]) -> tuple[float | None, float | None]:
 
 
 def summary(
-    runs: Mapping[str, Sequence[Run]], work: Mapping[str, Any], roofline: Mapping[str, Any]
+    runs: Mapping[str, Sequence[ArmRun]], work: Mapping[str, Any], roofline: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Arm → medians over rounds; ratios are medians over those in which both arms ran.
 
@@ -188,7 +188,7 @@ def summary(
     return rows
 
 
-def _pairs(runs: Mapping[str, Sequence[Run]], one: str, other: str) -> list[tuple[Run, Run]]:
+def _pairs(runs: Mapping[str, Sequence[ArmRun]], one: str, other: str) -> list[tuple[ArmRun, ArmRun]]:
     return list(zip(runs[one], runs[other], strict=False))  # a last round may be incomplete
 
 
@@ -246,7 +246,7 @@ def text(rows: Mapping[str, Any], reached: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def raw(run: Run) -> dict[str, Any]:
+def raw(run: ArmRun) -> dict[str, Any]:
     """All that a run measured, times in seconds from its start."""
     return {
         "seconds": round(run.seconds, 3), "lanes": run.lanes, "slots": run.slots,
@@ -262,7 +262,7 @@ def raw(run: Run) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _row(runs: Sequence[Run], epochs: int, images: int) -> dict[str, Any]:
+def _row(runs: Sequence[ArmRun], epochs: int, images: int) -> dict[str, Any]:
     steady = [run.steady for run in runs if run.steady is not None]
     rate = median(steady) if steady else None
     mean, sd = spread([a for a in runs[-1].accuracies.values() if a is not None])

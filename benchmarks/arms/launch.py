@@ -22,7 +22,7 @@ from typing import Any
 
 from machine import ROOT
 
-from arms.figures import Process, Run
+from arms.figures import ArmRun, Process
 
 PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -45,7 +45,7 @@ class Arm:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def run(arm: Arm, folder: Path, trials: Sequence[int], deadline: float = float("inf")) -> Run:
+def run(arm: Arm, folder: Path, trials: Sequence[int], deadline: float = float("inf")) -> ArmRun:
     """Runs trials of an arm; after `deadline` (of time.time) no further process is started.
 
     RuntimeError with the end of what a process printed if one fails.
@@ -127,7 +127,7 @@ def start(
 def _collected(
     arm: Arm, events: list[dict[str, Any]], starts: dict[int, float],
     began: float, ended: float, host_mib: float,
-) -> Run:  # fmt: skip
+) -> ArmRun:  # fmt: skip
     def of(kind: str) -> list[dict[str, Any]]:
         return [event for event in events if event["event"] == kind]
 
@@ -141,7 +141,7 @@ def _collected(
         for step in of("step")
     ]
     ends = of("trial")
-    return Run(
+    return ArmRun(
         began, ended, arm.inner or arm.lanes, arm.slots, tuple(processes),
         {event["trial"]: event["accuracy"] for event in ends},
         free=sum(event["seconds"] for event in of("check")),

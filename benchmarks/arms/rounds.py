@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from arms.figures import Run
+from arms.figures import ArmRun
 from arms.launch import Arm, run
 
 ARMS = ("script", "stock", "tuned", "pool")
-Runs = dict[str, list[Run]]
+Runs = dict[str, list[ArmRun]]
 """Arm → one run per round."""
 
 
@@ -66,7 +66,7 @@ def _cold(arm: Arm, folder: Path) -> dict[str, Any]:
 
 def _tried(arm: Arm, folder: Path) -> dict[str, float | None]:
     """Rates in trial-epochs per minute of as many trials as run at a time."""
-    found: Run = run(arm, folder, range(arm.lanes))
+    found: ArmRun = run(arm, folder, range(arm.lanes))
     steady = found.steady
     return {
         "whole": round(found.whole, 2),

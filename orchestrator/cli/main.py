@@ -249,7 +249,7 @@ def ui(
 ) -> None:
     """Open MLflow's own interface on a sweep."""
     from orchestrator.tracking.locations import chosen_uri
-    from orchestrator.tracking.ui import serve, ui_command
+    from orchestrator.tracking.server import serve, ui_command
 
     out = _fetched(folder).out
     uri = chosen_uri(out, tracking_uri)
@@ -281,7 +281,7 @@ def _sweep(config: SweepConfig, dry_run: bool) -> None:
     from orchestrator import sweep as room
     from orchestrator.cli.progress import DataProgress, Display, notices
     from orchestrator.cli.tables import print_outcome, print_plan
-    from orchestrator.tracking.environment import redact
+    from orchestrator.storage.addresses import redacted
 
     with DataProgress(out_console) as bars:
         planned = room.plan(config, room.Watch(say=_say, data=bars))
@@ -290,7 +290,7 @@ def _sweep(config: SweepConfig, dry_run: bool) -> None:
     if dry_run:
         print_plan(planned, out_console)
         return
-    command = redact(shlex.join(["orchestrate", *sys.argv[1:]]))
+    command = redacted(shlex.join(["orchestrate", *sys.argv[1:]]))
     with Display(out_console) as display:
         outcome = room.run(planned, command, room.Watch(say=display.say, progress=display.progress))
     print_outcome(outcome, planned.paths, out_console)

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from orchestrator.analysis.summary import StudySummary, Summary
 from orchestrator.cli.progress import duration, percent
-from orchestrator.planning.sweep_file import SweepFile, read_sweep
 from orchestrator.results.ledger import Ledger
+from orchestrator.results.sweep_file import SweepFile, read_sweep
 from orchestrator.search.samplers import planned_configurations
 from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.storage.sweep_storage import SweepStorage

@@ -11,8 +11,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from orchestrator.cluster.doctor.records import Reach
+from orchestrator.storage.addresses import redacted
 from orchestrator.storage.sharing import filesystem, is_network
-from orchestrator.tracking.environment import redact
 from orchestrator.tracking.locations import is_database, sqlite_file
 
 SECONDS = 3.0
@@ -21,7 +21,7 @@ _OTHER = "--tracking-uri sqlite:///$HOME/mlflow.db, or a server"
 
 def reach(uri: str) -> Reach:
     """Asks a server for its version, looks into a database; a few seconds at most."""
-    where = redact(uri)
+    where = redacted(uri)
     if uri.startswith(("http://", "https://")):
         return _server(uri, where)
     if not is_database(uri):
@@ -99,4 +99,4 @@ def _database(uri: str, where: str) -> Reach:
 def _why(error: Exception) -> str:
     reason = getattr(error, "reason", None) or error
     text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
-    return redact(text.strip().splitlines()[0].rstrip("."))
+    return redacted(text.strip().splitlines()[0].rstrip("."))
