@@ -188,7 +188,9 @@ def summary(
     return rows
 
 
-def _pairs(runs: Mapping[str, Sequence[ArmRun]], one: str, other: str) -> list[tuple[ArmRun, ArmRun]]:
+def _pairs(
+    runs: Mapping[str, Sequence[ArmRun]], one: str, other: str
+) -> list[tuple[ArmRun, ArmRun]]:
     return list(zip(runs[one], runs[other], strict=False))  # a last round may be incomplete
 
 
