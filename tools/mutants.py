@@ -25,7 +25,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import chain, zip_longest
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -199,16 +201,14 @@ def find(mutant: Mutant, known: dict[Mutant, Site], rename: Callable[[str], str]
 
 
 def tests_of(room: str, file: Path) -> list[str]:
-    """The tests that should notice a fault in a file."""
-    tests = [path for path in ROOMS[room][1] if (ROOT / path).exists()]
+    """The tests that should notice a fault in a file, the most specific first."""
+    own: list[str] = []
     if room == "adapters":
         for path in sorted((ROOT / "tests/adapters").glob("test_*.py")):
-            named = file.stem in path.stem or re.search(
-                rf"adapters\.{file.stem}\b", path.read_text()
-            )
-            if named and f"tests/adapters/{path.name}" not in tests:
-                tests.append(f"tests/adapters/{path.name}")
-    return tests
+            imported = re.search(rf"adapters\.{file.stem}\b", path.read_text())
+            if file.stem in path.stem or imported:
+                own.append(f"tests/adapters/{path.name}")
+    return own + [test for test in ROOMS[room][1] if (ROOT / test).exists() and test not in own]
 
 
 def copy_tree(to: Path) -> None:
@@ -243,6 +243,7 @@ def _child(copy: Path, tests: list[str], results: Connection) -> None:
         os.dup2(nowhere.fileno(), 2)
     first = FirstFailure()
     options = ["-x", "-q", "-n", "0", "--tb=no", "-p", "no:cacheprovider"]
+    options += ["-k", "not take_seconds"]  # which fail on a busy machine
     code = pytest.main([*options, *tests], plugins=[first])
     results.send(
         "survived" if code == 0 else f"killed: {first.name or f'pytest ended with {code}'}"
@@ -302,6 +303,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         copy = Path(folder)
         copy_tree(copy)
+        plan: list[list[tuple[str, Mutant, Site | None]]] = []
         for room in options.room or ROOMS:
             if (outcome := run_tests(copy, ROOMS[room][1], options.timeout)) != "survived":
                 sys.exit(f"The tests of {room} fail without any mutant: {outcome}")
@@ -311,13 +313,14 @@ def main() -> None:
                 chosen = [Mutant(*(row[name] for name in fields)) for row in earlier[room]]
             else:
                 chosen = sample(room, options.sample, options.seed)
-            rows = report[room] = []
-            for mutant in chosen:
+            plan.append([(room, mutant, find(mutant, known, rename)) for mutant in chosen])
+            report[room] = []
+        with suppress(KeyboardInterrupt):  # Ctrl-C prints what there is
+            for room, mutant, site in filter(None, chain(*zip_longest(*plan))):
                 began = time.monotonic()
-                site = find(mutant, known, rename)
                 outcome = check(copy, room, site, options.timeout) if site else "absent"
                 file = str(site.file.relative_to(ROOT)) if site else None
-                rows.append({**asdict(mutant), "file": file, "outcome": outcome})
+                report[room].append({**asdict(mutant), "file": file, "outcome": outcome})
                 taken = time.monotonic() - began
                 print(f"{taken:4.0f} s  {room}  {mutant}  {outcome}", file=sys.stderr, flush=True)
     for room, rows in report.items():
