@@ -35,7 +35,7 @@ from orchestrator.data.prepared.prepare import prepare
 from orchestrator.engine import flops, roofline
 from orchestrator.errors import OrchestrateError
 from orchestrator.spec import Recipe, Suite
-from orchestrator.tasks.mini import MINI as MINI_SUITE
+from orchestrator.tasks.suites import MINI as MINI_SUITE
 
 TASK = "textures"
 PHOTO, CLASSES = 256, 10

@@ -10,7 +10,7 @@ from pathlib import Path
 from orchestrator.data.prepared.store import default_root
 from orchestrator.errors import InvalidInput
 from orchestrator.spec import Suite, Task
-from orchestrator.tasks.fewshot import draw_of
+from orchestrator.tasks.suites import draw_of
 
 DEPTH = 2
 """How far below a named folder the task folders may lie: `data/vtab-1k/cifar` is found."""

@@ -13,12 +13,12 @@ from sklearn.datasets import load_digits, load_sample_image
 from orchestrator.data.mini import make, patches, scenes
 from orchestrator.data.mini.pixels import SIDE, SIZES, Splits, balanced, grid
 from orchestrator.spec import Task
-from orchestrator.tasks.mini import MINI
+from orchestrator.tasks.suites import MINI
 
 made = cache(make)
 RENDERED = [task for task in MINI.tasks if task.name != "digits"]
 DIGEST = """
-from orchestrator.tasks.mini import MINI
+from orchestrator.tasks.suites import MINI
 from tests.data.test_mini import digest
 print(*(digest(task.name) for task in MINI.tasks))
 """

@@ -137,7 +137,7 @@ def test_warm_up_keeps_its_tenth_of_fewer_epochs(tmp_path: Path) -> None:
             "name: g\ntasks:\n" + TASK + "    lists: {root: r, train: x, val: 0.2, test: y}\n",
             ["'tasks.a'", "has folders and lists", "one of folders, lists, parquet"],
         ),
-        ("name: g\ntasks:\n  a: {classes: 2}\n", ["'tasks.a'", "says nowhere"]),
+        ("name: g\ntasks:\n  a: {classes: 2}\n", ["'tasks.a'", "does not say where"]),
         (
             "name: g\ntasks:\n" + TASK + TASK.replace("a:", "b:") + "    aliases: [A]\n",
             ["'tasks.b'", "the name 'A' is task 'a' as well"],

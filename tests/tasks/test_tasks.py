@@ -12,10 +12,7 @@ from orchestrator.data.layouts import LAYOUTS
 from orchestrator.errors import InvalidInput
 from orchestrator.spec import Recipe, Suite
 from orchestrator.tasks import SUITES, suite
-from orchestrator.tasks.fewshot import FEWSHOT, draw_of
-from orchestrator.tasks.fgvc import FGVC
-from orchestrator.tasks.mini import MINI
-from orchestrator.tasks.vtab import VTAB
+from orchestrator.tasks.suites import FEWSHOT, FGVC, MINI, VTAB, draw_of
 from tests.imports import ROOT
 
 

@@ -15,7 +15,7 @@ from orchestrator.data.layouts.lists import make_listing, read_list, without_ite
 from orchestrator.data.layouts.tree import Entry, find_folder, pick_tree
 from orchestrator.data.listing import Listing
 from orchestrator.spec import Task
-from orchestrator.tasks.fewshot import FEWSHOT, draw_of
+from orchestrator.tasks.suites import FEWSHOT, draw_of
 
 
 def read(root: Path, task: Task, files: Mapping[str, Any]) -> Listing:

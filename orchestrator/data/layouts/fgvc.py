@@ -24,7 +24,7 @@ from orchestrator.data.layouts.tree import Entry, find_folder, pick_tree
 from orchestrator.data.listing import Listing
 from orchestrator.data.prepared.manifest import SPLITS
 from orchestrator.spec import Task
-from orchestrator.tasks.fgvc import FGVC
+from orchestrator.tasks.suites import FGVC
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"(\s*:)?')
 """A JSON string, with the colon behind it if it is a key."""

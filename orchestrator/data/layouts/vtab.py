@@ -16,7 +16,7 @@ from orchestrator.data.layouts.lists import make_listing, read_list, without_ite
 from orchestrator.data.layouts.tree import Entry, Tree, find_folder
 from orchestrator.data.listing import Listing
 from orchestrator.spec import Task
-from orchestrator.tasks.vtab import VTAB
+from orchestrator.tasks.suites import VTAB
 
 _LISTS = {"train": "train800.txt", "val": "val200.txt", "test": "test.txt"}
 _BOTH = "train800val200.txt"
