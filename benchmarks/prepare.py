@@ -32,8 +32,8 @@ from torchvision import datasets
 from torchvision.transforms import v2
 
 from orchestrator.data.listing import FileItem, Listing
-from orchestrator.data.prepared.origins import Listed
 from orchestrator.data.prepared.prepare import prepare
+from orchestrator.data.prepared.sources import ListedSource
 from orchestrator.data.splits import open_search
 from orchestrator.spec import Recipe, Suite, Task
 
@@ -81,7 +81,7 @@ def prepared(paths: list[Path], root: Path) -> None:
     items = [FileItem(path, int(path.parent.name), "bench") for path in paths]
     cut = len(items) * 4 // 5
     splits = {"train": items[:cut], "val": items[cut:], "test": items[:1]}
-    prepare(SUITE, TASK, Listed(SUITE, TASK, Listing(splits)), root)
+    prepare(SUITE, TASK, ListedSource(SUITE, TASK, Listing(splits)), root)
 
 
 def seconds(call: Callable[[], None]) -> float:

@@ -14,12 +14,11 @@ from orchestrator.analysis.report import Extras, write_report
 from orchestrator.analysis.summary import Summary
 from orchestrator.backbones import fingerprint, normalisation_of
 from orchestrator.backends.plan import HostPlan
-from orchestrator.data.prepared import travel
-from orchestrator.data.prepared.manifest import Manifest
-from orchestrator.data.prepared.store import default_root
-from orchestrator.data.roots import suite_root
-from orchestrator.data.sheet import write_sheets
-from orchestrator.data.sources import deviations, prepare_tasks
+from orchestrator.data.contact_sheet import write_sheets
+from orchestrator.data.prepared import transfer
+from orchestrator.data.prepared.prepare import deviations, prepare_tasks
+from orchestrator.data.prepared.store import Manifest, default_root
+from orchestrator.data.suite_root import suite_root
 from orchestrator.errors import InvalidInput, StorageError
 from orchestrator.planning.config import SweepConfig
 from orchestrator.planning.extension import extend
@@ -276,7 +275,7 @@ def _publish_data(planned: Planned, watch: Watch) -> None:
     if planned.config.address is None:
         return
     tasks = [planned.suite.task(name) for name in planned.sweep.tasks]
-    sent = travel.publish(planned.storage, planned.suite, tasks, planned.data_root)
+    sent = transfer.upload(planned.storage, planned.suite, tasks, planned.data_root)
     if sent:
         watch.say(f"the data of {', '.join(sent)} lies in '{planned.paths.name}' now")
 

@@ -13,7 +13,7 @@ import torch
 
 from orchestrator import tasks
 from orchestrator.cli import main as cli
-from orchestrator.data.sources import prepare_tasks
+from orchestrator.data.prepared.prepare import prepare_tasks
 from tests.commands import Here
 
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # a person's own server is not for tests

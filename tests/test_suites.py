@@ -97,7 +97,7 @@ def test_another_export_of_the_images_is_another_sweep(
 def spoil(vtab: Path, how: str) -> str:
     """Breaks the task kitti; returns what the message must name."""
     folder = vtab / "kitti"
-    train, test = folder / "train800.txt", folder / "test.txt"
+    train = folder / "train800.txt"
     lines = train.read_text().splitlines()
     image = folder / lines[3].split()[0]
     if how == "cut":
@@ -107,22 +107,14 @@ def spoil(vtab: Path, how: str) -> str:
         image.unlink()
         return "train800.txt:4"
     if how == "list":
-        test.unlink()
+        (folder / "test.txt").unlink()
         return "test.txt"
-    changed = {
-        "label": [*lines[:3], f"{image.relative_to(folder)} 4", *lines[4:]],
-        "word": [*lines[:3], f"{image.relative_to(folder)} cat", *lines[4:]],
-        "twice": [*lines, lines[3]],
-        "outside": [*lines[:3], "../patch_camelyon/images/train800/000000.jpg 1", *lines[4:]],
-        "shared": [*lines[:3], test.read_text().splitlines()[2], *lines[4:]],
-    }
-    train.write_text("\n".join(changed[how]) + "\n")
-    return f"train800.txt:{len(lines) + 1 if how == 'twice' else 4}"
+    lines[3] = f"{image.relative_to(folder)} 4"
+    train.write_text("\n".join(lines) + "\n")
+    return "train800.txt:4"
 
 
-@pytest.mark.parametrize(
-    "how", ["cut", "gone", "list", "label", "word", "twice", "outside", "shared"]
-)
+@pytest.mark.parametrize("how", ["cut", "gone", "list", "label"])
 def test_bad_data_is_named_with_its_line_and_the_rest_is_kept(
     how: str, vtab: Path, tmp_path: Path, here: Here
 ) -> None:
@@ -138,12 +130,6 @@ def test_bad_data_is_named_with_its_line_and_the_rest_is_kept(
     assert (tmp_path / "data/vtab/patch_camelyon/manifest.json").exists()
     assert not (tmp_path / "data/vtab/kitti").exists()
     refused(here, ["data", "verify", "vtab", "--tasks", "kitti"], "problem: kitti", where)
-
-
-def test_a_missing_task_folder_is_named(vtab: Path, here: Here) -> None:
-    refused(
-        here, ["data", "prepare", "vtab", "--tasks", "kitti,dtd"], "dtd", str(vtab), "VTAB_ROOT"
-    )
 
 
 @pytest.mark.timeout(240)

@@ -20,7 +20,7 @@ from PIL import Image
 
 from orchestrator.spec import Suite, Task
 from orchestrator.tasks import SUITES
-from orchestrator.tasks.fewshot import draw_of
+from orchestrator.tasks.suites import draw_of
 
 Pixels = npt.NDArray[np.uint8]
 SHOWN = 6

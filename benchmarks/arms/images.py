@@ -27,15 +27,14 @@ from adapters.backbones import find_sites
 from arms.work import STORE, Work
 from orchestrator.backbones import MINI, architecture
 from orchestrator.backbones.models import check_supported, empty, image_size
-from orchestrator.data.listing import FileItem, Listing
+from orchestrator.data.listing import SPLITS, FileItem, Listing
 from orchestrator.data.mini import NUM_CLASSES, make
-from orchestrator.data.prepared.manifest import SPLITS
-from orchestrator.data.prepared.origins import Listed
 from orchestrator.data.prepared.prepare import prepare
+from orchestrator.data.prepared.sources import ListedSource
 from orchestrator.engine import flops, roofline
 from orchestrator.errors import OrchestrateError
 from orchestrator.spec import Recipe, Suite
-from orchestrator.tasks.mini import MINI as MINI_SUITE
+from orchestrator.tasks.suites import MINI as MINI_SUITE
 
 TASK = "textures"
 PHOTO, CLASSES = 256, 10
@@ -64,7 +63,7 @@ def make_work(folder: Path, asked: dict[str, Any]) -> Work:
     )
     listing = _export(_mini() if mini else _photos(), folder / "files", "png" if mini else "jpg")
     suite = Suite(STORE, (work.task,), work.backbone, work.recipe, (), (), side=work.side)
-    prepare(suite, work.task, Listed(suite, work.task, listing), folder / "store")
+    prepare(suite, work.task, ListedSource(suite, work.task, listing), folder / "store")
     work.write()
     return work
 

@@ -16,7 +16,7 @@ from orchestrator.backbones import load_backbone
 from orchestrator.backends.meter import Meter
 from orchestrator.backends.notes import TrialLog, publisher
 from orchestrator.backends.plan import Decision, HostPlan
-from orchestrator.data.prepared import travel
+from orchestrator.data.prepared import transfer
 from orchestrator.data.splits import FinalData, SearchData, open_final, open_search
 from orchestrator.engine import memory
 from orchestrator.engine.checkpoint import path_of
@@ -141,14 +141,14 @@ class PoolHost:
         """What the trial may see; only final trials, and leaking ones, get a test split."""
         suite, task = self._plan.suite, self._plan.suite.task(trial.task)
         if trial.reads_test:
-            root = travel.root_of(
+            root = transfer.local_root(
                 self._storage, suite, task, trial.data, True, self._plan.data_root
             )
             final = open_final(suite.store, task, root)
             _check_identity(trial, final.identity.final)
             return final
         if trial.task not in self._search_data:
-            root = travel.root_of(
+            root = transfer.local_root(
                 self._storage, suite, task, trial.data, False, self._plan.data_root
             )
             self._search_data[trial.task] = open_search(suite.store, task, root)

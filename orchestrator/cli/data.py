@@ -47,7 +47,7 @@ def fetch(
     from orchestrator import tasks
     from orchestrator.cli.progress import DataProgress
     from orchestrator.data.download.fetch import fetch as get
-    from orchestrator.data.roots import fetch_target
+    from orchestrator.data.suite_root import fetch_target
 
     found = tasks.suite(suite)
     with DataProgress(console, "", unit="bytes") as bars:
@@ -59,8 +59,8 @@ def fetch(
 def verify(suite: SuiteName, tasks: Tasks = "all", suite_root: SuiteRoot = None) -> None:
     """Check counts, labels, splits and every image of a suite, and list all problems at once."""
     from orchestrator.cli.progress import DataProgress
-    from orchestrator.data.prepared.ahead import cores
-    from orchestrator.data.roots import suite_root as root_of
+    from orchestrator.data.images import cores
+    from orchestrator.data.suite_root import suite_root as root_of
     from orchestrator.data.verify import verify as check
     from orchestrator.errors import InvalidInput
 
@@ -92,9 +92,9 @@ def prepare(
 ) -> None:
     """Decode a suite once into memory-mapped files; a sweep does it by itself where it lacks."""
     from orchestrator.cli.progress import DataProgress, notices
+    from orchestrator.data.prepared.prepare import deviations, prepare_tasks
     from orchestrator.data.prepared.store import default_root
-    from orchestrator.data.roots import suite_root as root_of
-    from orchestrator.data.sources import deviations, prepare_tasks
+    from orchestrator.data.suite_root import suite_root as root_of
 
     found, chosen = _chosen(suite, tasks)
     root = data_root or default_root()
@@ -120,10 +120,10 @@ def show(
 ) -> None:
     """Draw a contact sheet of each task's training images, as PNG."""
     from orchestrator.cli.progress import DataProgress
+    from orchestrator.data.contact_sheet import write_sheets
+    from orchestrator.data.prepared.prepare import prepare_tasks
     from orchestrator.data.prepared.store import default_root
-    from orchestrator.data.roots import suite_root as root_of
-    from orchestrator.data.sheet import write_sheets
-    from orchestrator.data.sources import prepare_tasks
+    from orchestrator.data.suite_root import suite_root as root_of
 
     found, chosen = _chosen(suite, tasks)
     root = data_root or default_root()

@@ -188,7 +188,7 @@ def _check_suite(path: Path) -> None:
 
 
 def _image_places(file: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    from orchestrator.tasks.form import FORMS
+    from orchestrator.tasks.own import FORMS
 
     for task, about in file["tasks"].items():
         for form in FORMS:

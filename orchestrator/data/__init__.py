@@ -1,1 +1,1 @@
-"""From layouts on disk to images in memory: sources, the store, splits, the test firewall."""
+"""Images: found on disk, checked, prepared once, and opened as splits."""

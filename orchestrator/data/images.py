@@ -1,10 +1,14 @@
-"""From an encoded image to pixels, as the papers' code does it."""
+"""Encoded images to pixels, as the papers' code does it, on all cores."""
 
 from __future__ import annotations
 
 import io
+import os
 import warnings
-from typing import TYPE_CHECKING
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +17,16 @@ from PIL import Image
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
+S = TypeVar("S")
+T = TypeVar("T")
 Pixels = npt.NDArray[np.uint8]
 Size = tuple[int, int]
 """Height and width in pixels."""
 
-_DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+AHEAD = 256
+"""Results that `map_ahead` holds in memory at most."""
+
+_GREY_16_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 """Pillow's modes for grey images of more than 8 bits."""
 
 # What it warns of (transparency in a palette, many pixels) is handled here, or an error anyway.
@@ -25,7 +34,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class ImageError(ValueError):
-    """An image that cannot be decoded whole; the text says why."""
+    """An image that cannot be decoded completely; the text says why."""
 
 
 def decode(data: bytes, side: int) -> tuple[Pixels, Size]:
@@ -40,28 +49,52 @@ def decode(data: bytes, side: int) -> tuple[Pixels, Size]:
 
 
 def load(data: bytes) -> Picture:
-    """The decoded image as RGB; `ImageError` if it is damaged, cut off or no image at all."""
+    """The decoded image as RGB; `ImageError` if it is damaged, cut off or not an image."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
             picture.load()
             if picture.mode == "F":
                 raise ImageError("it has floating-point values; save it with 8 or 16 bits")
-            return _deep(picture) if picture.mode in _DEEP else picture.convert("RGB")
+            if picture.mode in _GREY_16_BIT:
+                # Scaled to 8 bits; Pillow's own conversion would clip.
+                values = np.asarray(picture).astype(np.float64)
+                grey = np.clip(np.rint(values / 257), 0, 255).astype(np.uint8)
+                return Image.fromarray(grey).convert("RGB")
+            return picture.convert("RGB")
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, …
         raise ImageError(_reason(data, error)) from error
-
-
-def _deep(picture: Picture) -> Picture:
-    """Grey of 16 bits scaled to 8; Pillow's own conversion would clip it."""
-    values = np.asarray(picture).astype(np.float64)
-    grey = np.clip(np.rint(values / 257), 0, 255).astype(np.uint8)
-    return Image.fromarray(grey).convert("RGB")
 
 
 def _reason(data: bytes, error: Exception) -> str:
     if not data:
         return "the file is empty"
-    text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, Image.DecompressionBombError):
         return "it has more than 179 million pixels; make it smaller"
+    text = " ".join(str(error).split()) or type(error).__name__
     return "it is no image that Pillow knows" if "cannot identify" in text else text
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def map_ahead(
+    call: Callable[[S], T], items: Iterable[S], threads: int | None = None
+) -> Iterator[T]:
+    """`call(item)` of every item, in order, computed ahead on `threads` threads (all cores).
+
+    Threads, not processes: Pillow decodes and resizes outside the interpreter's lock. After an
+    error, or when the consumer stops, calls that have not begun are dropped.
+    """
+    pool = ThreadPoolExecutor(threads or cores())
+    pending: deque[Future[T]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(call, item))
+            if len(pending) >= AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

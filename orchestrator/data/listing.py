@@ -1,16 +1,17 @@
-"""What a suite's folder says is in a task: its images by split, before any of them is opened."""
+"""A task's images by split, as its lists name them, before any image is opened."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from orchestrator.data.images import map_ahead
+
+SPLITS = ("train", "val", "test")
 Items = Sequence["Item"]
-_LOOKS = 16
 
 
 class Item(Protocol):
@@ -18,31 +19,31 @@ class Item(Protocol):
 
     @property
     def where(self) -> str:
-        """For people: the list with its line, and the image."""
+        """For messages: the list with its line, and the image."""
 
     @property
     def label(self) -> int:
-        """The class, from 0 on; of a listing with problems, whatever its list states, or -1."""
+        """The class, from 0 on; in a listing with problems, what its list states, or -1."""
 
     @property
     def identity(self) -> str:
         """Equal for the same image listed twice."""
 
     def read(self) -> bytes:
-        """The encoded image; `OSError` if it cannot be had."""
+        """The encoded image; `OSError` if it cannot be read."""
 
     def size(self) -> int:
         """About how many bytes the encoded image has."""
 
     def stamp(self) -> str:
-        """Changes when the image's file is replaced, at the price of a look at its entry."""
+        """Changes when the image's file is replaced; costs one `stat`, the file is not read."""
 
 
 @dataclass(frozen=True)
 class FileItem:
     """An image in a file of its own; `listed` names the list and line that it comes from.
 
-    The path may be text: 75,000 `Path` objects take as long as all the rest of a listing.
+    The path may be text: creating 75,000 `Path` objects takes as long as the rest of a listing.
     """
 
     path: Path | str
@@ -70,7 +71,7 @@ class FileItem:
 
 @dataclass(frozen=True)
 class Listing:
-    """The splits (train, val, test) of a task, and everything that is wrong with their lists.
+    """The items of a task by split, and all problems of their lists.
 
     A problem is a sentence with file and line; a listing that has any must not be prepared.
     """
@@ -82,22 +83,19 @@ class Listing:
 
     @property
     def empty(self) -> bool:
-        """Whether not one image is there."""
+        """Whether it has no image at all."""
         return not any(self.splits.values())
 
     def state(self, split: str) -> str:
-        """Changes when an image of the split, its label or its place in the order changes.
+        """SHA-256 (hex) that changes with an image of the split, its label or its position.
 
-        Files are looked at, not read: their names, sizes and times.
+        Files are not read: their names, sizes and modification times count.
         """
         items = self.splits[split]
         state = hashlib.sha256(split.encode())
-        with ThreadPoolExecutor(_LOOKS) as pool:  # a file server takes its time for each
-            for item, stamp in zip(items, pool.map(_stamp, items, chunksize=256), strict=True):
-                name = item.identity.rpartition("/")[2]
-                state.update(f"{item.label} {stamp} {name}\n".encode("utf-8", "surrogateescape"))
+        # Many threads: they wait for a file server, not for the cores.
+        stamps = map_ahead(lambda item: item.stamp(), items, threads=16)
+        for item, stamp in zip(items, stamps, strict=True):
+            name = item.identity.rpartition("/")[2]
+            state.update(f"{item.label} {stamp} {name}\n".encode("utf-8", "surrogateescape"))
         return state.hexdigest()
-
-
-def _stamp(item: Item) -> str:
-    return item.stamp()

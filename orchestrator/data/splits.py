@@ -1,9 +1,8 @@
-"""The test firewall: search is handed an object that has no test split and no way to one."""
+"""Prepared tasks opened for training. `SearchData` has no test split and no reference to one."""
 
 from __future__ import annotations
 
 import bisect
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -11,11 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.data.images import ImageError, decode
+from orchestrator.data.images import ImageError, decode, map_ahead
 from orchestrator.data.prepared import store
-from orchestrator.data.prepared.ahead import cores
 from orchestrator.data.prepared.arrow import Images, Labels, Sizes
-from orchestrator.data.prepared.manifest import Manifest
 from orchestrator.errors import DataError
 from orchestrator.spec import DataIdentity, Task
 
@@ -27,9 +24,9 @@ Part = tuple[Images, Sizes]
 class Split:
     """Images (N, side, side, 3) uint8, read-only, with labels (N,) int64 in [0, classes).
 
-    `images` views the mapped file: all processes of a machine share one copy. `sizes` (N, 2) are
-    the heights and widths before the images were stretched to squares; `view` is the part of them
-    that an evaluation sees, `whole` or `centre`.
+    `images` is a view of the mapped file: all processes of a machine share one copy. `sizes` (N, 2)
+    are the heights and widths before the images were stretched to squares; `view` is the part of
+    them that an evaluation sees, `whole` or `centre`.
     """
 
     images: Images
@@ -49,7 +46,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class EncodedSplit:
-    """A split whose images are decoded when they are read: a test split is read once."""
+    """A split whose images are decoded when they are read, as a test split is read only once."""
 
     columns: tuple[Any, ...]
     """Arrow arrays of encoded images, views of the mapped file."""
@@ -64,7 +61,7 @@ class EncodedSplit:
         return len(self.labels)
 
     def part(self, start: int, stop: int) -> Part:
-        """Decodes a range, on all cores that this process may use."""
+        """Images and sizes of a range, decoded on all cores that this process may use."""
         stop = min(stop, len(self))
         images = np.empty((max(0, stop - start), self.side, self.side, 3), np.uint8)
         sizes = np.empty((len(images), 2), np.int32)
@@ -81,9 +78,8 @@ class EncodedSplit:
                     "its folder and run the same command again: it is prepared again."
                 ) from error
 
-        with ThreadPoolExecutor(cores()) as pool:
-            for _ in pool.map(fill, range(len(images))):
-                pass
+        for _ in map_ahead(fill, range(len(images))):
+            pass
         return images, sizes
 
 
@@ -99,7 +95,7 @@ class SearchData:
 
 @dataclass(frozen=True, eq=False)
 class FinalData:
-    """What final trials see: `train` is train then val, in file order; `test` is read once."""
+    """What final trials see. `train` is train, then val, in file order; `test` is read once."""
 
     task: Task
     train: tuple[Split, ...]
@@ -108,12 +104,12 @@ class FinalData:
 
 
 def open_search(suite: str, task: Task, root: Path) -> SearchData:
-    """The prepared task without its test split, whose file is not even looked at.
+    """The prepared task without its test split, whose file is not touched.
 
     Raises `DataError` if it is not prepared, or its train or val file is damaged.
     """
-    manifest = store.manifest_of(suite, task, root)
-    train, val = (_pixels(root / suite / task.name, name, manifest) for name in ("train", "val"))
+    folder, manifest = root / suite / task.name, store.manifest_of(suite, task, root)
+    train, val = (_pixels(folder, name, manifest) for name in ("train", "val"))
     return SearchData(task, train, val, manifest.identity.search)
 
 
@@ -121,20 +117,18 @@ def open_final(suite: str, task: Task, root: Path) -> FinalData:
     """The prepared task for a final trial; `DataError` as `open_search`."""
     folder, manifest = root / suite / task.name, store.manifest_of(suite, task, root)
     train, val = (_pixels(folder, name, manifest) for name in ("train", "val"))
-    record = manifest.splits["test"]
-    test = _encoded(folder, manifest) if record.encoded else _pixels(folder, "test", manifest)
-    return FinalData(task, (train, val), test, manifest.identity)
+    opened = _encoded if manifest.splits["test"].encoded else _pixels
+    return FinalData(task, (train, val), opened(folder, "test", manifest), manifest.identity)
 
 
-def _pixels(folder: Path, name: str, manifest: Manifest) -> Split:
+def _pixels(folder: Path, name: str, manifest: store.Manifest) -> Split:
     images, labels, sizes = store.load_pixels(folder, name, manifest)
     labels.flags.writeable = False
     return Split(images, labels, sizes, manifest.splits[name].fingerprint, manifest.view)
 
 
-def _encoded(folder: Path, manifest: Manifest) -> EncodedSplit:
-    columns, labels = store.load_encoded(folder, "test", manifest)
+def _encoded(folder: Path, name: str, manifest: store.Manifest) -> EncodedSplit:
+    columns, labels = store.load_encoded(folder, name, manifest)
     labels.flags.writeable = False
-    fingerprint = manifest.splits["test"].fingerprint
-    path = folder / "test.arrow"
+    fingerprint, path = manifest.splits[name].fingerprint, folder / f"{name}.arrow"
     return EncodedSplit(tuple(columns), labels, fingerprint, manifest.side, manifest.view, path)

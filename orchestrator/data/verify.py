@@ -1,23 +1,18 @@
-"""Everything that is wrong with a task's images and lists, found in one go."""
+"""All problems of a task's images and lists, found in one pass."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.data.images import ImageError, load
+from orchestrator.data.images import ImageError, load, map_ahead
 from orchestrator.data.layouts import LAYOUTS
-from orchestrator.data.listing import Item, Items, Listing
-from orchestrator.data.prepared.manifest import SPLITS
+from orchestrator.data.listing import SPLITS, Item, Listing
 from orchestrator.errors import unknown
 from orchestrator.spec import Suite, Task
-
-_CHUNK = 32
-"""Images between two calls of `tick`, for each thread."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +20,9 @@ class Report:
     """What `verify` found in a task.
 
     `counts` is the number of images by split, `classes` the number of different labels by split.
-    `fingerprint` is the SHA-256 (hex) over split, label and content of every image, in order: equal
-    wherever the images lie; empty if one cannot be read or there is none. `problems` must be
-    mended; `notes` are worth knowing.
+    `fingerprint` is the SHA-256 (hex) over split, label and content of every image, in order,
+    independent of paths; empty if an image cannot be read or there is none. `problems` must be
+    repaired; `notes` may be intended.
     """
 
     task: str
@@ -47,22 +42,29 @@ class _Content:
 
 
 def verify(
-    suite: Suite, task: Task, root: Path, tick: Callable[[int, int], None], threads: int
+    suite: Suite,
+    task: Task,
+    root: Path,
+    tick: Callable[[int, int], None],
+    threads: int | None = None,
 ) -> Report:
     """Read and decode every image that a task lists, and compare with what the benchmark says.
 
     Args:
-        suite: says how the images lie on disk; `InvalidInput` if they do not.
+        suite: its layout says how the images lie on disk; `InvalidInput` if it has none.
         task: its classes and counts are compared with what is found.
         root: the suite's folder.
         tick: called with the images done and their number.
-        threads: how many images are decoded at once.
+        threads: how many images are decoded at once; by default one for each core.
     """
     if suite.layout not in LAYOUTS:
         raise unknown(f"layout of suite '{suite.name}'", suite.layout, LAYOUTS)
     listing = LAYOUTS[suite.layout](root, task, suite.files.get(task.name, {}))
-    every = [item for name in SPLITS for item in listing.splits[name]]
-    contents = list(_read_all(every, tick, threads))
+    items = [item for name in SPLITS for item in listing.splits[name]]
+    contents = []
+    for content in map_ahead(_content, items, threads):
+        contents.append(content)
+        tick(len(contents), len(items))
     labels = _labels(listing, task)
     shared, doubled = _repeats(listing, contents)
     return Report(
@@ -77,21 +79,8 @@ def verify(
             *(content.problem for content in contents if content.problem),
             *shared,
         ),
-        notes=(*doubled, *_unlearnt(labels)),
+        notes=(*doubled, *_untrained_classes(labels)),
     )
-
-
-def _read_all(items: Items, tick: Callable[[int, int], None], threads: int) -> Iterator[_Content]:
-    """The content of every item, in order. Pillow decodes outside the interpreter's lock."""
-    done = 0
-    pool = ThreadPoolExecutor(threads)
-    try:
-        for start in range(0, len(items), _CHUNK * threads):
-            yield from pool.map(_content, items[start : start + _CHUNK * threads])
-            done = min(start + _CHUNK * threads, len(items))
-            tick(done, len(items))
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _content(item: Item) -> _Content:
@@ -143,17 +132,18 @@ def _names(listing: Listing, absent: set[int]) -> str:
     return f" ({', '.join(listing.classes[label] for label in sorted(absent)):.200})"
 
 
-def _unlearnt(labels: Mapping[str, set[int]]) -> Iterator[str]:
-    strange = labels["test"] - labels["train"]
-    if strange and labels["train"]:
-        yield f"test has images of {_classes(strange)}; train has none."
+def _untrained_classes(labels: Mapping[str, set[int]]) -> Iterator[str]:
+    absent = labels["test"] - labels["train"]
+    if absent and labels["train"]:
+        yield f"test has images of {_classes(absent)}; train has none."
 
 
 def _repeats(
     listing: Listing, contents: Sequence[_Content]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Files of the same bytes: in two splits a problem, in one a note; one text for each pair of
-    splits, with the first such files.
+    """Problems for equal files in two splits, notes for equal files in one.
+
+    One sentence for each pair of splits, with the first such files.
     """
     seen: dict[bytes, tuple[str, str]] = {}
     pairs: Counter[tuple[str, str]] = Counter()

@@ -1,4 +1,4 @@
-"""Suites as rows of data."""
+"""Suites: those that come with the package, and users' own ones from YAML files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["SUITES", "suite"]
 
 
 def suite(name: str) -> Suite:
-    """The suite of that name, or of a person's YAML file at that path.
+    """The suite of that name, or the one that the YAML file at that path describes.
 
     A path ends in .yaml or .yml, or has a slash. Raises `InvalidInput` with the alternatives for an
     unknown name, or with everything that is wrong in the file.

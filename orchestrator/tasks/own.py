@@ -1,4 +1,4 @@
-"""A person's own suite, from one YAML file.
+"""A user's own suite, from one YAML file.
 
     name: garden
     tasks:
@@ -23,25 +23,134 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from orchestrator.errors import InvalidInput
 from orchestrator.spec import Recipe, Suite, Task
 from orchestrator.storage.yaml import read_yaml
-from orchestrator.tasks.form import FORMS, SuiteForm, TaskForm, checked
+from orchestrator.tasks.suites import SUITES, VTAB
 
+FORMS = ("folders", "lists", "parquet")
+"""The fields that say where a task's images are; a task has exactly one of them."""
+_PATHS = ("root", "train", "val", "test")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
-_PLACES = ("root", "train", "val", "test")
+
+
+def _check_name(name: str) -> str:
+    """A name that can be a folder's and that no option takes for something else."""
+    if not re.fullmatch(r"\w[\w.-]{0,99}", name):
+        raise ValueError("a name has letters, digits, '_', '-' and '.', and starts with no '.'")
+    if name in ("all", *SUITES):
+        raise ValueError(f"this name is taken: {', '.join(('all', *SUITES))}")
+    return name
+
+
+def _check_path(value: Any, expected: str = "a path") -> Any:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError(f"expected {expected}")
+    return value
+
+
+def _check_path_or_share(value: Any) -> Any:
+    if isinstance(value, float) and 0 < value < 1:
+        return value
+    return _check_path(value, "a path, or a number above 0 and below 1: the share of train")
+
+
+def _check_classes(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool) and 2 <= value <= 1_000_000:
+        return value
+    names = isinstance(value, list) and all(isinstance(name, str) and name for name in value)
+    if not names or len(value) < 2 or len(set(value)) < len(value):
+        raise ValueError("expected a number from 2 on, or a list of two or more different names")
+    return tuple(value)
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
+PathText = Annotated[str, BeforeValidator(_check_path)]
+PathOrShare = Annotated[str | float, BeforeValidator(_check_path_or_share)]
+Count = Annotated[int | None, Field(ge=1, strict=True)]
+
+
+class _Fields(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Folders(_Fields):
+    train: PathText
+    val: PathOrShare
+    test: PathText
+
+
+class _Lists(_Folders):
+    root: PathText
+
+
+class _Parquet(_Folders):
+    image: str = "image"
+    label: str = "label"
+
+
+class TaskFields(_Fields):
+    """One task of a suite."""
+
+    classes: Annotated[int | tuple[str, ...], BeforeValidator(_check_classes)]
+    group: str = Field("all", min_length=1)
+    aliases: tuple[Name, ...] = ()
+    train: Count = None
+    val: Count = None
+    test: Count = None
+    folders: _Folders | None = None
+    lists: _Lists | None = None
+    parquet: _Parquet | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> TaskFields:
+        given = [form for form in FORMS if getattr(self, form) is not None]
+        if len(given) != 1:
+            has = f"has {' and '.join(given)}" if given else "does not say where its images are"
+            raise ValueError(f"the task {has}; give one of {', '.join(FORMS)}")
+        return self
+
+
+class SuiteFields(_Fields):
+    """A whole file; the defaults are those of `vtab`."""
+
+    name: Name
+    tasks: dict[Name, TaskFields] = Field(min_length=1)
+    backbone: str = Field(VTAB.backbone, min_length=1)
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    default_tasks: tuple[str, ...] | None = Field(None, min_length=1)
+    default_adapters: tuple[str, ...] = Field(VTAB.default_adapters, min_length=1)
+    sampler: str = VTAB.sampler
+    stopping: str = VTAB.stopping
+    trials: int | None = Field(VTAB.trials, ge=1, strict=True)
+    seeds: int = Field(VTAB.seeds, ge=1, strict=True)
+    replicate: int = Field(VTAB.replicate, ge=1, strict=True)
+    spaces: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    side: int = Field(VTAB.side, ge=16, le=4096, strict=True)
+    view: Literal["centre", "whole"] = "whole"
 
 
 def read_suite(path: Path) -> Suite:
     """The suite that a YAML file describes; `InvalidInput` names every wrong field of the file."""
-    file = checked(read_yaml(path, "suite"))
-    if isinstance(file, list):
-        raise _wrong(path, file)
+    try:
+        file = SuiteFields.model_validate(read_yaml(path, "suite"))
+    except ValidationError as error:
+        raise _invalid(path, [_sentence(problem) for problem in error.errors()]) from error
     problems = [*_name_problems(file), *_recipe_problems(_recipe_values(file))]
     if problems:
-        raise _wrong(path, problems)
+        raise _invalid(path, problems)
     folder = Path(os.path.abspath(path)).parent
     return Suite(
         name=file.name,
@@ -63,21 +172,21 @@ def read_suite(path: Path) -> Suite:
     )
 
 
-def _task(name: str, task: TaskForm) -> Task:
+def _task(name: str, task: TaskFields) -> Task:
     classes = task.classes if isinstance(task.classes, int) else len(task.classes)
     return Task(name, task.group, classes, task.train, task.val, task.test, task.aliases)
 
 
-def _files(task: TaskForm, folder: Path) -> Mapping[str, Any]:
-    """Where the task's images are, with absolute paths; JSON values only."""
+def _files(task: TaskFields, folder: Path) -> Mapping[str, Any]:
+    """`Suite.files` of a task: absolute paths; JSON values only."""
     files: dict[str, Any] = {"inside": str(folder)}
     if not isinstance(task.classes, int):
         files["classes"] = list(task.classes)
     for form in FORMS:
-        if (places := getattr(task, form)) is not None:
+        if (given := getattr(task, form)) is not None:
             files[form] = {
-                name: _absolute(folder, value) if name in _PLACES else value
-                for name, value in places.model_dump().items()
+                name: _absolute(folder, value) if name in _PATHS else value
+                for name, value in given.model_dump().items()
             }
     return files
 
@@ -88,14 +197,14 @@ def _absolute(folder: Path, value: str | float) -> str | float:
     return os.path.normpath(folder / os.path.expanduser(value))
 
 
-def _default_tasks(file: SuiteForm) -> tuple[str, ...]:
+def _default_tasks(file: SuiteFields) -> tuple[str, ...]:
     """The names of the default tasks, in the file's order; all tasks if it names none."""
     wanted = set(file.default_tasks or file.tasks)
     return tuple(name for name, task in file.tasks.items() if wanted & {name, *task.aliases})
 
 
-def _name_problems(file: SuiteForm) -> Iterator[str]:
-    """Names that stand for two tasks, and default tasks that are none."""
+def _name_problems(file: SuiteFields) -> Iterator[str]:
+    """Names that two tasks share, and default tasks that do not exist."""
     owners: dict[str, str] = {}
     for name, task in file.tasks.items():
         for other in (name, *task.aliases):
@@ -109,7 +218,7 @@ def _name_problems(file: SuiteForm) -> Iterator[str]:
 
 
 def _recipe_problems(recipe: Mapping[str, Any]) -> Iterator[str]:
-    """Each field is tried alone; what only their combination breaks is named if each is right."""
+    """Every wrong field; the combination is checked only if each field alone is right."""
     lenient = Recipe(epochs=10**9, warmup_epochs=0)
     alone = [_recipe_problem(lenient, {name: value}) for name, value in recipe.items()]
     found = [problem for problem in alone if problem] or [_recipe_problem(Recipe(), recipe)]
@@ -124,10 +233,10 @@ def _recipe_problem(base: Recipe, values: Mapping[str, Any]) -> str:
     return ""
 
 
-def _recipe_values(file: SuiteForm) -> dict[str, Any]:
-    """The file's recipe fields, as numbers where YAML 1.1 reads text: 1e-3, without a point.
+def _recipe_values(file: SuiteFields) -> dict[str, Any]:
+    """The file's recipe fields. YAML 1.1 reads `1e-3`, without a point, as text: made a number.
 
-    Where only the epochs are given, warm-up keeps its tenth of them.
+    Where only the epochs are given, warm-up is a tenth of them.
     """
     values = {
         name: float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
@@ -139,6 +248,27 @@ def _recipe_values(file: SuiteForm) -> dict[str, Any]:
     return values
 
 
-def _wrong(path: Path, problems: list[str]) -> InvalidInput:
+def _sentence(problem: Any) -> str:
+    """One of pydantic's errors as a sentence."""
+    where = ".".join(str(part) for part in problem["loc"] if part != "[key]")
+    if problem["type"] == "extra_forbidden":
+        return f"'{where}' is no field here; allowed: {', '.join(_allowed(problem['loc']))}."
+    if problem["type"] == "missing":
+        return f"'{where}' is missing."
+    why = problem["msg"].removeprefix("Value error, ")
+    return f"'{where}' is {problem['input']!r:.80}: {why[:1].lower()}{why[1:]}."
+
+
+def _allowed(location: tuple[int | str, ...]) -> Iterator[str]:
+    """The fields beside an unknown one."""
+    model: type[BaseModel] = SuiteFields
+    if len(location) > 2 and location[0] == "tasks":
+        forms: dict[str, type[BaseModel]]
+        forms = {"folders": _Folders, "lists": _Lists, "parquet": _Parquet}
+        model = forms[str(location[2])] if len(location) > 3 else TaskFields
+    return iter(model.model_fields)
+
+
+def _invalid(path: Path, problems: list[str]) -> InvalidInput:
     listed = "\n  ".join(problems)
     return InvalidInput(f"the suite file '{path}' is wrong:\n  {listed}")

@@ -13,8 +13,7 @@ from orchestrator.analysis.published import SWIN_B, VIT_B, VIT_B_AUGREG, for_sui
 from orchestrator.analysis.statistics import estimate
 from orchestrator.analysis.summary import Summary
 from orchestrator.spec import Suite, Sweep, TrialResult
-from orchestrator.tasks.fgvc import FGVC
-from orchestrator.tasks.vtab import VTAB
+from orchestrator.tasks.suites import FGVC, VTAB
 from tests.analysis.synthetic import SUITE, SWEEP, benchmark_results
 
 ORIG = "vit_base_patch16_224.orig_in21k"

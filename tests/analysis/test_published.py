@@ -10,8 +10,7 @@ from adapters import names as adapter_names
 from orchestrator.analysis import published
 from orchestrator.analysis.published import SWIN_B, VIT_B, VIT_B_AUGREG, VIT_L, for_suite
 from orchestrator.spec import Suite
-from orchestrator.tasks.fgvc import FGVC
-from orchestrator.tasks.vtab import VTAB
+from orchestrator.tasks.suites import FGVC, VTAB
 
 SUITES = (VTAB, FGVC)
 FILES = Path(published.__file__).parent / "published"

@@ -29,7 +29,7 @@ from orchestrator.analysis.report import (
 from orchestrator.errors import InvalidInput
 from orchestrator.results.selection import winner
 from orchestrator.spec import Stage, Suite, Sweep, Task, TrialResult, study_name
-from orchestrator.tasks.vtab import VTAB
+from orchestrator.tasks.suites import VTAB
 from tests.analysis.page import Element, check
 from tests.analysis.synthetic import (
     PARAMETERS,

@@ -10,7 +10,7 @@ from orchestrator import tasks
 from orchestrator.backends import notes
 from orchestrator.backends.host import PoolHost
 from orchestrator.backends.plan import HostPlan
-from orchestrator.data.prepared import travel
+from orchestrator.data.prepared import transfer
 from orchestrator.errors import StorageError, SweepConflict
 from orchestrator.results import throughput
 from orchestrator.results.ledger import Ledger
@@ -33,7 +33,7 @@ def far(
     """The plan as the command made it, on a machine where nothing of it is."""
     suite = tasks.suite("mini")
     storage = SweepStorage.at(URI)
-    travel.publish(storage, suite, [suite.task(TASK)], mini_data)
+    transfer.upload(storage, suite, [suite.task(TASK)], mini_data)
     lease(storage)
     nowhere = Path("/nowhere")
     plan = host_plan(paths_of(URI).out, nowhere, TOKEN, uri=URI, checkpoint_seconds=0.0)

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.backends import local
 from orchestrator.backends.host import PoolHost
-from orchestrator.data.sources import prepare_tasks
+from orchestrator.data.prepared.prepare import prepare_tasks
 from orchestrator.engine import pool
 from orchestrator.engine.width import WidthPlan
 from orchestrator.errors import CheckpointError

@@ -14,7 +14,7 @@ import pytest
 from orchestrator import tasks
 from orchestrator.backends.ray import nodes
 from orchestrator.backends.ray.nodes import Answer, Node, check_places
-from orchestrator.data.prepared.presence import Present, presence
+from orchestrator.data.prepared.store import Present, presence
 from orchestrator.errors import InvalidInput, StorageError
 from orchestrator.storage.sharing import Shared, Sight, Sign, look
 

@@ -8,7 +8,7 @@ from typing import Any
 from orchestrator import tasks
 from orchestrator.backbones import fingerprint
 from orchestrator.backends.plan import HostPlan
-from orchestrator.data.sources import prepare_tasks
+from orchestrator.data.prepared.prepare import prepare_tasks
 from orchestrator.results.ledger import Ledger
 from orchestrator.spec import Stage, Trial
 from orchestrator.storage.sweep_paths import SweepPaths

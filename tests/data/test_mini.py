@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits, load_sample_image
 
-from orchestrator.data.mini import make, patches, scenes
+from orchestrator.data.mini import make, photographs, rendered
 from orchestrator.data.mini.pixels import SIDE, SIZES, Splits, balanced, grid
 from orchestrator.spec import Task
-from orchestrator.tasks.mini import MINI
+from orchestrator.tasks.suites import MINI
 
 made = cache(make)
 RENDERED = [task for task in MINI.tasks if task.name != "digits"]
 DIGEST = """
-from orchestrator.tasks.mini import MINI
+from orchestrator.tasks.suites import MINI
 from tests.data.test_mini import digest
 print(*(digest(task.name) for task in MINI.tasks))
 """
@@ -88,28 +88,28 @@ def test_digits_are_the_scans_each_once() -> None:
 
 
 def corners() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Split → labels and corners of its patches, drawn as `patches.make` draws them."""
+    """Split → labels and corners of its patches, drawn as `make_patches` draws them."""
     found = {}
     for index, (name, count) in enumerate(SIZES.items()):
-        rng = np.random.default_rng([patches._SEED, index])
-        labels = balanced(rng, count, patches.CLASSES)
-        found[name] = labels, patches.corners_of(name, labels, rng)
+        rng = np.random.default_rng([photographs.PATCHES_SEED, index])
+        labels = balanced(rng, count, photographs.PATCHES_CLASSES)
+        found[name] = labels, photographs.corners_of(name, labels, rng)
     return found
 
 
 def test_patches_of_different_splits_share_no_pixel() -> None:
-    photographs = [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
+    sources = [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
     splits: Splits = made("patches")
     covered = {}
     for name, (labels, places) in corners().items():
-        times = np.zeros((2, *photographs[0].shape[:2]), np.int64)
+        times = np.zeros((2, *sources[0].shape[:2]), np.int64)
         for image, label, (top, left) in zip(splits[name][0], labels, places, strict=True):
-            photograph = label // patches.COLUMNS
+            source = label // photographs.COLUMNS
             window = slice(top, top + SIDE), slice(left, left + SIDE)
-            assert (photographs[photograph][window] == image).all()
-            column = label % patches.COLUMNS * patches.WIDTH
-            assert column <= left <= column + patches.WIDTH - SIDE
-            times[photograph][window] += 1
+            assert (sources[source][window] == image).all()
+            column = label % photographs.COLUMNS * photographs.WIDTH
+            assert column <= left <= column + photographs.WIDTH - SIDE
+            times[source][window] += 1
         assert (splits[name][1] == labels).all()
         covered[name] = times
     assert covered["val"].max() == 1, "patches of val do not overlap"
@@ -121,13 +121,13 @@ def test_patches_of_different_splits_share_no_pixel() -> None:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, np.ndarray, float, float]]:
     """Every shape that a maker draws from here on: kind, centre, radius, angle."""
     calls: list[tuple[int, np.ndarray, float, float]] = []
-    draw = scenes.shape_mask
+    draw = rendered.shape_mask
 
     def note(kind: int, centre: np.ndarray, radius: float, angle: float) -> np.ndarray:
         calls.append((kind, centre, radius, angle))
         return draw(kind, centre, radius, angle)
 
-    monkeypatch.setattr(scenes, "shape_mask", note)
+    monkeypatch.setattr(rendered, "shape_mask", note)
     return calls
 
 
@@ -135,8 +135,8 @@ LABELS = np.arange(96)
 
 
 def test_location_is_the_cell_of_the_large_objects_centre(drawn: list) -> None:
-    labels = LABELS % scenes.LOCATION_CLASSES
-    scenes.draw_location(np.random.default_rng(0), labels)
+    labels = LABELS % rendered.LOCATION_CLASSES
+    rendered.draw_location(np.random.default_rng(0), labels)
     assert len(drawn) == 4 * len(labels)
     for label, shapes in zip(labels, np.split(np.arange(len(drawn)), len(labels)), strict=True):
         large = [drawn[n] for n in shapes if drawn[n][2] >= 4]
@@ -146,8 +146,8 @@ def test_location_is_the_cell_of_the_large_objects_centre(drawn: list) -> None:
 
 
 def test_orientation_is_where_the_triangle_points(drawn: list) -> None:
-    labels = LABELS % scenes.ORIENTATION_CLASSES
-    scenes.draw_orientation(np.random.default_rng(0), labels)
+    labels = LABELS % rendered.ORIENTATION_CLASSES
+    rendered.draw_orientation(np.random.default_rng(0), labels)
     assert [kind for kind, *_ in drawn] == [2] * len(labels)
     for label, (_, centre, radius, angle) in zip(labels, drawn, strict=True):
         assert round(angle / (np.pi / 4)) % 8 == label
@@ -155,15 +155,15 @@ def test_orientation_is_where_the_triangle_points(drawn: list) -> None:
 
 
 def test_count_is_the_number_of_objects(drawn: list) -> None:
-    for label in range(scenes.COUNT_CLASSES):
+    for label in range(rendered.COUNT_CLASSES):
         drawn.clear()
-        scenes.draw_count(np.random.default_rng(label), np.array([label] * 3))
+        rendered.draw_count(np.random.default_rng(label), np.array([label] * 3))
         assert len(drawn) == 3 * (label + 1)
 
 
 @pytest.mark.parametrize("kind", [0, 1, 2])
 def test_a_shape_is_where_it_was_asked_for(kind: int) -> None:
-    mask = scenes.shape_mask(kind, np.array([12.0, 20.0]), 7.0, 0.6)
+    mask = rendered.shape_mask(kind, np.array([12.0, 20.0]), 7.0, 0.6)
     x, y = grid()
     centroid = np.array([(mask * x).sum(), (mask * y).sum()]) / mask.sum()
     assert np.abs(centroid - [12, 20]).max() < 2.5
@@ -173,7 +173,7 @@ def test_a_shape_is_where_it_was_asked_for(kind: int) -> None:
 
 @pytest.mark.parametrize("angle", np.arange(8) * np.pi / 4)
 def test_a_triangle_is_narrow_where_it_points(angle: float) -> None:
-    mask = scenes.shape_mask(2, np.array([16.0, 16.0]), 8.0, float(angle))
+    mask = rendered.shape_mask(2, np.array([16.0, 16.0]), 8.0, float(angle))
     x, y = grid()
     along = (x - 16) * np.cos(angle) + (y - 16) * np.sin(angle)
     assert mask[along > 2].sum() < 0.5 * mask[along < -2].sum()

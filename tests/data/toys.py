@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from orchestrator.data.listing import FileItem, Listing
-from orchestrator.data.prepared.manifest import Manifest
-from orchestrator.data.prepared.origins import Listed, Made
 from orchestrator.data.prepared.prepare import prepare
+from orchestrator.data.prepared.sources import GeneratedSource, ListedSource
+from orchestrator.data.prepared.store import Manifest
 from orchestrator.spec import Recipe, Suite, Task
 
 TASK = Task("dots", "structured", classes=4, train=12, val=5, test=7)
@@ -46,7 +46,7 @@ def made() -> Arrays:
 
 
 @dataclass(frozen=True)
-class Toy(Made):
+class Toy(GeneratedSource):
     """Arrays from a call instead of a package."""
 
     package: str = ""
@@ -77,7 +77,7 @@ def picture(index: int, size: tuple[int, int] = (11, 9), form: str = "PNG") -> b
     return stream.getvalue()
 
 
-def listed(folder: Path, counts: Mapping[str, int] = COUNTS) -> Listed:
+def listed(folder: Path, counts: Mapping[str, int] = COUNTS) -> ListedSource:
     """The toy task as picture files of odd sizes, half of them JPEG."""
     splits = {}
     for place, (name, count) in enumerate(counts.items()):
@@ -90,4 +90,4 @@ def listed(folder: Path, counts: Mapping[str, int] = COUNTS) -> Listed:
                 path.write_bytes(picture(100 * place + index, (7 + index, 30 - index), form))
             items.append(FileItem(path, index % 4, f"{name}.txt, line {index + 1}"))
         splits[name] = items
-    return Listed(SUITE, TASK, Listing(splits))
+    return ListedSource(SUITE, TASK, Listing(splits))

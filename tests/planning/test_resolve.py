@@ -20,7 +20,7 @@ from orchestrator.planning.resolve import plan_studies, plan_sweep
 from orchestrator.results.sweep_file import SweepFile, read_sweep
 from orchestrator.spec import DataIdentity, Study, Sweep
 from orchestrator.storage.sweep_paths import SweepPaths
-from orchestrator.tasks.mini import MINI
+from orchestrator.tasks.suites import MINI
 from search_spaces import grid_size
 
 

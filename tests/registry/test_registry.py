@@ -32,7 +32,7 @@ from orchestrator.registry.index import CONFIG, EVIDENCE
 from orchestrator.spec import Recipe, Stage, Sweep, Trial, TrialResult
 from orchestrator.storage import files
 from orchestrator.storage.retry import is_transient
-from orchestrator.tasks.mini import MINI
+from orchestrator.tasks.suites import MINI
 
 TASK = MINI.task("digits")
 RECIPE = Recipe(epochs=1, lr=1e-2, warmup_epochs=0, normalisation="half", drop_path=0.0)

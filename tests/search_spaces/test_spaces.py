@@ -10,7 +10,7 @@ from optuna.distributions import BaseDistribution, IntDistribution
 
 import search_spaces
 from orchestrator.spec import RECIPE_FIELDS, Recipe
-from orchestrator.tasks.vtab import VTAB
+from orchestrator.tasks.suites import VTAB
 
 USERS: dict[str, BaseDistribution] = {"width": IntDistribution(1, 4)}
 NO_SPACE = {"width": 3}

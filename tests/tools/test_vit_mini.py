@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from orchestrator.backbones import MINI_FILE, load_backbone
 from orchestrator.backbones.vit_mini import vit_mini
 from orchestrator.storage import files
-from orchestrator.tasks.mini import MINI
+from orchestrator.tasks.suites import MINI
 from tools.vit_mini import probe
 from tools.vit_mini.pretrain import pretrain
 

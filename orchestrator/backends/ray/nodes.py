@@ -14,7 +14,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError, TaskUnschedu
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.backends.ray.cluster import Cluster, alive, connect, device_kind
-from orchestrator.data.prepared.presence import Present, presence
+from orchestrator.data.prepared.store import Present, presence
 from orchestrator.errors import InvalidInput, StorageError
 from orchestrator.spec import Suite, Task
 from orchestrator.storage.sharing import (

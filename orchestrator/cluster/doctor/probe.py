@@ -14,7 +14,7 @@ from typing import Any
 
 from orchestrator.cluster.doctor import code, heavy
 from orchestrator.cluster.doctor.records import Gpu, Probe, Question
-from orchestrator.data.prepared.presence import presence
+from orchestrator.data.prepared.store import presence
 from orchestrator.storage.sharing import is_uri, look
 
 PACKAGES = ("torch", "timm", "ray", "optuna", "mlflow", "pyarrow", "safetensors", "numpy")

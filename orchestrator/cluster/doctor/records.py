@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.data.prepared.presence import Present
+from orchestrator.data.prepared.store import Present
 from orchestrator.spec import Suite, Task
 from orchestrator.storage.sharing import Sight, Sign
 

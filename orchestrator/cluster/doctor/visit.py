@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestrator.cluster.doctor.probe import SECONDS, examine
 from orchestrator.cluster.doctor.records import Examination, Machine, Question, Reach
-from orchestrator.data.prepared.presence import presence
+from orchestrator.data.prepared.store import presence
 from orchestrator.errors import InvalidInput
 from orchestrator.spec import Suite
 from orchestrator.storage.sharing import Shared, Sight, filesystem, is_uri, said

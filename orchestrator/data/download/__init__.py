@@ -1,1 +1,1 @@
-"""A suite's raw images, brought to where later commands look for them."""
+"""Download and unpack a suite's raw images."""

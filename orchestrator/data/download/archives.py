@@ -1,43 +1,46 @@
-"""Archives (zip and tar) made into folders: whole or absent, and nothing lands outside of them."""
+"""Archives (zip and tar) unpacked into folders: whole or absent, nothing outside the folder.
+
+Archives are not trusted: every member is checked before anything is written.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
+import stat
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from lzma import LZMAError
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Protocol
 
-from orchestrator.data.download.members import Refused, check_tarred, check_zipped, zipped_path
 from orchestrator.errors import DataError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 Tick = Callable[[str, int, int], None]
-"""Is told what is going on, how many bytes of it are done, and of how many."""
+"""Called with what is going on, the bytes done and their total."""
 
 BLOCK = 4096  # bytes that even the smallest file takes on a disk
-CHUNK = 2**20  # bytes between two calls of a tick
+CHUNK = 2**20  # bytes between two calls of `tick`
 
 
 class _Opened(Protocol):
-    """An archive all of whose members have been looked at and may be written."""
+    """An archive whose members have all been checked."""
 
     @property
     def sizes(self) -> list[int]:
         """Bytes of every member."""
 
     def write(self, folder: Path) -> Iterator[int]:
-        """Write the members into `folder`; yields how many bytes it wrote, again and again."""
+        """Write the members into `folder`; yields the bytes written since the last yield."""
 
 
 def is_archive(name: str) -> bool:
-    """Whether a file of that name is one that `unpack` takes."""
+    """Whether `unpack` accepts a file of that name."""
     return name.lower().endswith(SUFFIXES)
 
 
@@ -48,18 +51,18 @@ def stem(name: str) -> str:
 
 
 def unpack(archive: Path, target: Path, tick: Tick) -> None:
-    """Make the folder `target`, which must not exist, from what is in `archive`.
+    """Unpack `archive` into the folder `target`, which must not exist.
 
-    It appears by a rename at the end; a process that is killed leaves `.<name>.unpacking` beside
+    The folder appears by a rename at the end; a killed process leaves `.<name>.unpacking` beside
     it, which the next call removes. Two processes must not unpack to the same target.
 
     Raises `DataError` naming the archive. Members that would land outside, links that point
-    outside, devices, encryption and too little space are found before anything is written;
-    after any error nothing is left behind.
+    outside, devices, encryption and too little space are found before anything is written; an
+    error leaves nothing behind.
     """
     draft = target.with_name(f".{target.name}.unpacking")
     shutil.rmtree(draft, ignore_errors=True)
-    with _explained(archive, target), _open(archive) as opened:
+    with _errors_named(archive, target), _open(archive) as opened:
         require_space(target.parent, opened.sizes, f"unpacking '{archive}'")
         draft.mkdir()
         try:
@@ -83,12 +86,12 @@ def require_space(folder: Path, sizes: Iterable[int], what: str) -> None:
 
 
 def _write(opened: _Opened, folder: Path, what: str, tick: Tick) -> None:
-    done, told, total = 0, 0, sum(opened.sizes)
+    done, reported, total = 0, 0, sum(opened.sizes)
     for size in opened.write(folder):
         done += size
-        if done - told >= CHUNK:
+        if done - reported >= CHUNK:
             tick(what, done, total)
-            told = done
+            reported = done
     tick(what, total, total)
 
 
@@ -100,15 +103,15 @@ def _open(archive: Path) -> AbstractContextManager[_Opened]:
 def _zip(archive: Path) -> Iterator[_Opened]:
     with zipfile.ZipFile(archive) as file:
         for info in file.infolist():
-            check_zipped(info)
+            _check_zip_member(info)
         yield _Zip(file)
 
 
 @contextmanager
 def _tar(archive: Path) -> Iterator[_Opened]:
     with tarfile.open(archive) as file:
-        check_tarred(file.getmembers())
-        _check_end(file)
+        _check_tar_members(file.getmembers())
+        _check_tar_end(file)
         yield _Tar(file)
 
 
@@ -119,7 +122,7 @@ class _Zip:
 
     def write(self, folder: Path) -> Iterator[int]:
         for info in self._file.infolist():
-            path = folder / zipped_path(info)
+            path = folder / _zip_path(info)
             if info.is_dir():
                 path.mkdir(parents=True, exist_ok=True)
                 continue
@@ -141,10 +144,9 @@ class _Tar:
             yield member.size
 
 
-def _check_end(file: tarfile.TarFile) -> None:
-    """tarfile takes a damaged header for the end; a whole archive ends with a block of zeros.
-
-    What follows is read as well: a compressed stream has its checksum at the very end.
+def _check_tar_end(file: tarfile.TarFile) -> None:
+    """`ReadError` unless the archive ends with a block of zeros: tarfile takes a damaged header
+    for the end. The rest is read too: a compressed stream has its checksum at the very end.
     """
     assert file.fileobj is not None
     file.fileobj.seek(file.offset)
@@ -154,14 +156,84 @@ def _check_end(file: tarfile.TarFile) -> None:
         continue
 
 
+class Refused(Exception):
+    """A member that must not be written; the text says why."""
+
+    def __init__(self, member: str, why: str) -> None:
+        super().__init__(f"its member '{member}' {why}")
+
+
+def inside(name: str) -> PurePosixPath | None:
+    """The relative path that a member's name means; None if it leaves its folder."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    leaves = path.is_absolute() or ".." in path.parts or PureWindowsPath(name).drive
+    return None if leaves or "\0" in name else path
+
+
+def _zip_path(info: zipfile.ZipInfo) -> PurePosixPath:
+    """Its path by the name that is stored in the archive: zipfile's own `filename` is cleaned."""
+    path = inside(info.orig_filename)
+    if path is None:
+        raise Refused(info.orig_filename, "would land outside of the folder")
+    return path
+
+
+def _check_zip_member(info: zipfile.ZipInfo) -> None:
+    """`Refused` unless it is an unencrypted file or folder that stays inside."""
+    _zip_path(info)
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise Refused(info.filename, "is a link or a device; allowed in a zip: files and folders")
+    if info.flag_bits & 1:
+        raise Refused(info.filename, "is encrypted")
+
+
+def _check_tar_members(members: list[tarfile.TarInfo]) -> None:
+    """`Refused` for members that leave the folder, for devices, and for links that point outside.
+
+    Stricter than tarfile's filter `data`, which makes absolute names relative and judges a link by
+    what earlier members left on the disk. Here no member may lie behind a link, and no link may
+    climb after it has descended, so that the text of a link alone decides.
+    """
+    links = {PurePosixPath(member.name) for member in members if member.issym()}
+    for member in members:
+        path = PurePosixPath(member.name)
+        if inside(member.name) is None:
+            raise Refused(member.name, "would land outside of the folder")
+        if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
+            raise Refused(member.name, "is a device or a pipe")
+        if _crosses(links, path) or (path in links and not member.issym()):
+            raise Refused(member.name, "would be written through a link")
+        if member.issym() and not _stays(path.parent, PurePosixPath(member.linkname)):
+            raise Refused(member.name, f"is a link that points outside ('{member.linkname}')")
+        if member.islnk():
+            _check_hard(member, links)
+
+
+def _check_hard(member: tarfile.TarInfo, links: set[PurePosixPath]) -> None:
+    other = PurePosixPath(member.linkname)
+    if inside(member.linkname) is None or other in links or _crosses(links, other):
+        raise Refused(member.name, f"is a link that points outside ('{member.linkname}')")
+
+
+def _crosses(links: set[PurePosixPath], path: PurePosixPath) -> bool:
+    return bool(links) and not links.isdisjoint(path.parents)
+
+
+def _stays(folder: PurePosixPath, link: PurePosixPath) -> bool:
+    climbs = [part == ".." for part in link.parts]
+    up = climbs.index(False) if False in climbs else len(climbs)
+    return not link.is_absolute() and not any(climbs[up:]) and up <= len(folder.parts)
+
+
 _DAMAGE = (
     tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, NotImplementedError
 )  # fmt: skip
 
 
 @contextmanager
-def _explained(archive: Path, target: Path) -> Iterator[None]:
-    """Errors of the libraries as `DataError`."""
+def _errors_named(archive: Path, target: Path) -> Iterator[None]:
+    """Errors of the libraries and the disk as `DataError`."""
     try:
         yield
     except Refused as error:

@@ -1,9 +1,8 @@
-"""A suite's raw images brought to where later commands look for them: whole or absent."""
+"""Fetch a suite's raw images to the folder where later commands look: whole or absent."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -12,14 +11,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from orchestrator.data.download import archives
 from orchestrator.data.download.archives import Tick, is_archive, unpack
-from orchestrator.data.roots import DEPTH, folder_names, tasks_in, tasks_root
+from orchestrator.data.suite_root import DEPTH, folder_names, tasks_in, tasks_root
 from orchestrator.errors import DataError, InvalidInput
 from orchestrator.spec import Suite
 from orchestrator.storage.files import make_folder, write_whole
 
 Say = Callable[[str], None]
+"""Called with sentences for the user."""
+
 MARKER = ".fetched"
 """File in a fetched folder that says where it comes from."""
 
@@ -30,17 +33,17 @@ _REPOSITORY = re.compile(
 
 
 def fetch(suite: Suite, source: str, target: Path, say: Say, tick: Tick) -> Path:
-    """Bring the suite's images to `target` and return the folder with its task folders.
+    """Fetch the suite's images to `target` and return the folder with its task folders.
 
     Args:
         suite: one with a folder that a variable can name.
         source: a folder (used in place: `target` becomes a link to it), an archive (unpacked), or
             a dataset repository `owner/name` or `hf://owner/name[@revision]` on the Hugging Face
-            hub (downloaded, and the archives in it unpacked). What exists on disk comes first.
-        target: `roots.fetch_target`; it appears whole at the end. An interrupted call leaves
-            `.<name>.fetch` beside it, with which the same call goes on.
-        say: takes sentences for people.
-        tick: takes progress in bytes, also from other threads, one at a time.
+            hub (downloaded, and the archives in it unpacked). A path that exists comes first.
+        target: `suite_root.fetch_target`; it appears whole at the end. An interrupted call leaves
+            `.<name>.fetch` beside it, from which the same call resumes.
+        say: called with sentences for the user, from other threads too, one at a time.
+        tick: called with progress in bytes, likewise.
 
     Raises `InvalidInput` for a source that is none of these and a target that holds something
     else; `DataError` for what cannot be reached, is damaged, does not fit on the disk, or has no
@@ -50,16 +53,16 @@ def fetch(suite: Suite, source: str, target: Path, say: Say, tick: Tick) -> Path
         raise InvalidInput(f"suite '{suite.name}' is not read from a folder: nothing to fetch.")
     path = Path(source).expanduser()
     target = target.absolute()
-    with _explained(target):
+    with _errors_named(target):
         make_folder(target.parent)
-        with _alone(target, say):
+        with _exclusive(target, say):
             if path.is_dir():
                 _link(suite, path.resolve(), target, say)
             elif path.is_file() and is_archive(path.name):
                 _from_archive(suite, path.resolve(), target, say, tick)
             else:
                 _from_hub(suite, _repository(source, path), target, say, tick)
-    return _found(suite, target, target, say)
+    return _check_content(suite, target, target, say)
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def _repository(source: str, path: Path) -> _Repository:
 
 def _link(suite: Suite, folder: Path, target: Path, say: Say) -> None:
     """Make `target` a link to the folder, in place of another link if there is one."""
-    _found(suite, folder, folder, lambda _: None)
+    _check_content(suite, folder, folder, lambda _: None)
     if target.exists() and target.resolve() == folder:
         return
     if target.exists() and not target.is_symlink():
@@ -102,22 +105,22 @@ def _link(suite: Suite, folder: Path, target: Path, say: Say) -> None:
 def _from_archive(suite: Suite, archive: Path, target: Path, say: Say, tick: Tick) -> None:
     state = archive.stat()
     label = f"{archive} {state.st_size} {state.st_mtime_ns}"
-    if _is_there(target, label, say):
+    if _already_fetched(target, label, say):
         return
-    work = _work(target, label)
+    work = _work_folder(target, label)
     if not (work / "files").exists():
         unpack(archive, work / "files", tick)
     _publish(suite, work, target, label)
 
 
 def _from_hub(suite: Suite, source: _Repository, target: Path, say: Say, tick: Tick) -> None:
-    if _is_there(target, source.label, say):
+    if _already_fetched(target, source.label, say):
         return
     from orchestrator.data.download import hub  # late: loads the hub's library
 
-    with _advised(suite):
+    with _alternatives_named(suite):
         snapshot = hub.look_up(source.name, source.revision)
-    work = _work(target, f"{source.label} {snapshot.commit}")
+    work = _work_folder(target, f"{source.label} {snapshot.commit}")
     files, unpacked = work / "files", work / "archives"
     missing = [
         file for file in snapshot.files
@@ -125,7 +128,7 @@ def _from_hub(suite: Suite, source: _Repository, target: Path, say: Say, tick: T
     ]  # fmt: skip
     say(f"'{source.label}' has {len(snapshot.files)} files; {len(missing)} are to be downloaded")
     archives.require_space(target.parent, [file.size for file in missing], "downloading")
-    with _advised(suite):
+    with _alternatives_named(suite):
         hub.download(snapshot, missing, files, work / "parts", say, tick)
     for file in sorted(file.path for file in snapshot.files):
         if is_archive(file) and not (unpacked / file).exists():
@@ -134,9 +137,9 @@ def _from_hub(suite: Suite, source: _Repository, target: Path, say: Say, tick: T
 
 
 def _unpack_beside(archive: Path, draft: Path, done: Path, tick: Tick) -> None:
-    """Unpack an archive of a snapshot where it lies, then move it away to `done`: the sign of it.
+    """Unpack an archive of a snapshot in its own folder, then move it to `done`, which marks it.
 
-    Folders keep their names; loose files get a folder named as the archive.
+    Folders keep their names; loose files go into a folder named after the archive.
     """
     shutil.rmtree(draft, ignore_errors=True)
     unpack(archive, draft, tick)
@@ -147,7 +150,7 @@ def _unpack_beside(archive: Path, draft: Path, done: Path, tick: Tick) -> None:
 
 
 def _merge(source: Path, folder: Path) -> None:
-    """Move what is in `source` into `folder`; a file that is there already stays."""
+    """Move the content of `source` into `folder`; existing files stay."""
     folder.mkdir(exist_ok=True)
     for path in sorted(source.iterdir()):
         place = folder / path.name
@@ -157,8 +160,8 @@ def _merge(source: Path, folder: Path) -> None:
             _merge(path, place)
 
 
-def _work(target: Path, label: str) -> Path:
-    """The folder of an unfinished fetch from that source; one from another source is deleted."""
+def _work_folder(target: Path, label: str) -> Path:
+    """The working folder of a fetch from that source; one of another source is deleted."""
     work = target.with_name(f".{target.name}.fetch")
     if _read(work / "source") != label:
         shutil.rmtree(work, ignore_errors=True)
@@ -169,15 +172,15 @@ def _work(target: Path, label: str) -> Path:
 
 def _publish(suite: Suite, work: Path, target: Path, label: str) -> None:
     files = work / "files"
-    _found(suite, files, files, lambda _: None)
+    _check_content(suite, files, files, lambda _: None)
     write_whole(files / MARKER, label.encode(), temporary=work)
     os.sync()  # the rename must not reach the disk before the files do
     os.rename(files, target)
     shutil.rmtree(work, ignore_errors=True)
 
 
-def _is_there(target: Path, label: str, say: Say) -> bool:
-    """Whether the target was fetched from that source; `InvalidInput` if it holds another thing."""
+def _already_fetched(target: Path, label: str, say: Say) -> bool:
+    """Whether the target was fetched from that source; `InvalidInput` if it holds other content."""
     if _read(target / MARKER) == label:
         say(f"'{target}' was fetched from there before; delete it to fetch it again")
         return True
@@ -197,8 +200,8 @@ def _occupied(target: Path) -> InvalidInput:
     )
 
 
-def _found(suite: Suite, folder: Path, shown: Path, say: Say) -> Path:
-    """The folder with the task folders; `DataError` with what is there if there are none."""
+def _check_content(suite: Suite, folder: Path, shown: Path, say: Say) -> Path:
+    """The folder with the task folders; `DataError` that lists the content if there are none."""
     root = tasks_root(suite, folder)
     tasks = tasks_in(suite, root)
     if not tasks:
@@ -206,14 +209,14 @@ def _found(suite: Suite, folder: Path, shown: Path, say: Say) -> Path:
         there = sorted(path.name for path in folder.iterdir() if path.name != MARKER)
         raise DataError(
             f"'{shown}' has no folder of any task of suite '{suite.name}', nor do folders up to "
-            f"{DEPTH} levels below. Looked for: {_few(names, 30)}. "
-            f"What is there: {_few(there, 12)}."
+            f"{DEPTH} levels below. Looked for: {_shortened(names, 30)}. "
+            f"What is there: {_shortened(there, 12)}."
         )
     say(f"{len(tasks)} of {len(suite.tasks)} tasks of suite '{suite.name}' in '{root}'")
     return root
 
 
-def _few(names: list[str], most: int) -> str:
+def _shortened(names: list[str], most: int) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return (", ".join(names[:most]) or "nothing") + more
 
@@ -223,8 +226,8 @@ def _read(path: Path) -> str | None:
 
 
 @contextmanager
-def _advised(suite: Suite) -> Iterator[None]:
-    """Adds what else a person can do to an error of the hub."""
+def _alternatives_named(suite: Suite) -> Iterator[None]:
+    """Add to an error of the hub what else the user can do."""
     try:
         yield
     except DataError as error:
@@ -235,19 +238,22 @@ def _advised(suite: Suite) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(target: Path, say: Say) -> Iterator[None]:
-    """Exclusive between processes that fetch to the same target."""
-    with open(target.with_name(f".{target.name}.lock"), "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"another process is fetching to '{target}'; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+def _exclusive(target: Path, say: Say) -> Iterator[None]:
+    """One process at a time fetches to a target."""
+    lock = FileLock(target.with_name(f".{target.name}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        say(f"another process is fetching to '{target}'; waiting for it")
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextmanager
-def _explained(target: Path) -> Iterator[None]:
+def _errors_named(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

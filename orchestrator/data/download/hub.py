@@ -1,8 +1,8 @@
 """Files of a dataset repository on the Hugging Face hub; the only file that imports its library.
 
-Its `snapshot_download` starts a file from the first byte again after a process was killed. Archives
-of many gigabytes are the rule here, so the bytes are received here: a partial file is kept, is
-continued with a Range request, and is given its name when its hash is right.
+The library's `snapshot_download` starts a file from the first byte again after a process was killed
+and does not check hashes. Files are archives of many gigabytes, so they are received here: a
+partial file is kept, continued with a Range request, and renamed when its hash is right.
 """
 
 from __future__ import annotations
@@ -32,19 +32,18 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # not named i
     http_stream_backoff,
 )
 
-from orchestrator.data.download.archives import CHUNK, Tick
-from orchestrator.data.download.members import inside
+from orchestrator.data.download.archives import CHUNK, Tick, inside
 from orchestrator.errors import DataError
 from orchestrator.spec import digest
 from orchestrator.storage.files import make_folder
 
 THREADS = 8
 WAITS = (0.5, 1.0, 2.0, 4.0)
-"""Seconds between attempts that bring no byte."""
+"""Seconds between attempts that received no byte."""
 
 TIMEOUT = 20.0
 BUSY = (408, 429, 500, 502, 503, 504)
-"""Status codes that are worth another attempt."""
+"""Status codes that are retried."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +61,11 @@ class RemoteFile:
         """Whether the file at `path` has this content; reads it if the size is right."""
         if not path.is_file() or path.stat().st_size != self.size:
             return False
-        state = hashlib.sha256() if len(self.oid) == 64 else hashlib.sha1(usedforsecurity=False)
+        state = hashlib.sha256()
         if len(self.oid) != 64:
-            state.update(b"blob %d\0" % self.size)
+            state = hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
         with open(path, "rb") as file:
-            while chunk := file.read(CHUNK):
-                state.update(chunk)
-        return state.hexdigest() == self.oid
+            return hashlib.file_digest(file, lambda: state).hexdigest() == self.oid
 
 
 @dataclass(frozen=True)
@@ -81,9 +78,9 @@ class Snapshot:
 
 
 def look_up(repository: str, revision: str) -> Snapshot:
-    """What is in the repository at a branch, tag or commit; `DataError` if it cannot be had."""
+    """The files of the repository at a branch, tag or commit; `DataError` if it is unavailable."""
     api = HfApi(endpoint=_endpoint())
-    with _explained(repository, revision):
+    with _errors_named(repository, revision):
         info = api.dataset_info(repository, revision=revision, timeout=TIMEOUT)
         commit = str(info.sha)
         tree = api.list_repo_tree(repository, recursive=True, revision=commit, repo_type="dataset")
@@ -102,15 +99,15 @@ def download(
     say: Callable[[str], None],
     tick: Tick,
 ) -> None:
-    """Bring some of the snapshot's files into `folder`, under their paths.
+    """Download some of the snapshot's files into `folder`, under their paths.
 
-    `parts` keeps what has been received of unfinished ones, for the next call with this snapshot.
+    `parts` keeps what has been received of unfinished files, for the next call with this snapshot.
     `say` and `tick` are called from other threads, one at a time. `DataError` if the hub fails or
     sends damage; `OSError` from the disk.
     """
     download_of = _Download(snapshot, files, folder, parts, say, tick)
     make_folder(parts)
-    with _explained(snapshot.repository, snapshot.commit):
+    with _errors_named(snapshot.repository, snapshot.commit):
         download_of.run()
 
 
@@ -128,14 +125,14 @@ class _Download:
         self._say, self._tick = say, tick
         self._total = sum(file.size for file in files)
         self._received: dict[str, int] = {}
-        self._done = self._told = 0
+        self._done = self._reported = 0
         self._lock = Lock()
         self._stopped = Event()
 
     def run(self) -> None:
-        """Every file, or the first error; Ctrl-C ends it at the next piece that arrives."""
+        """Download every file, or raise the first error; Ctrl-C stops at the next chunk."""
         with ThreadPoolExecutor(THREADS) as threads:
-            futures = [threads.submit(self._bring, file) for file in self._files]
+            futures = [threads.submit(self._download, file) for file in self._files]
             try:
                 for future in as_completed(futures):
                     future.result()
@@ -144,7 +141,7 @@ class _Download:
                 threads.shutdown(cancel_futures=True)
                 raise
 
-    def _bring(self, file: RemoteFile) -> None:
+    def _download(self, file: RemoteFile) -> None:
         part = self._parts / digest(file.path)[:32]
         failures = 0
         while not self._stopped.is_set() and not (part.exists() and _size(part) >= file.size):
@@ -160,7 +157,7 @@ class _Download:
             self._finish(file, part)
 
     def _receive(self, file: RemoteFile, part: Path) -> None:
-        """Append to `part` what is missing of it, or begin it again if the server does."""
+        """Append what is missing to `part`, or start it again if the server ignores the range."""
         endpoint = _endpoint()
         url = hf_hub_url(
             self._snapshot.repository, file.path,
@@ -198,12 +195,12 @@ class _Download:
         os.replace(part, path)
 
     def _note(self, file: RemoteFile, received: int) -> None:
-        """`received` bytes of the file are there."""
+        """Record that `received` bytes of the file are on disk, and report progress."""
         with self._lock:
             self._done += received - self._received.get(file.path, 0)
             self._received[file.path] = received
-            if abs(self._done - self._told) >= CHUNK or self._done == self._total:
-                self._told = self._done
+            if abs(self._done - self._reported) >= CHUNK or self._done == self._total:
+                self._reported = self._done
                 self._tick(f"downloading {self._snapshot.repository}", self._done, self._total)
 
     def _retry(self, file: RemoteFile, error: Exception, failures: int) -> None:
@@ -227,8 +224,8 @@ def _size(path: Path) -> int:
 
 
 @contextmanager
-def _explained(repository: str, revision: str) -> Iterator[None]:
-    """Errors of the library as `DataError` that says which repository was tried, and where."""
+def _errors_named(repository: str, revision: str) -> Iterator[None]:
+    """Errors of the library as `DataError` with the repository and the endpoint."""
     place = HfApi(endpoint=_endpoint()).endpoint
     what = f"the dataset repository '{repository}'"
     try:

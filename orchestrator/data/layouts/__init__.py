@@ -1,8 +1,7 @@
-"""How the images of a suite lie on disk: one file per layout, each turning lists into a Listing.
+"""Layouts: how the images of a suite lie on disk; each turns lists into a `Listing`.
 
-A layout never raises for what it finds: everything wrong goes into `Listing.problems`. Of a listing
-with problems the items are the images that are there, with the label that their list states, or -1
-where it states none.
+A layout never raises for what it finds: every problem goes into `Listing.problems`. The items of a
+listing with problems are the images that exist, with the label that their list states, or -1.
 """
 
 from __future__ import annotations
@@ -11,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from orchestrator.data.layouts import fewshot, fgvc, files, vtab
+from orchestrator.data.layouts.benchmarks import read_fewshot, read_fgvc, read_vtab
+from orchestrator.data.layouts.own import read_own
 from orchestrator.data.listing import Listing
 from orchestrator.spec import Task
 
@@ -23,8 +23,8 @@ class Layout(Protocol):
 
 
 LAYOUTS: Mapping[str, Layout] = {
-    "vtab": vtab.read,
-    "fgvc": fgvc.read,
-    "fewshot": fewshot.read,
-    "files": files.read,
+    "vtab": read_vtab,
+    "fgvc": read_fgvc,
+    "fewshot": read_fewshot,
+    "files": read_own,
 }

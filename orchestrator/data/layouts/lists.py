@@ -1,24 +1,25 @@
-"""Lists of images in text files: one `relative/path label` a line."""
+"""Lists of images: text files with one `relative/path label` a line, and the checks on entries."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from orchestrator.data.layouts.tree import Entry, Tree, relative
-from orchestrator.data.listing import Item, Listing
-from orchestrator.data.prepared.manifest import SPLITS
+from orchestrator.data.layouts.tree import FileTree, ListEntry
+from orchestrator.data.listing import SPLITS, Item, Listing
 
 UNKNOWN = -1
 """The label of an entry whose list states none."""
 
 
-def read_list(path: Path, classes: int, problems: list[str]) -> list[Entry]:
+def read_list(path: Path, classes: int, problems: list[str]) -> list[ListEntry]:
     """The entries of a list. Blank lines, CRLF and a BOM are fine."""
     text = read_text(path, problems)
     if text is None:
         return []
-    entries: list[Entry] = []
+    entries: list[ListEntry] = []
     for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
         if line and not line.isspace():
             entry = _entry(f"{path}:{number}", line, classes, problems)
@@ -59,24 +60,27 @@ def label_of(text: str, classes: int, listed: str, problems: list[str]) -> int:
     return label
 
 
-def plain_path(path: str, listed: str, problems: list[str]) -> str | None:
-    """The relative path in its plain form; None, with a problem, if it leaves its folder."""
-    plain = relative(path)
-    if plain is None:
+def relative_path(path: str, listed: str, problems: list[str]) -> str | None:
+    """The normalised path; None, with a problem, if it is absolute or climbs out by `..`."""
+    plain = path
+    if path.startswith(".") or "/." in path or "//" in path:
+        plain = os.path.normpath(path)
+    if "\0" in path or plain == ".." or plain.startswith(("/", "../")):
         problems.append(
             f"{listed}: the path {path!r:.200} leaves its folder; only relative paths without '..' "
             "are allowed."
         )
+        return None
     return plain
 
 
 def make_listing(
-    tree: Tree,
-    splits: Mapping[str, Sequence[Entry]],
+    tree: FileTree,
+    splits: Mapping[str, Sequence[ListEntry]],
     problems: list[str],
     classes: Sequence[str] = (),
 ) -> Listing:
-    """The listing of entries that lie in one tree."""
+    """The listing of entries whose files lie in one tree."""
     check_repeats(splits, problems)
     items: dict[str, Sequence[Item]] = {
         name: tree.items(splits.get(name, ()), problems) for name in SPLITS
@@ -84,12 +88,12 @@ def make_listing(
     return Listing(items, tuple(problems), tuple(classes))
 
 
-def without_items(problems: Sequence[str]) -> Listing:
+def empty_listing(problems: Sequence[str]) -> Listing:
     """The listing of a task that cannot be found."""
     return Listing(dict.fromkeys(SPLITS, ()), tuple(problems))
 
 
-def check_repeats(splits: Mapping[str, Sequence[Entry]], problems: list[str]) -> None:
+def check_repeats(splits: Mapping[str, Sequence[ListEntry]], problems: list[str]) -> None:
     """A problem for every image that is listed twice, in one split or in two."""
     seen: dict[str, tuple[str, str]] = {}
     for name, entries in splits.items():
@@ -104,11 +108,33 @@ def check_repeats(splits: Mapping[str, Sequence[Entry]], problems: list[str]) ->
                 )
 
 
-def _entry(listed: str, line: str, classes: int, problems: list[str]) -> Entry | None:
+def _entry(listed: str, line: str, classes: int, problems: list[str]) -> ListEntry | None:
     parts = line.strip().rsplit(None, 1)
     if len(parts) < 2:
         problems.append(f"{listed}: the line is {line!r:.200}, not 'relative/path label'.")
         return None
     label = label_of(parts[1], classes, listed, problems)
-    path = plain_path(parts[0], listed, problems)
-    return None if path is None else Entry(listed, path, label)
+    path = relative_path(parts[0], listed, problems)
+    return None if path is None else ListEntry(listed, path, label)
+
+
+def hold_out(entries: Sequence[ListEntry], share: float) -> tuple[list[ListEntry], list[ListEntry]]:
+    """Train and val, split off from it: of each class about `share` of its images.
+
+    A class with two images or more has one on each side; a single image stays in train. The choice
+    depends only on the paths in the list: it is the same on every machine, wherever the images
+    lie, and hardly changes when a few are added. The order is kept.
+    """
+    by_label: dict[int, list[ListEntry]] = {}
+    for entry in entries:
+        by_label.setdefault(entry.label, []).append(entry)
+    chosen: set[ListEntry] = set()
+    for part in by_label.values():
+        count = max(1, min(round(share * len(part)), len(part) - 1)) if len(part) > 1 else 0
+        chosen.update(sorted(part, key=_rank)[:count])
+    stay = [entry for entry in entries if entry not in chosen]
+    return stay, [entry for entry in entries if entry in chosen]
+
+
+def _rank(entry: ListEntry) -> bytes:
+    return hashlib.sha256(entry.path.encode("utf-8", "surrogateescape")).digest()

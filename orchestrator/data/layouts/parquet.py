@@ -1,4 +1,4 @@
-"""Images in the rows of Parquet files, such as the Hugging Face hub has them.
+"""Images in the rows of Parquet files, as on the Hugging Face hub.
 
 The image column holds bytes, or the hub's struct {bytes, path}; the label column integers.
 """
@@ -16,18 +16,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.data.layouts.held_out import hold_out
-from orchestrator.data.layouts.lists import UNKNOWN
-from orchestrator.data.layouts.tree import Entry
-from orchestrator.data.listing import Item, Listing
-from orchestrator.data.prepared.manifest import SPLITS
+from orchestrator.data.layouts.lists import UNKNOWN, hold_out
+from orchestrator.data.layouts.tree import ListEntry
+from orchestrator.data.listing import SPLITS, Item, Listing
 from orchestrator.spec import Task
 
 _KEPT = 2
-"""Row groups in memory: threads that read in order stand on both sides of a border."""
+"""Row groups in memory: threads that read in order may be on both sides of a boundary."""
 
 
-class Table:
+class ImageColumn:
     """The image column of a Parquet file, read by row group; safe to share between threads."""
 
     def __init__(self, path: Path, column: str) -> None:
@@ -41,7 +39,7 @@ class Table:
 
     @property
     def rows(self) -> int:
-        """How many there are."""
+        """Their number."""
         return self._ends[-1] if self._ends else 0
 
     def image(self, row: int) -> bytes:
@@ -73,7 +71,7 @@ class Table:
 class RowItem:
     """An image in a row of a Parquet file; rows count from 0."""
 
-    table: Table
+    table: ImageColumn
     row: int
     label: int
 
@@ -100,15 +98,15 @@ def read(
     inside: Path, task: Task, files: Mapping[str, Any], names: tuple[str, ...], problems: list[str]
 ) -> Listing:
     """`{train: FILE, val: FILE, test: FILE, image: COLUMN, label: COLUMN}`."""
-    tables: dict[str, Table] = {}
-    entries: dict[str, list[Entry]] = {split: [] for split in SPLITS}
+    tables: dict[str, ImageColumn] = {}
+    entries: dict[str, list[ListEntry]] = {split: [] for split in SPLITS}
     for split in SPLITS:
         if not isinstance(files[split], str):
             continue
         path = Path(files[split])
         labels = _labels(path, files["image"], files["label"], problems)
         if labels is not None:
-            tables[split] = Table(path, files["image"])
+            tables[split] = ImageColumn(path, files["image"])
             entries[split] = _entries(path, labels, task.classes, problems)
     if not isinstance(files["val"], str):
         entries["train"], entries["val"] = hold_out(entries["train"], files["val"])
@@ -163,11 +161,11 @@ def _holds_images(kind: Any) -> bool:
 
 def _entries(
     path: Path, labels: Sequence[int | None], classes: int, problems: list[str]
-) -> list[Entry]:
+) -> list[ListEntry]:
     entries = []
     for row, label in enumerate(labels):
         if label is None or not 0 <= label < classes:
             what = "none" if label is None else str(label)
             problems.append(f"{path}, row {row}: the label is {what}; allowed: 0…{classes - 1}.")
-        entries.append(Entry("", str(row), UNKNOWN if label is None else label))
+        entries.append(ListEntry("", str(row), UNKNOWN if label is None else label))
     return entries

@@ -1,33 +1,33 @@
-"""Makers of the embedded suite `mini`: six tasks of 32×32 RGB images, no download.
+"""The images of the suite `mini`: six tasks of 32×32 RGB images, no download.
 
-`digits` and `patches` come from scikit-learn's real scans and photographs, `textures`, `count`,
-`location` and `orientation` are rendered. The same bytes every time: each split of a task has its
-own fixed seed.
+`digits` and `patches` come from scikit-learn's scans and photographs; `textures`, `count`,
+`location` and `orientation` are rendered. The bytes are always the same: each split of a task has
+a fixed seed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from orchestrator.data.mini import digits, patches, scenes, textures
+from orchestrator.data.mini import photographs, rendered
 from orchestrator.data.mini.pixels import Splits
 
 NUM_CLASSES: Mapping[str, int] = {
-    "digits": digits.CLASSES,
-    "patches": patches.CLASSES,
-    "textures": textures.CLASSES,
-    "count": scenes.COUNT_CLASSES,
-    "location": scenes.LOCATION_CLASSES,
-    "orientation": scenes.ORIENTATION_CLASSES,
+    "digits": photographs.DIGITS_CLASSES,
+    "patches": photographs.PATCHES_CLASSES,
+    "textures": rendered.TEXTURES_CLASSES,
+    "count": rendered.COUNT_CLASSES,
+    "location": rendered.LOCATION_CLASSES,
+    "orientation": rendered.ORIENTATION_CLASSES,
 }
 
 _MAKERS: Mapping[str, Callable[[], Splits]] = {
-    "digits": digits.make,
-    "patches": patches.make,
-    "textures": textures.make,
-    "count": scenes.make_count,
-    "location": scenes.make_location,
-    "orientation": scenes.make_orientation,
+    "digits": photographs.make_digits,
+    "patches": photographs.make_patches,
+    "textures": rendered.make_textures,
+    "count": rendered.make_count,
+    "location": rendered.make_location,
+    "orientation": rendered.make_orientation,
 }
 
 

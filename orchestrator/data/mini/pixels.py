@@ -1,4 +1,4 @@
-"""What the makers share: the types, balanced labels, the pixel grid and the last step to uint8."""
+"""Shared by all tasks of `mini`: types, sizes, balanced labels, the pixel grid, colours."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Prepared tasks: decoded once, stored as Arrow files, mapped when they are read."""
+"""Prepared tasks: every image decoded once into memory-mapped files that all sweeps share."""

@@ -1,10 +1,9 @@
-"""One split on disk: an Arrow IPC file, mapped when it is read.
+"""One split on disk: an Arrow IPC file, memory-mapped when it is read.
 
 Columns: `image`; `label` int32; `size` int32 × 2, the image's height and width before it was
 stretched. `image` is fixed_size_binary(side·side·3), row-major RGB, in one record batch, so that
 all pixels are one array; or, where images are kept encoded, large_binary in batches of 256. Not
-compressed: a reader views the bytes where the file lies. Schema metadata: `version`, `side`,
-`classes`.
+compressed: a reader's arrays are views of the file. Schema metadata: `version`, `side`, `classes`.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 Sizes = npt.NDArray[np.int32]
 Put = Callable[[int, Images, tuple[int, int]], None]
-"""Puts image number `index` (side, side, 3) with its (height, width); from any thread."""
+"""Writes image number `index` (side, side, 3) with its (height, width); from any thread."""
 
 
 def write_pixels(path: Path, images: Images, labels: Labels, sizes: Sizes, classes: int) -> None:
@@ -38,15 +37,15 @@ def write_pixels(path: Path, images: Images, labels: Labels, sizes: Sizes, class
 
 @contextmanager
 def filling(path: Path, labels: Labels, side: int, classes: int) -> Iterator[Put]:
-    """A new file of `len(labels)` black images, and the call that puts an image in its place.
+    """A new file of `len(labels)` black images, and a function that writes single images into it.
 
-    All its space is taken before the first image is there; `OSError` if there is not enough.
+    All its disk space is allocated first; `OSError` if there is not enough.
     """
     count = len(labels)
-    # Fresh zeros are pages that nobody has touched: they cost no memory.
+    # Fresh zeros are untouched pages: they cost no memory.
     black = np.zeros((count, side, side, 3), np.uint8)
     empty = _pixels(black, labels, np.zeros((count, 2), np.int32), classes)
-    _write(path, [empty], synced=False)  # it is, once it is filled
+    _write(path, [empty], synced=False)  # synced below, once it is filled
     with pa.memory_map(str(path)) as source:
         start = source.read_buffer(source.size()).address
         batch = pa.ipc.open_file(source).get_batch(0)
@@ -56,7 +55,7 @@ def filling(path: Path, labels: Labels, side: int, classes: int) -> Iterator[Put
     with open(path, "r+b", buffering=0) as file:
 
         def put(index: int, pixels: Images, size: tuple[int, int]) -> None:
-            # Not through a mapping: a full disk is an error here and would be a signal there.
+            # Not through the mapping: there a full disk raises a signal (SIGBUS), here an error.
             _write_at(file.fileno(), pixels_at + index * side * side * 3, pixels.tobytes())
             _write_at(file.fileno(), sizes_at + index * 8, np.array(size, "<i4").tobytes())
 
@@ -67,7 +66,7 @@ def filling(path: Path, labels: Labels, side: int, classes: int) -> Iterator[Put
 def write_encoded(
     path: Path, files: Iterable[bytes], labels: Labels, side: int, classes: int
 ) -> None:
-    """Write encoded images as they are, a batch at a time; sizes are left 0, decoding tells."""
+    """Write encoded images unchanged, a batch at a time; sizes stay 0, known when decoded."""
     _write(path, _encoded_batches(files, labels, side, classes))
 
 
@@ -96,7 +95,7 @@ def read_encoded(path: Path, classes: int) -> tuple[list[Any], Labels]:
 
 
 def fingerprint(images: Images, labels: Labels, sizes: Sizes) -> str:
-    """SHA-256 (hex) of what is in a split of pixels, however it is stored."""
+    """SHA-256 (hex) of a split's pixels, labels and sizes, independent of the file format."""
     state = hashlib.sha256(repr(tuple(images.shape)).encode())
     state.update(np.ascontiguousarray(labels, "<i8").data)
     state.update(np.ascontiguousarray(sizes, "<i4").data)
@@ -148,7 +147,7 @@ def _batch(images: Any, labels: Labels, sizes: Sizes, side: int, classes: int) -
 
 
 def _write(path: Path, batches: Iterable[Any], *, synced: bool = True) -> None:
-    """Through to the disk if `synced`; `FileExistsError` rather than over another file."""
+    """Write a new file, through to the disk if `synced`; `FileExistsError` if it exists."""
     with open(path, "xb") as file:
         writer = None
         for batch in batches:

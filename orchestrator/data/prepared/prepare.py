@@ -1,39 +1,147 @@
-"""Prepared tasks on disk, made: once, whole or absent, shared by every sweep on the machine."""
+"""Tasks prepared on disk: once, whole or absent, shared by every sweep on the machine."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from filelock import FileLock
+
+from orchestrator.data.images import map_ahead
+from orchestrator.data.listing import SPLITS
 from orchestrator.data.prepared import arrow
-from orchestrator.data.prepared.manifest import SPLITS, Manifest, SplitRecord
-from orchestrator.data.prepared.origins import Origin, Tick
-from orchestrator.data.prepared.store import check_size
+from orchestrator.data.prepared.sources import (
+    ListedSource,
+    Source,
+    Tick,
+    find_source,
+    problem_report,
+)
+from orchestrator.data.prepared.store import Manifest, SplitRecord, check, check_sizes
 from orchestrator.errors import DataError
 from orchestrator.spec import Suite, Task, digest
 from orchestrator.storage.files import make_folder, sync_folder, write_whole
 
+Progress = Callable[[str, int, int], None]
+"""Called with the task's name, the images done and their number."""
+
+
+def prepare_tasks(
+    suite: Suite,
+    tasks: Sequence[Task],
+    root: Path,
+    raw: Path | None,
+    progress: Progress = lambda *_: None,
+) -> dict[str, Manifest]:
+    """Prepare tasks in the store at `root`, if there is space for all of them.
+
+    `raw` is the suite's folder of images; without one, what was prepared before is used. Prepared
+    files are compared with their fingerprints. Problems of single tasks are reported together,
+    after the others are prepared. Raises `DataError` as `prepare`, for a task that is neither
+    prepared nor has a source, and for damaged files.
+    """
+    found: dict[str, Manifest] = {}
+    sources: dict[str, Source] = {}
+    problems: dict[str, str] = {}
+    for task in tasks:
+        with _collected(problems, task):
+            source = _source(suite, task, root, raw)
+            state = None if source is None else digest(_states(source))
+            manifest = current(suite, task, root, state)
+            if manifest is not None:
+                found[task.name] = manifest
+            elif source is not None:
+                sources[task.name] = source
+            else:
+                raise DataError(_no_images(suite, task, root))
+
+    def check_content(task: Task) -> None:
+        with _collected(problems, task):
+            check(suite.store, task, root)
+
+    list(map_ahead(check_content, [suite.task(name) for name in found]))
+    sizes = (source.size(name) for source in sources.values() for name in SPLITS)
+    require_space(root / suite.store, sum(sizes))
+    for name, source in sources.items():
+        task = suite.task(name)
+        with _collected(problems, task):
+            tick = _counter(f"{suite.name}/{name}", source.count(), progress)
+            found[name] = prepare(suite, task, source, root, tick)
+    whole = {task.name: found[task.name] for task in tasks if task.name not in problems}
+    if problems:
+        raise DataError(_unusable(suite, problems, whole))
+    return whole
+
+
+def _source(suite: Suite, task: Task, root: Path, raw: Path | None) -> Source | None:
+    """What to prepare the task from; None to use it as it is prepared: there are no images."""
+    source = find_source(suite, task, raw)
+    if isinstance(source, ListedSource):
+        if source.listing.empty and current(suite, task, root) is not None:
+            return None
+        if source.listing.problems:
+            raise DataError(problem_report(f"{suite.name}/{task.name}", source.listing.problems))
+    return source
+
+
+def _states(source: Source) -> dict[str, str]:
+    return {name: source.state(name) for name in SPLITS}
+
+
+@contextmanager
+def _collected(problems: dict[str, str], task: Task) -> Iterator[None]:
+    try:
+        yield
+    except DataError as error:
+        problems[task.name] = str(error)
+
+
+def _counter(what: str, total: int, progress: Progress) -> Tick:
+    done = 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        progress(what, done, total)
+
+    return tick
+
+
+def deviations(suite: Suite, counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """A sentence for each task whose numbers of images, by split, are not the benchmark's."""
+    found = []
+    for name, own in counts.items():
+        wanted = {split: getattr(suite.task(name), split) for split in SPLITS}
+        parts = [
+            f"{split} {own[split]:,} instead of {count:,}"
+            for split, count in wanted.items()
+            if count is not None and count != own[split]
+        ]
+        if parts:
+            found.append(
+                f"{name} has other numbers of images than {suite.name}: {', '.join(parts)}"
+            )
+    return found
+
 
 def current(suite: Suite, task: Task, root: Path, state: str | None = None) -> Manifest | None:
-    """The task's manifest if it is prepared, from an origin in that state where one is given.
+    """The task's manifest if it is prepared, from a source in that state where one is given.
 
-    `DataError` if a file of it is missing or has another size, and there is no origin to make it
-    again from.
+    `DataError` if a file of it is missing or has another size and there is no source to prepare it
+    from again.
     """
     folder = root / suite.store / task.name
     manifest = Manifest.read(folder)
     if manifest is None or not manifest.fits(task, suite) or state not in (None, manifest.source):
         return None
     try:
-        for name in SPLITS:
-            check_size(folder, name, manifest)
+        check_sizes(folder, manifest)
     except DataError:
         if state is None:
             raise
@@ -42,41 +150,48 @@ def current(suite: Suite, task: Task, root: Path, state: str | None = None) -> M
 
 
 def prepare(
-    suite: Suite, task: Task, origin: Origin, root: Path, tick: Tick = lambda: None
+    suite: Suite, task: Task, source: Source, root: Path, tick: Tick = lambda: None
 ) -> Manifest:
-    """Make the task's folder if it is not there or its origin has changed, and say what is in it.
+    """Prepare a task if it is not prepared or its source has changed; returns its manifest.
 
-    Another process that prepares the same task is waited for. Splits that an interrupted command
-    finished are not made again.
+    Waits for another process that prepares the same task. Splits that an interrupted command
+    finished are kept.
 
-    Raises `DataError` when the origin has something else than the task promises, the folder is
-    damaged, or the disk is full or cannot be written.
+    Raises `DataError` if the source's images are not what the task says, or the disk is full or
+    cannot be written.
     """
-    with _explained(root):
-        states = {name: origin.state(name) for name in SPLITS}
+    folder = root / suite.store / task.name
+    try:
+        states = _states(source)
         found = current(suite, task, root, digest(states))
         if found is None:
-            with _lock(root / suite.store / task.name):
+            make_folder(folder.parent)
+            with FileLock(folder.parent / f".{folder.name}.lock"):
                 found = current(suite, task, root, digest(states)) or _make(
-                    suite, task, origin, root, states, tick
+                    suite, task, source, folder, states, tick
                 )
         return found
+    except OSError as error:
+        raise DataError(
+            f"cannot prepare data in '{root}': {error}. Free some space or make it writable, or "
+            "name another folder with --data-root or in the variable ORCHESTRATE_DATA; what is "
+            "finished is kept."
+        ) from error
 
 
 def _make(
-    suite: Suite, task: Task, origin: Origin, root: Path, states: Mapping[str, str], tick: Tick
+    suite: Suite, task: Task, source: Source, folder: Path, states: Mapping[str, str], tick: Tick
 ) -> Manifest:
-    folder = root / suite.store / task.name
     draft = folder.parent / f".{folder.name}.draft"
     make_folder(draft)
-    # What a split is made of and how: a draft of another command may be of another kind.
+    # A split's own state says what it is made from and how: drafts of other commands may differ.
     own = {n: digest([s, arrow.VERSION, task.classes, suite.side]) for n, s in states.items()}
     done = {name: record for name in SPLITS if (record := _finished(draft, name, own[name]))}
-    require_space(draft, sum(origin.size(name) for name in SPLITS if name not in done))
+    require_space(draft, sum(source.size(name) for name in SPLITS if name not in done))
     for name in SPLITS:
         if name not in done:
-            done[name] = _shared(folder, draft, name, own[name]) or _split(
-                draft, name, own[name], origin, tick
+            done[name] = _link_shared(folder, draft, name, own[name]) or _write_split(
+                draft, name, own[name], source, tick
             )
     manifest = Manifest(
         arrow.VERSION,
@@ -85,30 +200,30 @@ def _make(
         suite.side,
         suite.view,
         done,
-        origin.names(),
+        source.names(),
     )
     for name in SPLITS:
-        _record(draft, name).unlink()
+        _record_path(draft, name).unlink()
     manifest.write(draft)
     _replace(folder, draft)
     return manifest
 
 
-def _split(draft: Path, name: str, state: str, origin: Origin, tick: Tick) -> SplitRecord:
-    """Writes a split and then its record, which says that it is whole."""
+def _write_split(draft: Path, name: str, state: str, source: Source, tick: Tick) -> SplitRecord:
+    """Write a split and then its record, which says that the split is complete."""
     path = draft / f"{name}.arrow"
-    for old in (_record(draft, name), path):
+    for old in (_record_path(draft, name), path):
         old.unlink(missing_ok=True)
     try:
-        record = replace(origin.write(name, path, tick), state=state)
+        record = replace(source.write(name, path, tick), state=state)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-    write_whole(_record(draft, name), json.dumps(asdict(record)).encode())
+    _write_record(draft, name, record)
     return record
 
 
-def _shared(folder: Path, draft: Path, name: str, state: str) -> SplitRecord | None:
+def _link_shared(folder: Path, draft: Path, name: str, state: str) -> SplitRecord | None:
     """The same split of another task, linked: few-shot draws share val and test."""
     for path in folder.parent.glob(f"[!.]*/{name}.arrow"):
         manifest = Manifest.read(path.parent)
@@ -116,27 +231,31 @@ def _shared(folder: Path, draft: Path, name: str, state: str) -> SplitRecord | N
         if record and record.state == state and path.stat().st_size == record.bytes:
             (draft / f"{name}.arrow").unlink(missing_ok=True)
             os.link(path, draft / f"{name}.arrow")
-            write_whole(_record(draft, name), json.dumps(asdict(record)).encode())
+            _write_record(draft, name, record)
             return record
     return None
 
 
 def _finished(draft: Path, name: str, state: str) -> SplitRecord | None:
-    """The record of a split that an interrupted command finished, from the same files."""
+    """The record of a split that an interrupted command finished, from the same source."""
     try:
-        record = SplitRecord(**json.loads(_record(draft, name).read_bytes()))
+        record = SplitRecord(**json.loads(_record_path(draft, name).read_bytes()))
         whole = (draft / f"{name}.arrow").stat().st_size == record.bytes
         return record if whole and record.state == state else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def _record(draft: Path, name: str) -> Path:
+def _write_record(draft: Path, name: str, record: SplitRecord) -> None:
+    write_whole(_record_path(draft, name), json.dumps(asdict(record)).encode())
+
+
+def _record_path(draft: Path, name: str) -> Path:
     return draft / f"{name}.json"
 
 
 def _replace(folder: Path, draft: Path) -> None:
-    """Put the draft in the folder's place; what is mapped from the old one stays readable."""
+    """Rename the draft to the folder; what is mapped from an old folder stays readable."""
     old = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.old"
     if folder.exists():
         os.rename(folder, old)
@@ -158,22 +277,22 @@ def require_space(folder: Path, size: int) -> None:
         )
 
 
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Exclusive between processes; waits for the one that prepares the same task."""
-    make_folder(folder.parent)
-    with open(folder.parent / f".{folder.name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def _unusable(suite: Suite, problems: Mapping[str, str], found: Mapping[str, Manifest]) -> str:
+    texts = list(problems.values())
+    if len(problems) == 1 and not found:
+        return texts[0]
+    kept = f"; prepared: {len(found)}" if found else ""
+    names = ", ".join(problems)
+    shown = "\n".join(dict.fromkeys(texts))
+    return (
+        f"{len(problems)} of {len(problems) + len(found)} tasks of '{suite.name}' cannot be used "
+        f"({names}){kept}.\n{shown}\nRepair them, or leave them out with --tasks."
+    )
 
 
-@contextmanager
-def _explained(root: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            f"cannot prepare data in '{root}': {error}. Make room or make it writable, or name "
-            "another folder with --data-root or in the variable ORCHESTRATE_DATA; what is finished "
-            "is kept."
-        ) from error
+def _no_images(suite: Suite, task: Task, root: Path) -> str:
+    return (
+        f"the data of '{suite.name}/{task.name}' is not prepared in '{root}', and there is no "
+        f"folder of images to prepare it from. Name it with --suite-root or in the variable "
+        f"{suite.variable}, or get it: `orchestrate data fetch {suite.name} --from SOURCE`."
+    )

@@ -1,38 +1,116 @@
 """Prepared tasks on disk, read: found, checked and mapped.
 
 <root>/<suite>/<task>/train.arrow, val.arrow, test.arrow, manifest.json
+
+The manifest is written last: a folder that has one is complete.
 """
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from orchestrator.data.listing import SPLITS
 from orchestrator.data.prepared import arrow
-from orchestrator.data.prepared.manifest import SPLITS, Manifest
 from orchestrator.errors import DataError
-from orchestrator.spec import DataIdentity, Task
+from orchestrator.spec import VIEWS, DataIdentity, Suite, Task, digest
+from orchestrator.storage.files import write_whole
+
+MANIFEST = "manifest.json"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class SplitRecord:
+    """What `<split>.arrow` must be: number of images, file size in bytes, content fingerprint.
+
+    `encoded` images are decoded when they are read. `state` is that of the source it was made from.
+    """
+
+    images: int
+    bytes: int
+    fingerprint: str
+    encoded: bool = False
+    state: str = ""
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.images, int) and isinstance(self.bytes, int)):
+            raise TypeError("images and bytes are numbers")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A prepared task. `source` is the state of the source it was made from: when that changes,
+    the task is prepared again. `side` and `view` as in `Suite`.
+    """
+
+    version: str
+    source: str
+    classes: int
+    side: int
+    view: str
+    splits: Mapping[str, SplitRecord]
+    names: tuple[str, ...] = ()
+    """Names of the classes by label, where the source has them."""
+
+    @property
+    def identity(self) -> DataIdentity:
+        """Fingerprints of what search may see and of the test split."""
+        train, val, test = (self.splits[name].fingerprint for name in SPLITS)
+        common = [self.classes, self.side, self.view]
+        return DataIdentity(digest([*common, train, val]), digest([*common, test]))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images by split."""
+        return {name: self.splits[name].images for name in SPLITS}
+
+    def fits(self, task: Task, suite: Suite | None = None) -> bool:
+        """Whether it is in this format, of that task, prepared as the suite wants it."""
+        same = suite is None or (suite.side, suite.view) == (self.side, self.view)
+        return same and (self.version, self.classes) == (arrow.VERSION, task.classes)
+
+    def write(self, folder: Path) -> None:
+        """Write it into `folder`, through to the disk."""
+        text = json.dumps({**asdict(self), "identity": asdict(self.identity)}, indent=1)
+        write_whole(folder / MANIFEST, text.encode())
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest | None:
+        """The manifest of a complete folder; None if it is absent or invalid."""
+        try:
+            content = json.loads((folder / MANIFEST).read_bytes())
+            if content["view"] not in VIEWS:
+                return None
+            manifest = cls(
+                **{
+                    name: content[name] for name in ("version", "source", "classes", "side", "view")
+                },
+                splits={name: SplitRecord(**content["splits"][name]) for name in SPLITS},
+                names=tuple(content["names"]),
+            )
+            return manifest if asdict(manifest.identity) == content["identity"] else None
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return None
+
+
+@dataclass(frozen=True)
+class Present:
+    """A task in a store: its fingerprint as a final trial sees it, or what is the `problem`."""
+
+    task: str
+    fingerprint: str = ""
+    problem: str = ""
 
 
 def default_root() -> Path:
     """`$ORCHESTRATE_DATA`, or `~/.cache/orchestrate/data`."""
     named = os.environ.get("ORCHESTRATE_DATA")
     return Path(named) if named else Path.home() / ".cache" / "orchestrate" / "data"
-
-
-def identity(suite: str, task: Task, root: Path) -> DataIdentity:
-    """The fingerprints of a prepared task, as its manifest states them."""
-    return manifest_of(suite, task, root).identity
-
-
-def check(suite: str, task: Task, root: Path) -> None:
-    """Read every byte of a prepared task; `DataError` if any differs from its fingerprint."""
-    manifest = manifest_of(suite, task, root)
-    for name in SPLITS:
-        folder = root / suite / task.name
-        if _fingerprint(folder, name, manifest) != manifest.splits[name].fingerprint:
-            raise damaged(folder, name, "its content has another fingerprint")
 
 
 def manifest_of(suite: str, task: Task, root: Path) -> Manifest:
@@ -43,9 +121,54 @@ def manifest_of(suite: str, task: Task, root: Path) -> Manifest:
         how = "" if manifest is None else " as the suite describes it"
         raise DataError(
             f"the data of task '{suite}/{task.name}' is not prepared in '{folder}'{how}. Run the "
-            "sweep again: it is made on first use."
+            "sweep again: it is prepared on first use."
         )
     return manifest
+
+
+def identity(suite: str, task: Task, root: Path) -> DataIdentity:
+    """The fingerprints of a prepared task, as its manifest states them."""
+    return manifest_of(suite, task, root).identity
+
+
+def presence(suite: str, tasks: Sequence[Task], root: Path) -> tuple[Present, ...]:
+    """Which tasks of a suite (by its `store` name) are in the store at `root`; raises nothing.
+
+    Of the files only the sizes are checked.
+    """
+    return tuple(_present(root / suite / task.name, task) for task in tasks)
+
+
+def _present(folder: Path, task: Task) -> Present:
+    manifest = Manifest.read(folder)
+    if manifest is None:
+        return Present(task.name, problem="partial" if folder.exists() else "missing")
+    if not manifest.fits(task):
+        return Present(task.name, problem="of another version")
+    try:
+        check_sizes(folder, manifest)
+    except DataError:
+        return Present(task.name, problem="damaged")
+    return Present(task.name, manifest.identity.final)
+
+
+def check(suite: str, task: Task, root: Path) -> None:
+    """Read every byte of a prepared task; `DataError` if any differs from its fingerprint."""
+    manifest = manifest_of(suite, task, root)
+    folder = root / suite / task.name
+    for name, record in manifest.splits.items():
+        if record.encoded:
+            found = arrow.encoded_fingerprint(*load_encoded(folder, name, manifest))
+        else:
+            found = arrow.fingerprint(*load_pixels(folder, name, manifest))
+        if found != record.fingerprint:
+            raise _damaged(folder, name, "its content has another fingerprint")
+
+
+def check_sizes(folder: Path, manifest: Manifest) -> None:
+    """`DataError` unless every split's file is there with the size it was written with."""
+    for name in manifest.splits:
+        _check_size(folder, name, manifest)
 
 
 def load_pixels(
@@ -55,53 +178,43 @@ def load_pixels(
 
     `DataError` if the file is damaged.
     """
-    check_size(folder, name, manifest)
-    try:
-        images, labels, sizes = arrow.read_pixels(folder / f"{name}.arrow", manifest.classes)
-    except ValueError as error:
-        raise damaged(folder, name, str(error)) from error
+    images, labels, sizes = _read(arrow.read_pixels, folder, name, manifest)
     _check_count(folder, name, manifest, len(images), len(labels))
     return images, labels, sizes
 
 
 def load_encoded(folder: Path, name: str, manifest: Manifest) -> tuple[list[Any], arrow.Labels]:
     """Arrow columns of encoded images, views of the file, and labels; `DataError` if damaged."""
-    check_size(folder, name, manifest)
-    try:
-        columns, labels = arrow.read_encoded(folder / f"{name}.arrow", manifest.classes)
-    except ValueError as error:
-        raise damaged(folder, name, str(error)) from error
+    columns, labels = _read(arrow.read_encoded, folder, name, manifest)
     _check_count(folder, name, manifest, sum(map(len, columns)), len(labels))
     return columns, labels
 
 
-def check_size(folder: Path, name: str, manifest: Manifest) -> None:
-    """`DataError` unless the split's file is there with the size it was written with."""
+def _read(reader: Callable[[Path, int], T], folder: Path, name: str, manifest: Manifest) -> T:
+    _check_size(folder, name, manifest)
+    try:
+        return reader(folder / f"{name}.arrow", manifest.classes)
+    except ValueError as error:
+        raise _damaged(folder, name, str(error)) from error
+
+
+def _check_size(folder: Path, name: str, manifest: Manifest) -> None:
     try:
         size = (folder / f"{name}.arrow").stat().st_size
     except OSError as error:
-        raise damaged(folder, name, str(error.strerror)) from error
+        raise _damaged(folder, name, str(error.strerror)) from error
     wanted = manifest.splits[name].bytes
     if size != wanted:
-        raise damaged(folder, name, f"it has {size} bytes instead of {wanted}")
-
-
-def damaged(folder: Path, name: str, why: str) -> DataError:
-    """The error for a split that cannot be used."""
-    return DataError(
-        f"'{folder / name}.arrow' is damaged: {why}. Delete the folder '{folder}' and run the same "
-        "command again: it is made again."
-    )
+        raise _damaged(folder, name, f"it has {size} bytes instead of {wanted}")
 
 
 def _check_count(folder: Path, name: str, manifest: Manifest, images: int, labels: int) -> None:
     if not images == labels == manifest.splits[name].images:
-        raise damaged(folder, name, f"it has {images} images")
+        raise _damaged(folder, name, f"it has {images} images")
 
 
-def _fingerprint(folder: Path, name: str, manifest: Manifest) -> str:
-    if manifest.splits[name].encoded:
-        columns, labels = load_encoded(folder, name, manifest)
-        return arrow.encoded_fingerprint(columns, labels)
-    images, labels, sizes = load_pixels(folder, name, manifest)
-    return arrow.fingerprint(images, labels, sizes)
+def _damaged(folder: Path, name: str, why: str) -> DataError:
+    return DataError(
+        f"'{folder / name}.arrow' is damaged: {why}. Delete the folder '{folder}' and run the same "
+        "command again: the task is prepared again."
+    )

@@ -11,7 +11,7 @@ from orchestrator.cluster.doctor.findings import judge
 from orchestrator.cluster.doctor.lines import Line
 from orchestrator.cluster.doctor.machines import GIB
 from orchestrator.cluster.doctor.records import Examination, Machine, Probe, Reach
-from orchestrator.data.prepared.presence import Present
+from orchestrator.data.prepared.store import Present
 from orchestrator.storage.sharing import Sight
 
 SUITE = tasks.suite("mini")

@@ -12,7 +12,7 @@ from orchestrator.cluster.doctor.findings import judge, verdict
 from orchestrator.cluster.doctor.lines import size, span
 from orchestrator.cluster.doctor.machines import GIB
 from orchestrator.cluster.doctor.records import Examination, Gpu, Machine, Probe, Reach
-from orchestrator.data.prepared.presence import Present
+from orchestrator.data.prepared.store import Present
 from orchestrator.storage.sharing import Sight
 from tests.cluster.doctor.answers import (
     NAMES,

@@ -1,4 +1,4 @@
-"""Archives from strangers: unpacked whole, or refused with nothing written."""
+"""Untrusted archives: unpacked whole, or refused with nothing written."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import threading
 from collections import namedtuple
 from dataclasses import fields, replace
 from pathlib import Path
@@ -15,13 +14,20 @@ import pyarrow as pa
 import pytest
 
 from orchestrator.data.prepared import arrow
-from orchestrator.data.prepared.manifest import Manifest, SplitRecord
-from orchestrator.data.prepared.origins import Made
 from orchestrator.data.prepared.prepare import current, prepare
-from orchestrator.data.prepared.store import check, default_root, identity
+from orchestrator.data.prepared.sources import GeneratedSource
+from orchestrator.data.prepared.store import (
+    Manifest,
+    SplitRecord,
+    check,
+    default_root,
+    identity,
+    presence,
+)
 from orchestrator.data.splits import SearchData, Split, open_final, open_search
 from orchestrator.errors import DataError
 from orchestrator.spec import Task
+from orchestrator.tasks.suites import MINI
 from tests.data.toys import COUNTS, SIDE, SUITE, TASK, Arrays, Toy, made, stored
 from tests.imports import ROOT
 
@@ -76,14 +82,6 @@ def test_search_is_given_no_test_split_and_no_way_to_one(root: Path) -> None:
     assert not any(word in texts for word in (str(root), identity("toy", TASK, root).test))
     with pytest.raises(DataError, match=r"test\.arrow"):
         open_final("cut", TASK, root)
-
-
-def test_equal_input_gives_equal_bytes_and_fingerprints(root: Path, tmp_path: Path) -> None:
-    again = stored(tmp_path / "again")
-    assert again.identity == identity("toy", TASK, root)
-    for name in ("train.arrow", "val.arrow", "test.arrow", "manifest.json"):
-        one, other = (place / "toy/dots" / name for place in (root, tmp_path / "again"))
-        assert one.read_bytes() == other.read_bytes()
 
 
 @pytest.mark.parametrize("name", ["train", "val", "test"])
@@ -166,6 +164,7 @@ BAD = {
     "the suite says 12": lambda a: a.update(train=(a["train"][0][:11], a["train"][1][:11])),
     "the suite says 5": lambda a: a.update(val=(a["val"][0], a["val"][1][:4])),
     "integers in 0…3": lambda a: a["test"][1].__setitem__(0, 4),
+    "the val split of task 'dots' has labels": lambda a: a["val"][1].__setitem__(0, -1),
     "labels that are not integers": lambda a: a.update(val=(a["val"][0], a["val"][1] + 0.5)),
     "uint8": lambda a: a.update(val=(a["val"][0].astype(np.float32), a["val"][1])),
     "(N, side, side, 3)": lambda a: a.update(val=(a["val"][0][..., 0], a["val"][1])),
@@ -174,16 +173,11 @@ BAD = {
 
 
 @pytest.mark.parametrize("words", BAD)
-def test_an_origin_that_breaks_its_promise_is_never_read(words: str, tmp_path: Path) -> None:
+def test_a_source_that_is_not_what_the_task_says_is_refused(words: str, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         stored(tmp_path, broken(BAD[words]))
     assert words in str(caught.value)
     assert not (tmp_path / "toy" / "dots").exists()
-
-
-def test_negative_labels_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="integers in 0…3"):
-        stored(tmp_path, broken(lambda a: a["val"][1].__setitem__(0, -1)))
 
 
 @pytest.mark.parametrize("manifest", [None, b"", b"{}", b"[1]", b"null"])
@@ -257,12 +251,6 @@ def test_labels_out_of_range_are_found_on_opening(root: Path) -> None:
         open_search("toy", TASK, root)
 
 
-def test_an_absent_task_is_not_prepared(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="not prepared"):
-        open_search("toy", TASK, tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
 PREPARING = """
 import sys, time
 from pathlib import Path
@@ -288,25 +276,10 @@ def test_two_processes_prepare_it_once(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text() == "made\n"
 
 
-def test_threads_wait_for_one_another_too(tmp_path: Path) -> None:
-    calls: list[int] = []
-
-    def make() -> Arrays:
-        calls.append(1)
-        return made()
-
-    threads = [threading.Thread(target=stored, args=(tmp_path, make)) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(calls) == 1
-
-
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from orchestrator.data import manifest, prepare
+from orchestrator.data.prepared import prepare
 from tests.data.toys import stored
 prepare.%s = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 stored(Path(sys.argv[1]))
@@ -360,9 +333,28 @@ def test_the_code_that_makes_a_suite_is_part_of_its_state(
     code = "from tests.data.toys import made\ndef make(task):\n    return made()\n"
     (package / "__init__.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
-    origin = Made("toymaker", ("numpy",), TASK)
-    first = origin.state("train")
-    known = prepare(SUITE, TASK, origin, tmp_path / "root")
+    source = GeneratedSource("toymaker", ("numpy",), TASK)
+    first = source.state("train")
+    known = prepare(SUITE, TASK, source, tmp_path / "root")
     assert known.identity == identity("toy", TASK, tmp_path / "root")
     (package / "__init__.py").write_text(code + "# changed\n")
-    assert origin.state("train") != first
+    assert source.state("train") != first
+
+
+def test_presence_has_the_fingerprint_that_pools_compare(mini_data: Path) -> None:
+    found = presence(MINI.store, MINI.tasks, mini_data)
+    assert {p.task: p.fingerprint for p in found} == {
+        task.name: identity(MINI.store, task, mini_data).final for task in MINI.tasks
+    }
+
+
+def test_presence_names_the_problem_of_each_task(mini_data: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(mini_data, tmp_path / "data")
+    first, second, third, *_ = (task.name for task in MINI.tasks)
+    shutil.rmtree(root / MINI.store / first)
+    (root / MINI.store / second / "manifest.json").unlink()
+    (root / MINI.store / third / "val.arrow").write_bytes(b"cut")
+    problems = {p.task: p.problem for p in presence(MINI.store, MINI.tasks, root)}
+    assert [problems[name] for name in (first, second, third)] == ["missing", "partial", "damaged"]
+    assert set(problems.values()) == {"missing", "partial", "damaged", ""}
+    assert {p.problem for p in presence("mini", MINI.tasks, tmp_path)} == {"missing"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import tasks
-from orchestrator.data.prepared import travel
+from orchestrator.data.prepared import transfer
 from orchestrator.data.prepared.store import manifest_of
 from orchestrator.data.splits import open_final, open_search
 from orchestrator.storage.object_store import ObjectStore
@@ -26,23 +26,23 @@ FILES = ["manifest.json", "test.arrow", "train.arrow", "val.arrow"]
 def test_search_fetches_what_it_may_see_and_a_final_trial_the_rest(
     memory: Memory, mini_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert travel.publish(SweepStorage.at(URI), SUITE, [TASK], mini_data) == ["orientation"]
-    assert travel.publish(SweepStorage.at(URI), SUITE, [TASK], mini_data) == [], "it is there"
+    assert transfer.upload(SweepStorage.at(URI), SUITE, [TASK], mini_data) == ["orientation"]
+    assert transfer.upload(SweepStorage.at(URI), SUITE, [TASK], mini_data) == [], "it is there"
     assert memory.names("sweep/data") == [f"{SUITE.store}/orientation/{name}" for name in FILES]
 
     on_machine("two", tmp_path, monkeypatch)
     storage, nowhere = SweepStorage.at(URI), tmp_path / "nowhere"
     identity = manifest_of(SUITE.store, TASK, mini_data).identity
-    root = travel.root_of(storage, SUITE, TASK, identity.search, False, nowhere)
+    root = transfer.local_root(storage, SUITE, TASK, identity.search, False, nowhere)
     folder = root / SUITE.store / TASK.name
     assert open_search(SUITE.store, TASK, root).identity == identity.search
     assert not (folder / "test.arrow").exists()
-    assert travel.root_of(storage, SUITE, TASK, identity.final, True, nowhere) == root
+    assert transfer.local_root(storage, SUITE, TASK, identity.final, True, nowhere) == root
     assert open_final(SUITE.store, TASK, root).identity == identity
 
     monkeypatch.setattr(ObjectStore, "download", lambda *_: pytest.fail("it is here"))
-    assert travel.root_of(storage, SUITE, TASK, identity.final, True, nowhere) == root
-    assert travel.root_of(storage, SUITE, TASK, identity.search, False, mini_data) == mini_data
+    assert transfer.local_root(storage, SUITE, TASK, identity.final, True, nowhere) == root
+    assert transfer.local_root(storage, SUITE, TASK, identity.search, False, mini_data) == mini_data
 
 
 def test_data_of_an_earlier_preparation_is_fetched_again(
@@ -51,22 +51,22 @@ def test_data_of_an_earlier_preparation_is_fetched_again(
     """Its splits may have the same names and sizes."""
     other = tmp_path / "other"
     shutil.copytree(mini_data / SUITE.store / "textures", other / SUITE.store / TASK.name)
-    travel.publish(SweepStorage.at(URI), SUITE, [TASK], other)
+    transfer.upload(SweepStorage.at(URI), SUITE, [TASK], other)
     on_machine("two", tmp_path, monkeypatch)
     storage, nowhere = SweepStorage.at(URI), tmp_path / "nowhere"
     old = manifest_of(SUITE.store, TASK, other).identity
-    root = travel.root_of(storage, SUITE, TASK, old.final, True, nowhere)
+    root = transfer.local_root(storage, SUITE, TASK, old.final, True, nowhere)
 
-    assert travel.publish(storage, SUITE, [TASK], mini_data) == ["orientation"]
+    assert transfer.upload(storage, SUITE, [TASK], mini_data) == ["orientation"]
     new = manifest_of(SUITE.store, TASK, mini_data).identity
     assert old != new
-    travel.root_of(storage, SUITE, TASK, new.search, False, nowhere)
+    transfer.local_root(storage, SUITE, TASK, new.search, False, nowhere)
     assert open_search(SUITE.store, TASK, root).identity == new.search
     assert not (root / SUITE.store / TASK.name / "test.arrow").exists()
 
 
 def test_a_folder_that_is_shared_takes_no_copies(mini_data: Path, tmp_path: Path) -> None:
     storage = SweepStorage.at(tmp_path)
-    assert travel.publish(storage, SUITE, [TASK], mini_data) == []
-    assert travel.root_of(storage, SUITE, TASK, "anything", True, mini_data) == mini_data
+    assert transfer.upload(storage, SUITE, [TASK], mini_data) == []
+    assert transfer.local_root(storage, SUITE, TASK, "anything", True, mini_data) == mini_data
     assert not list(tmp_path.iterdir())

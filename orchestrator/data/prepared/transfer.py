@@ -1,73 +1,63 @@
-"""Prepared tasks on their way to machines that share nothing with the command but a store."""
+"""Prepared tasks copied through the sweep's object store, for machines without shared folders."""
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from orchestrator.data.prepared.manifest import NAME, SPLITS, Manifest
+from filelock import FileLock
+
+from orchestrator.data.listing import SPLITS
+from orchestrator.data.prepared.store import MANIFEST, Manifest
 from orchestrator.spec import Suite, Task
 from orchestrator.storage.files import make_folder
 from orchestrator.storage.sweep_storage import SweepStorage
 
-SEARCH = SPLITS[:2]
-"""The splits that search may see."""
 
+def upload(storage: SweepStorage, suite: Suite, tasks: Iterable[Task], root: Path) -> list[str]:
+    """Upload the prepared tasks at `root` that the sweep's object store lacks; their names.
 
-def publish(storage: SweepStorage, suite: Suite, tasks: Iterable[Task], root: Path) -> list[str]:
-    """Puts prepared tasks of the store at `root` into `home`, as far as it lacks them; their names.
-
-    Nothing where the home is a plain folder.
+    Does nothing where the sweep's storage is a plain folder.
     """
     sent = []
     for task in tasks if storage.store is not None else ():
         source, target = root / suite.store / task.name, _folder(storage, suite, task)
-        storage.download(target / NAME)
+        storage.download(target / MANIFEST)
         if Manifest.read(target) != Manifest.read(source):
             names = [f"{split}.arrow" for split in SPLITS]
-            storage.upload_from(source, target, *names, NAME)
+            storage.upload_from(source, target, *names, MANIFEST)
             sent.append(task.name)
     return sent
 
 
-def root_of(
+def local_root(
     storage: SweepStorage, suite: Suite, task: Task, wanted: str, test: bool, root: Path
 ) -> Path:
-    """Where this machine has a task with the identity `wanted`: at `root`, or fetched from `home`.
+    """The root below which this machine has a task with the identity `wanted`.
 
-    The test split is fetched only where `test` asks for it. What cannot be had is found missing by
-    whoever opens it.
+    That is `root`, or the sweep's folder, into which the task is downloaded; its test split only
+    if `test`. If neither has it, opening the task raises the error.
     """
-    splits = SPLITS if test else SEARCH
+    splits = SPLITS if test else SPLITS[:2]
     if storage.store is None or _has(root / suite.store / task.name, wanted, splits):
         return root
     folder = _folder(storage, suite, task)
-    with _alone(folder):
+    make_folder(folder)
+    with FileLock(folder / ".lock"):  # the pools of a machine download a task once
         if not _has(folder, wanted, splits):
-            _fetch(storage, folder, splits)
+            _download(storage, folder, splits)
     return storage.paths.data
 
 
-def _fetch(storage: SweepStorage, folder: Path, splits: Iterable[str]) -> None:
+def _download(storage: SweepStorage, folder: Path, splits: Iterable[str]) -> None:
     before = Manifest.read(folder)
-    storage.download(folder / NAME)
-    if Manifest.read(folder) != before:
+    storage.download(folder / MANIFEST)
+    if Manifest.read(folder) != before:  # prepared anew: the files here are outdated
         for split in SPLITS:
             (folder / f"{split}.arrow").unlink(missing_ok=True)
     storage.download(
         *(path for split in splits if not (path := folder / f"{split}.arrow").exists())
     )
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """The pools of a machine fetch a task once."""
-    make_folder(folder)
-    with open(folder / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _folder(storage: SweepStorage, suite: Suite, task: Task) -> Path:

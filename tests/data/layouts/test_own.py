@@ -1,4 +1,4 @@
-"""The forms of a suite of one's own: folders, lists, Parquet; and val as a share of train."""
+"""A user's own suite: folders, lists, Parquet; and val as a share of train."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.data.layouts import LAYOUTS
-from orchestrator.data.layouts.held_out import hold_out
-from orchestrator.data.layouts.parquet import Table
-from orchestrator.data.layouts.tree import Entry
+from orchestrator.data.layouts.lists import hold_out
+from orchestrator.data.layouts.parquet import ImageColumn
+from orchestrator.data.layouts.tree import ListEntry
 from orchestrator.data.listing import Listing
 from orchestrator.spec import Task
 from orchestrator.tasks.own import read_suite
@@ -209,7 +209,7 @@ def test_a_column_of_bytes_and_other_names_are_fine(garden: Path) -> None:
 def test_row_groups_are_read_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = [(bytes([index]), "", 0) for index in range(50)]
     write_parquet(tmp_path / "x.parquet", made, struct=False, group=10)
-    table, groups = Table(tmp_path / "x.parquet", "image"), list[int]()
+    table, groups = ImageColumn(tmp_path / "x.parquet", "image"), list[int]()
     real = pq.ParquetFile.read_row_group
 
     def read_row_group(self: Any, group: int, **options: Any) -> Any:
@@ -232,7 +232,7 @@ def test_rows_without_bytes_are_told_when_they_are_read(tmp_path: Path) -> None:
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     images = pa.array([{"bytes": None, "path": "/etc/passwd"}, None], kind)
     pq.write_table(pa.table({"image": images}), tmp_path / "x.parquet")
-    table = Table(tmp_path / "x.parquet", "image")
+    table = ImageColumn(tmp_path / "x.parquet", "image")
     for row in range(2):
         with pytest.raises(OSError, match="no image bytes"):
             table.image(row)
@@ -276,7 +276,7 @@ def test_problems_of_parquet_files_are_told(garden: Path) -> None:
     share=st.floats(0.01, 0.99),
 )
 def test_every_class_is_on_both_sides(labels: list[int], share: float) -> None:
-    entries = [Entry("", f"{index}.jpg", label) for index, label in enumerate(labels)]
+    entries = [ListEntry("", f"{index}.jpg", label) for index, label in enumerate(labels)]
     train, val = hold_out(entries, share)
     assert sorted([*train, *val]) == sorted(entries)
     assert train == [e for e in entries if e in train] and val == [e for e in entries if e in val]
@@ -290,7 +290,7 @@ def test_every_class_is_on_both_sides(labels: list[int], share: float) -> None:
 
 
 def test_the_choice_is_not_the_order_of_the_list() -> None:
-    entries = [Entry("", f"{index:04d}.jpg", 0) for index in range(1000)]
+    entries = [ListEntry("", f"{index:04d}.jpg", 0) for index in range(1000)]
     held = [int(entry.path[:4]) for entry in hold_out(entries, 0.5)[1]]
     assert 400 < sum(held) / len(held) < 600
 

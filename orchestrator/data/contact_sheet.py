@@ -1,4 +1,4 @@
-"""A contact sheet of a task: what its training images look like, class by class."""
+"""Contact sheets: a picture of a task's training images, class by class."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ COLUMNS, ROWS, SIDE, MARGIN, TEXT = 10, 3, 96, 6, 16
 def contact_sheet(split: Split, names: Sequence[str] = ()) -> bytes:
     """PNG of up to 30 images of a split, spread over its classes, each with its class below.
 
-    `names` are the classes' names by label; without them the number stands there.
+    `names` are the classes' names by label; without them the label is shown.
     """
-    chosen = spread(split.labels, COLUMNS * ROWS)
+    chosen = _spread(split.labels, COLUMNS * ROWS)
     rows = -(-len(chosen) // COLUMNS)
     cell = SIDE + MARGIN
     size = (COLUMNS * cell + MARGIN, rows * (cell + TEXT) + MARGIN)
@@ -35,10 +35,15 @@ def contact_sheet(split: Split, names: Sequence[str] = ()) -> bytes:
         left = MARGIN + place % COLUMNS * cell
         top = MARGIN + place // COLUMNS * (cell + TEXT)
         picture = Image.fromarray(np.asarray(split.images[index]))
-        sheet.paste(picture.resize((SIDE, SIDE), _filter(picture.width)), (left, top))
+        # Small images are shown as the pixels that they are.
+        small = picture.width < SIDE
+        method = Image.Resampling.NEAREST if small else Image.Resampling.BICUBIC
+        sheet.paste(picture.resize((SIDE, SIDE), method), (left, top))
         label = int(split.labels[index])
         text = names[label] if label < len(names) else f"class {label}"
-        draw.text((left, top + SIDE + 1), _fitting(draw, text, font), "#444", font)
+        while len(text) > 1 and draw.textlength(text, font) > SIDE:
+            text = text[:-2] + "…" if text.endswith("…") else text[:-1] + "…"
+        draw.text((left, top + SIDE + 1), text, "#444", font)
     stream = io.BytesIO()
     # 256 colours: a report holds one sheet per task, and this is a third of the size.
     sheet.quantize(256, Image.Quantize.FASTOCTREE).save(stream, "PNG")
@@ -48,17 +53,6 @@ def contact_sheet(split: Split, names: Sequence[str] = ()) -> bytes:
 def write_sheets(folder: Path, suite: Suite, tasks: Sequence[str], root: Path) -> list[Path]:
     """A contact sheet of each prepared task's train split, `<folder>/<task>.png`."""
     paths = []
-    _make(folder)
-    for name in tasks:
-        task = suite.task(name)
-        names = manifest_of(suite.store, task, root).names
-        train = open_search(suite.store, task, root).train
-        paths.append(folder / f"{name}.png")
-        write_whole(paths[-1], contact_sheet(train, names))
-    return paths
-
-
-def _make(folder: Path) -> None:
     try:
         make_folder(folder)
         if not os.access(folder, os.W_OK):
@@ -68,9 +62,16 @@ def _make(folder: Path) -> None:
             f"contact sheets cannot be put into '{folder}': {error.strerror or error}. Name a "
             "folder that you may write to."
         ) from error
+    for name in tasks:
+        task = suite.task(name)
+        names = manifest_of(suite.store, task, root).names
+        train = open_search(suite.store, task, root).train
+        paths.append(folder / f"{name}.png")
+        write_whole(paths[-1], contact_sheet(train, names))
+    return paths
 
 
-def spread(labels: np.ndarray[tuple[int], np.dtype[np.int64]], most: int) -> list[int]:
+def _spread(labels: np.ndarray[tuple[int], np.dtype[np.int64]], most: int) -> list[int]:
     """Indices of up to `most` images, evenly over the classes, ordered by class then place."""
     by_class = [np.flatnonzero(labels == label).tolist() for label in np.unique(labels)]
     if len(by_class) > most:
@@ -81,16 +82,3 @@ def spread(labels: np.ndarray[tuple[int], np.dtype[np.int64]], most: int) -> lis
             if taken[place] < len(members) and sum(taken) < most:
                 taken[place] += 1
     return [index for n, members in zip(taken, by_class, strict=True) for index in members[:n]]
-
-
-def _filter(width: int) -> Image.Resampling:
-    """Small images are shown as the pixels that they are."""
-    return Image.Resampling.NEAREST if width < SIDE else Image.Resampling.BICUBIC
-
-
-def _fitting(
-    draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
-) -> str:
-    while len(text) > 1 and draw.textlength(text, font) > SIDE:
-        text = text[:-2] + "…" if text.endswith("…") else text[:-1] + "…"
-    return text

@@ -1,4 +1,4 @@
-"""What a prepared task is made of: images that files list, or arrays that a package makes."""
+"""What a task is prepared from: images that lists name, or arrays that a package generates."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ from functools import cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from orchestrator.data.images import decode, load
-from orchestrator.data.listing import Items, Listing
+from orchestrator.data.images import ImageError, decode, load, map_ahead
+from orchestrator.data.layouts import LAYOUTS
+from orchestrator.data.listing import Item, Listing
 from orchestrator.data.prepared import arrow
-from orchestrator.data.prepared.ahead import ahead
-from orchestrator.data.prepared.manifest import SplitRecord
+from orchestrator.data.prepared.store import SplitRecord
 from orchestrator.errors import DataError
 from orchestrator.spec import Suite, Task
 
+T = TypeVar("T")
 Tick = Callable[[], None]
-"""Called for every image that is done."""
+"""Called after every image."""
 SHOWN = 20
-"""So many problems a message lists; `orchestrate data verify` lists all."""
+"""Problems that a message lists at most; `orchestrate data verify` lists all."""
 
 
-class Origin(Protocol):
-    """What `prepare` asks of a task's origin."""
+class Source(Protocol):
+    """What `prepare` needs to know of a task."""
 
     def state(self, name: str) -> str:
-        """Changes with what the split is made of."""
+        """Changes when what the split is made from changes."""
 
     def names(self) -> tuple[str, ...]:
         """Names of the classes by label, if there are any."""
@@ -44,13 +45,13 @@ class Origin(Protocol):
         """About how many bytes the split's file will have."""
 
     def write(self, name: str, path: Path, tick: Tick) -> SplitRecord:
-        """Writes a split to a new file; `DataError` if its images are not what the task says."""
+        """Write a split to a new file; `DataError` if its images are not what the task says."""
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedSource:
     """Images in files. Train and val are decoded once. Test images are kept encoded, since all of
-    VTAB's at 224 × 224 would take 58 GB; each is decoded now as well, to see that it can be.
+    VTAB's at 224 × 224 would take 58 GB; each is decoded here as well, to see that it can be.
     """
 
     suite: Suite
@@ -59,7 +60,7 @@ class Listed:
     _states: dict[str, str] = field(default_factory=dict, init=False, compare=False)
 
     def state(self, name: str) -> str:
-        """As the listing's, looked at once: a file server takes its time."""
+        """As the listing's, computed once: it needs a `stat` of every image."""
         if name not in self._states:
             self._states[name] = self.listing.state(name)
         return self._states[name]
@@ -77,52 +78,37 @@ class Listed:
         return len(items) * (self.suite.side**2 * 3 + 24)
 
     def write(self, name: str, path: Path, tick: Tick) -> SplitRecord:
-        items = self.listing.splits[name]
+        items, side, classes = self.listing.splits[name], self.suite.side, self.task.classes
         labels = np.array([item.label for item in items], np.int64)
         problems: list[str] = []
-        (self._encoded if name == "test" else self._pixels)(path, items, labels, problems, tick)
+        if name == "test":
+            files = _read_all(items, _checked_bytes, problems, tick)
+            arrow.write_encoded(path, (data or b"" for data in files), labels, side, classes)
+        else:
+            with arrow.filling(path, labels, side, classes) as put:
+                images = _read_all(items, lambda data: decode(data, side), problems, tick)
+                for index, image in enumerate(images):
+                    if image is not None:
+                        put(index, *image)
         if problems:
-            raise DataError(report(f"{self.suite.name}/{self.task.name}", problems))
-        classes = self.task.classes
+            raise DataError(problem_report(f"{self.suite.name}/{self.task.name}", problems))
         if name == "test":
             fingerprint = arrow.encoded_fingerprint(*arrow.read_encoded(path, classes))
         else:
-            images, labels, sizes = arrow.read_pixels(path, classes)
-            fingerprint = arrow.fingerprint(images, labels, sizes)
+            fingerprint = arrow.fingerprint(*arrow.read_pixels(path, classes))
         return SplitRecord(len(items), path.stat().st_size, fingerprint, name == "test")
-
-    def _pixels(
-        self, path: Path, items: Items, labels: arrow.Labels, problems: list[str], tick: Tick
-    ) -> None:
-        side = self.suite.side
-        with arrow.filling(path, labels, side, self.task.classes) as put:
-            found = ahead(items, lambda data: decode(data, side), problems)
-            for index, image in enumerate(found):
-                if image is not None:
-                    put(index, *image)
-                tick()
-
-    def _encoded(
-        self, path: Path, items: Items, labels: arrow.Labels, problems: list[str], tick: Tick
-    ) -> None:
-        def files() -> Iterator[bytes]:
-            for data in ahead(items, _whole, problems):
-                tick()
-                yield data or b""
-
-        arrow.write_encoded(path, files(), labels, self.suite.side, self.task.classes)
 
 
 @dataclass(frozen=True)
-class Made:
-    """`package.make(task name)` gives the splits, with the help of the distributions in `uses`."""
+class GeneratedSource:
+    """`package.make(task name)` returns the splits; `uses` are the distributions it depends on."""
 
     package: str
     uses: tuple[str, ...]
     task: Task
 
     def state(self, name: str) -> str:
-        """Changes with the package's code and the versions it uses."""
+        """Changes with the package's code and the versions of what it uses."""
         found = find_spec(self.package)
         assert found is not None and found.submodule_search_locations is not None
         digest = hashlib.sha256(f"{self.task.name} {name}".encode())
@@ -153,13 +139,13 @@ class Made:
 
     @cached_property
     def _arrays(self) -> Mapping[str, tuple[Any, Any]]:
-        made: Mapping[str, tuple[Any, Any]] = importlib.import_module(self.package).make(
+        splits: Mapping[str, tuple[Any, Any]] = importlib.import_module(self.package).make(
             self.task.name
         )
-        return made
+        return splits
 
     def _checked(self, name: str) -> tuple[arrow.Images, arrow.Labels]:
-        """A split as the task promises it; a mistake of its maker ends here."""
+        """The split's images and labels; `DataError` if they are not what the task says."""
         what = f"the {name} split of task '{self.task.name}'"
         if name not in self._arrays:
             raise DataError(f"{what} is missing; there are {', '.join(self._arrays) or 'none'}.")
@@ -184,7 +170,24 @@ class Made:
         return images, labels.astype(np.int64)
 
 
-def report(what: str, problems: Sequence[str]) -> str:
+def find_source(suite: Suite, task: Task, raw: Path | None) -> Source | None:
+    """What a task can be prepared from; `DataError` if its lists are wrong.
+
+    `raw` is the suite's folder of images. None without one, where the suite needs it.
+    """
+    if suite.layout == "mini":
+        return GeneratedSource("orchestrator.data.mini", ("numpy", "scikit-learn"), task)
+    if raw is None and suite.variable:
+        return None
+    return ListedSource(suite, task, read_listing(suite, task, raw or Path()))
+
+
+def read_listing(suite: Suite, task: Task, raw: Path) -> Listing:
+    """What the suite's folder of images lists for a task, with all problems."""
+    return LAYOUTS[suite.layout](raw, task, suite.files.get(task.name, {}))
+
+
+def problem_report(what: str, problems: Sequence[str]) -> str:
     """The message for a task that cannot be prepared."""
     shown = "\n  ".join(problems[:SHOWN])
     more = len(problems) - SHOWN
@@ -193,7 +196,27 @@ def report(what: str, problems: Sequence[str]) -> str:
     return f"the data of '{what}' cannot be used, {count}:\n  {shown}{rest}"
 
 
-def _whole(data: bytes) -> bytes:
-    """The same bytes, if they are a whole image."""
+def _read_all(
+    items: Sequence[Item], read: Callable[[bytes], T], problems: list[str], tick: Tick
+) -> Iterator[T | None]:
+    """`read(bytes)` of every item, in order; None, and a problem, where an image is bad."""
+
+    def attempt(item: Item) -> tuple[T | None, str]:
+        try:
+            return read(item.read()), ""
+        except ImageError as error:
+            return None, f"{item.where}: {error}"
+        except OSError as error:
+            return None, f"{item.where}: {error.strerror or error}"
+
+    for result, problem in map_ahead(attempt, items):
+        if problem:
+            problems.append(problem)
+        yield result
+        tick()
+
+
+def _checked_bytes(data: bytes) -> bytes:
+    """The same bytes; `ImageError` if they are not a whole image."""
     load(data)
     return data

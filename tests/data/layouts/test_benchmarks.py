@@ -1,4 +1,4 @@
-"""The benchmarks' trees as listings, and everything that can be wrong with their lists."""
+"""The benchmarks' folders as listings, and every problem that their lists can have."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def only(listing: Listing) -> str:
     return listing.problems[0]
 
 
-# What is right
+# Correct lists
 
 
 def test_vtab_lists_its_images_in_order(vtab: Path) -> None:
@@ -122,15 +122,15 @@ def test_fewshot_takes_the_draw_that_the_task_names(fewshot: Path) -> None:
     assert "train_meta.list.num_shot_2.seed_1: this list is missing" in only(other)
 
 
-@pytest.mark.parametrize("task", ["cub", "nabirds", "dogs", "cars"])
-def test_fgvc_finds_the_images_of_every_dataset(tmp_path: Path, task: str) -> None:
+@pytest.mark.parametrize("task", ["cub", "dogs"])
+def test_fgvc_finds_the_folder_of_images(tmp_path: Path, task: str) -> None:
     make_fgvc(tmp_path, [task], val=3, test=3)
     listing = read("fgvc", task, tmp_path)
     assert listing.problems == ()
     assert len(listing.splits["train"]) == SUITES["fgvc"].task(task).classes
 
 
-@pytest.mark.parametrize("name", ["kitti_distance", "KITTI", "vtab-1k/kitti", "vtab-1k/Kitti_Dist"])
+@pytest.mark.parametrize("name", ["KITTI", "vtab-1k/Kitti_Dist"])
 def test_a_task_folder_is_found_under_other_names(vtab: Path, name: str) -> None:
     (vtab / name).parent.mkdir(exist_ok=True)
     (vtab / "kitti").rename(vtab / name)
@@ -205,7 +205,7 @@ def test_folders_are_looked_at_and_not_each_file(
     assert sorted(Path(path).name for path in seen) == ["test", "train800", "val200"]
 
 
-# What is wrong
+# Problems
 
 
 def test_a_missing_root_says_what_to_set(tmp_path: Path) -> None:
@@ -236,7 +236,6 @@ def test_a_missing_list_leaves_the_others(vtab: Path) -> None:
     [
         ("images/train800/000001.png", "not 'relative/path label'", None),
         ("{} x7", "the label is 'x7', not an integer", -1),
-        ("{} 1.0", "the label is '1.0', not an integer", -1),
         ("{} ٣", "not an integer", -1),
         ("{} 4", "the label is 4; allowed: 0…3", 4),
         ("{} -1", "the label is -1; allowed: 0…3", -1),
@@ -248,8 +247,6 @@ def test_a_missing_list_leaves_the_others(vtab: Path) -> None:
         ("images/train800/none.jpg 1", "none.jpg' does not exist", None),
         ("images/train800 1", "train800' is not a file", None),
         ("images/train800/ 1", "is not a file", None),
-        (". 1", "is not a file", None),
-        (f"images/train800/{'n' * 300}.jpg 1", "does not exist", None),
         ("images/none/x.jpg 1", "images/none' does not exist", None),
         (f"images/{'n' * 300}/x.jpg 1", "cannot be read", None),
     ],
@@ -268,22 +265,6 @@ def test_a_wrong_line_is_named_and_the_rest_is_kept(
     assert label is None or labels[1] == label
 
 
-def test_all_problems_are_told_at_once(vtab: Path) -> None:
-    for name, number, text in (
-        (TRAIN, 3, "nothing"),
-        (TRAIN, 5, "images/train800/none.jpg 0"),
-        (VAL, 1, "../x.jpg 0"),
-        (TEST, 6, "images/test/000000.jpg 17"),
-    ):
-        set_line(vtab / "kitti" / name, number, text)
-    told = "\n".join(kitti(vtab).problems)
-    for place in (f"{TRAIN}:3: the line", f"{TRAIN}:5: the image", f"{VAL}:1: the path"):
-        assert place in told
-    assert f"{TEST}:6: the label is 17" in told
-    assert f"{TEST}:6: the image 'images/test/000000.jpg' is listed twice" in told
-    assert len(kitti(vtab).problems) == 5
-
-
 def test_images_of_an_absent_folder_are_one_problem(vtab: Path) -> None:
     shutil.rmtree(vtab / "kitti" / "images" / "test")
     told = only(kitti(vtab))
@@ -291,21 +272,18 @@ def test_images_of_an_absent_folder_are_one_problem(vtab: Path) -> None:
     assert "images/test' does not exist (6 listed images lie in it)" in told
 
 
-def test_an_image_listed_twice_names_both_lines(vtab: Path) -> None:
+def test_an_image_listed_twice_or_in_two_splits_names_both_lines(vtab: Path) -> None:
     path = vtab / "kitti" / TRAIN
     first = path.read_text().splitlines()[0]
     set_line(path, 7, first.replace("images/", "images/./"))
     (vtab / "kitti" / "train800val200.txt").unlink()
-    told = only(kitti(vtab))
-    assert f"{path}:7: " in told and f"first: {path}:1" in told and "listed twice" in told
-
-
-def test_an_image_in_two_splits_names_both_lines(vtab: Path) -> None:
-    folder = vtab / "kitti"
-    change(folder / TEST, lambda lines: lines.append((folder / VAL).read_text().splitlines()[2]))
-    told = only(kitti(vtab))
-    assert f"{folder / TEST}:7: " in told and f"first: {folder / VAL}:3" in told
-    assert "in both val and test" in told
+    other = vtab / "kitti" / TEST
+    change(other, lambda lines: lines.append(path.read_text().splitlines()[2]))
+    twice, both = kitti(vtab).problems
+    assert f"{path}:7: " in twice and f"first: {path}:1" in twice and "listed twice" in twice
+    assert (
+        f"{other}:7: " in both and f"first: {path}:3" in both and "in both train and test" in both
+    )
 
 
 def test_a_link_that_leads_out_is_told(vtab: Path, tmp_path: Path) -> None:
@@ -343,9 +321,8 @@ def test_what_is_no_utf8_names_its_line(vtab: Path) -> None:
     assert f"{path}:7: this is not UTF-8 text" in only(kitti(vtab))
 
 
-@pytest.mark.parametrize("text", ["", "\n \r\n"])
-def test_an_empty_list_is_told(vtab: Path, text: str) -> None:
-    (vtab / "kitti" / TEST).write_text(text)
+def test_an_empty_list_is_named(vtab: Path) -> None:
+    (vtab / "kitti" / TEST).write_text("\n \r\n")
     assert f"{vtab / 'kitti' / TEST}: it lists no image" in only(kitti(vtab))
 
 
@@ -398,7 +375,7 @@ def test_ids_sort_as_numbers_or_else_as_text(fgvc: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "told"),
-    [(1.5, "1.5"), (None, "None"), (True, "True"), ([1], "[1]"), ({"a": 1}, "an object")],
+    [(1.5, "1.5"), (True, "True"), ({"a": 1}, "an object")],
 )
 def test_an_id_that_is_none_is_told(fgvc: Path, value: object, told: str) -> None:
     path = fgvc / "OxfordFlower" / "val.json"

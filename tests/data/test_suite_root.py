@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import tasks
-from orchestrator.data import roots
+from orchestrator.data.suite_root import default_folder, fetch_target, suite_root, tasks_in
 from orchestrator.errors import InvalidInput
 from orchestrator.spec import Recipe, Suite, Task
 
@@ -25,32 +25,32 @@ TOY = Suite(
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Nobody's own folders: the default place lies in the returned folder."""
+    """Nobody's own folders: the default folder lies in the returned folder."""
     monkeypatch.setenv("ORCHESTRATE_DATA", str(tmp_path / "cache" / "data"))
     monkeypatch.delenv("TOY_ROOT", raising=False)
     return tmp_path / "cache" / "suites" / "toy"
 
 
-def test_the_option_comes_before_the_variable_and_that_before_the_default_place(
+def test_the_option_comes_before_the_variable_and_that_before_the_default_folder(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert roots.suite_root(TOY, None) is None
+    assert suite_root(TOY, None) is None
     home.mkdir(parents=True)
-    assert roots.suite_root(TOY, None) == roots.fetch_target(TOY, None) == home
+    assert suite_root(TOY, None) == fetch_target(TOY, None) == home
     (tmp_path / "named").mkdir()
     monkeypatch.setenv("TOY_ROOT", str(tmp_path / "named"))
-    assert roots.suite_root(TOY, None) == roots.fetch_target(TOY, None) == tmp_path / "named"
+    assert suite_root(TOY, None) == fetch_target(TOY, None) == tmp_path / "named"
     (tmp_path / "given").mkdir()
-    assert roots.suite_root(TOY, tmp_path / "given") == tmp_path / "given"
-    assert roots.fetch_target(TOY, tmp_path / "given") == tmp_path / "given"
+    assert suite_root(TOY, tmp_path / "given") == tmp_path / "given"
+    assert fetch_target(TOY, tmp_path / "given") == tmp_path / "given"
 
 
-def test_the_default_place_is_in_the_home_folder(
+def test_the_default_folder_is_in_the_home_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("ORCHESTRATE_DATA")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert roots.default_place(TOY) == tmp_path / ".cache" / "orchestrate" / "suites" / "toy"
+    assert default_folder(TOY) == tmp_path / ".cache" / "orchestrate" / "suites" / "toy"
 
 
 def test_a_named_folder_that_is_none_is_refused(
@@ -58,11 +58,11 @@ def test_a_named_folder_that_is_none_is_refused(
 ) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InvalidInput, match=r"--suite-root is '.*file', which is no folder"):
-        roots.suite_root(TOY, tmp_path / "file")
+        suite_root(TOY, tmp_path / "file")
     monkeypatch.setenv("TOY_ROOT", str(tmp_path / "gone"))
     with pytest.raises(InvalidInput, match=r"\$TOY_ROOT is '.*gone', which does not exist"):
-        roots.suite_root(TOY, None)
-    assert roots.fetch_target(TOY, None) == tmp_path / "gone", "fetch makes it"
+        suite_root(TOY, None)
+    assert fetch_target(TOY, None) == tmp_path / "gone", "fetch makes it"
 
 
 def test_task_folders_are_found_by_alias_in_any_case_and_two_levels_down(tmp_path: Path) -> None:
@@ -70,24 +70,24 @@ def test_task_folders_are_found_by_alias_in_any_case_and_two_levels_down(tmp_pat
     for folder in (inner, tmp_path / "__MACOSX" / "vtab-1k"):
         (folder / "CIFAR100").mkdir(parents=True)
         (folder / "dtd").mkdir()
-    assert roots.suite_root(TOY, tmp_path) == inner
-    assert roots.tasks_in(TOY, inner) == ("cifar", "dtd")
+    assert suite_root(TOY, tmp_path) == inner
+    assert tasks_in(TOY, inner) == ("cifar", "dtd")
     (tmp_path / "dtd").mkdir()
-    assert roots.suite_root(TOY, tmp_path) == tmp_path, "its own task folders come first"
+    assert suite_root(TOY, tmp_path) == tmp_path, "its own task folders come first"
 
 
 def test_the_folder_with_most_tasks_wins_and_three_levels_are_too_deep(tmp_path: Path) -> None:
     for folder in ("a/dtd", "b/dtd", "b/cifar", "deep/er/still/dtd"):
         (tmp_path / folder).mkdir(parents=True)
-    assert roots.suite_root(TOY, tmp_path) == tmp_path / "b"
-    assert roots.suite_root(TOY, tmp_path / "deep") == tmp_path / "deep" / "er" / "still"
+    assert suite_root(TOY, tmp_path) == tmp_path / "b"
+    assert suite_root(TOY, tmp_path / "deep") == tmp_path / "deep" / "er" / "still"
     (tmp_path / "deeper").mkdir()
     (tmp_path / "deep").rename(tmp_path / "deeper" / "deep")
-    assert roots.suite_root(TOY, tmp_path / "deeper") == tmp_path / "deeper"
+    assert suite_root(TOY, tmp_path / "deeper") == tmp_path / "deeper"
 
 
 def test_the_draws_of_a_few_shot_dataset_share_its_folder(tmp_path: Path) -> None:
     (tmp_path / "Food-101").mkdir()
-    found = roots.tasks_in(tasks.suite("fewshot"), tmp_path)
+    found = tasks_in(tasks.suite("fewshot"), tmp_path)
     assert len(found) == 15
     assert found[0] == "food101-1shot-seed0"
