@@ -43,7 +43,7 @@ class Window:
     """Work of one pool: until `time` (Unix), over `seconds` in which it had work.
 
     `trained` and `evaluated` count images (times trials), `flops` the backbone's operations (see
-    `orchestrator.engine.flops`), `rate` is the most operations per second that large matrix
+    `orchestrator.engine.roofline`), `rate` is the most operations per second that large matrix
     products reach on the device, `memory` the peak in bytes.
     """
 
