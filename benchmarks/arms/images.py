@@ -26,12 +26,12 @@ from safetensors.torch import save_file
 from adapters.backbones import find_sites
 from arms.work import STORE, Work
 from orchestrator.backbones import MINI, architecture
-from orchestrator.backbones.models import check_supported, empty, image_size
+from orchestrator.backbones.names import check_supported, empty_model, image_size
 from orchestrator.data.listing import SPLITS, FileItem, Listing
 from orchestrator.data.mini import NUM_CLASSES, make
 from orchestrator.data.prepared.prepare import prepare
 from orchestrator.data.prepared.sources import ListedSource
-from orchestrator.engine import flops, roofline
+from orchestrator.engine import roofline
 from orchestrator.errors import OrchestrateError
 from orchestrator.spec import Recipe, Suite
 from orchestrator.tasks.suites import MINI as MINI_SUITE
@@ -59,7 +59,7 @@ def make_work(folder: Path, asked: dict[str, Any]) -> Work:
         rank=8 if mini else 16,
         classes=NUM_CLASSES[TASK] if mini else CLASSES,
         **({**COUNTS, "test": 1000} if mini else COUNTS),
-        side=image_size(empty(asked["backbone"])),
+        side=image_size(empty_model(asked["backbone"])),
     )
     listing = _export(_mini() if mini else _photos(), folder / "files", "png" if mini else "jpg")
     suite = Suite(STORE, (work.task,), work.backbone, work.recipe, (), (), side=work.side)
@@ -129,9 +129,9 @@ def main() -> None:
         work = make_work(folder, asked)
     except OrchestrateError as error:
         sys.exit(str(error))
-    model = empty(architecture(work.backbone)).to("meta")
+    model = empty_model(architecture(work.backbone)).to("meta")
     image = torch.empty(1, 3, work.side, work.side, device="meta")
-    counted = flops.count(model, image, find_sites(model))
+    counted = roofline.count_flops(model, image, find_sites(model))
     found = {
         "accelerator": accelerator(work.device),
         "best_flop_per_second": roofline.rate(torch.device(work.device)),

@@ -16,7 +16,7 @@ import torch
 from arms.work import Log, Work
 from orchestrator.backbones import load_backbone
 from orchestrator.engine import memory
-from orchestrator.engine.keeping import Keeping
+from orchestrator.engine.checkpoint import CheckpointStore
 from orchestrator.engine.pool import Ended, Pool
 
 
@@ -25,7 +25,7 @@ def run(work: Work, trials: list[int], options: dict[str, Any], log: Log) -> Non
     torch.set_float32_matmul_precision("high")
     memory.keep_freed()  # as a pool's process does
     # A folder of its own: a later run would go on from the checkpoints of the same trials.
-    keeping = Keeping(Path(tempfile.mkdtemp(prefix="checkpoints-", dir=work.folder)))
+    keeping = CheckpointStore(Path(tempfile.mkdtemp(prefix="checkpoints-", dir=work.folder)))
     width: int = options["width"]
     pool = Pool(load_backbone(work.backbone), torch.device(work.device), keeping, width=width)
     waiting = deque(trials)

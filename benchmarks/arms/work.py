@@ -20,8 +20,8 @@ from torch import Tensor, nn
 import adapters
 from orchestrator.backbones import Statistics, load_backbone, normalisation_of
 from orchestrator.data.splits import SearchData, open_search
-from orchestrator.engine import draws
-from orchestrator.engine.schedule import learning_rate
+from orchestrator.engine.input import epoch_order
+from orchestrator.engine.optimiser import learning_rate
 from orchestrator.spec import Recipe, Task, Trial
 
 STORE = "bench"
@@ -105,7 +105,7 @@ class Work:
 
     def order(self, trial: Trial, epoch: int) -> Tensor:
         """The images of an epoch (train,) in the trial's order: the pool's own, on the CPU."""
-        return draws.order(self.train, trial.seed, epoch, torch.device("cpu"))
+        return epoch_order(self.train, trial.seed, epoch, torch.device("cpu"))
 
 
 def set_rate(optimiser: torch.optim.Optimizer, trial: Trial, epoch: int) -> None:

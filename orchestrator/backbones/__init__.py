@@ -16,12 +16,11 @@ from orchestrator.backbones.backbone import (
     copy_of,
     fingerprint,
     load_backbone,
+    meta_copy,
     normalisation_of,
-    shadow,
-    twin,
+    shared_copy,
 )
-from orchestrator.backbones.models import MINI
-from orchestrator.backbones.names import MINI_FILE, architecture
+from orchestrator.backbones.names import MINI, MINI_FILE, architecture
 
 __all__ = [
     "HALF",
@@ -34,7 +33,7 @@ __all__ = [
     "copy_of",
     "fingerprint",
     "load_backbone",
+    "meta_copy",
     "normalisation_of",
-    "shadow",
-    "twin",
+    "shared_copy",
 ]

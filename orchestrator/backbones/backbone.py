@@ -1,4 +1,4 @@
-"""A frozen backbone and its identity."""
+"""The frozen backbone: model, weights fingerprint and input normalisation."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from orchestrator.backbones.hub import hub_file
-from orchestrator.backbones.models import MINI
 from orchestrator.backbones.names import (
+    MINI,
     MINI_FILE,
     architecture,
     check,
+    empty_model,
+    image_size,
     local_file,
     pretrained,
 )
@@ -33,8 +35,8 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 class Backbone:
     """A frozen timm model without head (`num_classes=0`, eval mode) and its identity.
 
-    `fingerprint` is the SHA-256 of the weights file; `image_size` the side its inputs must have;
-    `own_statistics` are those of its pre-training, None where the name leaves them open.
+    `fingerprint` is the SHA-256 of the weights file, `image_size` the side of its inputs in pixels,
+    `own_statistics` those of its pre-training, None if the name does not determine them.
     """
 
     name: str
@@ -44,14 +46,14 @@ class Backbone:
     own_statistics: Statistics | None
 
     def normalisation(self, kind: str) -> Statistics:
-        """As `normalisation_of`."""
+        """As `normalisation_of` for this backbone."""
         return _normalisation(self.name, kind, self.own_statistics)
 
 
 def normalisation_of(name: str, kind: str) -> Statistics:
     """Mean and standard deviation for `imagenet`, `half`, or `backbone` (as pre-trained).
 
-    `InvalidInput` for another kind, or if the (checked) name leaves its pre-training open.
+    `InvalidInput` for another kind, or if the (checked) name does not determine its pre-training.
     """
     return _normalisation(name, kind, own_statistics(name) if kind == "backbone" else None)
 
@@ -60,30 +62,29 @@ def fingerprint(name: str) -> str:
     """SHA-256 of the backbone's weights file, without loading it.
 
     `InvalidInput` for a name that is unknown, has no weights or is no Vision or Swin Transformer,
-    `CheckpointError` if the weights are not to be had.
+    `CheckpointError` if the weights cannot be found or downloaded.
     """
     return _fingerprint(_weights_file(name))
 
 
 def load_backbone(name: str) -> Backbone:
-    """Builds the model and loads its weights strictly; nothing is left as initialised.
+    """Build the model and load its weights strictly: every tensor comes from the file.
 
     Raises as `fingerprint`, and `CheckpointError` if the weights do not fit.
     """
-    from orchestrator.backbones.models import empty, image_size
     from orchestrator.backbones.weights import fill
 
     path = _weights_file(name)
-    model = empty(architecture(name))
+    model = empty_model(architecture(name))
     fill(model, path, architecture(name))
     model.eval().requires_grad_(False)
     return Backbone(name, model, _fingerprint(path), image_size(model), own_statistics(name))
 
 
 def own_statistics(name: str) -> Statistics | None:
-    """How inputs were normalised in pre-training; None if the (checked) name leaves that open.
+    """Input statistics of pre-training; None if the (checked) name does not determine them.
 
-    A bare architecture has its tags' statistics if they all agree.
+    A bare architecture has the statistics of its tags if they all agree.
     """
     tag, _, file = name.partition("@")
     if tag == MINI:
@@ -97,14 +98,14 @@ def own_statistics(name: str) -> Statistics | None:
     return found.pop() if len(found) == 1 else None
 
 
-def twin(model: nn.Module) -> nn.Module:
-    """Another module tree over the same weight tensors, so that each stack has its own."""
+def shared_copy(model: nn.Module) -> nn.Module:
+    """Another module tree over the same weight tensors, so that each stack has its own modules."""
     shared = {id(t): t for t in [*model.parameters(), *model.buffers()]}
     return copy.deepcopy(model, cast("dict[int, object]", shared))
 
 
-def shadow(model: nn.Module) -> nn.Module:
-    """The same without data, to count and measure with: its tensors are on the device `meta`."""
+def meta_copy(model: nn.Module) -> nn.Module:
+    """A copy without data (tensors on the device `meta`), to count operations and sizes with."""
     import torch
     from torch import nn
 

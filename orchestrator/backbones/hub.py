@@ -1,4 +1,4 @@
-"""The weights file of a timm tag: from the local Hugging Face cache, or else the hub."""
+"""The weights file of a timm tag, from the local Hugging Face cache or the hub."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _ORIGINALS = {
     "vit_large_patch32_224.orig_in21k": f"{_GOOGLE}/ViT-L_32.npz",
     "vit_huge_patch14_224.orig_in21k": f"{_GOOGLE}/ViT-H_14.npz",
 }
-"""Tag → the authors' own file, where timm does not record it."""
+"""Tag → the authors' original file, where timm does not record it."""
 
 
 def hub_file(tag: str) -> Path:
-    """The weights of a tag that timm knows; downloads them if they are not cached.
+    """The weights of a tag that timm knows; downloaded if they are not cached.
 
-    What is cached is taken as it is: no network is waited for, and a sweep keeps its weights.
-    `CheckpointError` that says which file to put where, if there is neither cache nor network.
+    A cached file is used without asking the network, so that a sweep keeps its weights.
+    `CheckpointError` says which file to put where, if there is neither cache nor network.
     """
     import timm
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
@@ -41,7 +41,7 @@ def hub_file(tag: str) -> Path:
         return Path(cached)
     try:
         return Path(hf_hub_download(config.hf_hub_id, _file_name(config)))
-    except Exception as error:  # of many unrelated types, which all mean: not to be had
+    except Exception as error:  # many unrelated types, which all mean: not reachable
         raise CheckpointError(
             f"the weights of '{tag}' are neither cached nor reachable ({type(error).__name__}); "
             f"{_by_hand(tag, config)}."
@@ -49,7 +49,7 @@ def hub_file(tag: str) -> Path:
 
 
 def _by_hand(tag: str, config: PretrainedCfg) -> str:
-    """What to download elsewhere, and how to name it then."""
+    """Which file to download by hand, and how to name it as a backbone."""
     offers = []
     if config.hf_hub_id:
         file = _file_name(config)

@@ -1,13 +1,17 @@
-"""What the name of a backbone says, checked before anything is built or downloaded."""
+"""Names of backbones: which exist, checked before anything is built or downloaded."""
 
 from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from orchestrator.backbones.models import MINI, check_supported
 from orchestrator.errors import InvalidInput, unknown
 
+if TYPE_CHECKING:
+    from torch import nn
+
+MINI = "vit_mini"
 MINI_FILE = Path(__file__).parent / "vit_mini.safetensors"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
 _FILE = f"ARCHITECTURE@FILE with FILE one of {', '.join(SUFFIXES)}"
@@ -15,7 +19,7 @@ _IN21K = {
     "orig_in21k": "the original weights; EFFT and FacT used them",
     "augreg_in21k": "AugReg's",
 }
-"""What timm's old names in `_in21k` have meant, one after the other."""
+"""The meanings that timm's old names in `_in21k` have had over time."""
 
 
 def architecture(name: str) -> str:
@@ -24,7 +28,7 @@ def architecture(name: str) -> str:
 
 
 def check(name: str) -> None:
-    """`InvalidInput` unless the name is one of the three forms and names one set of weights."""
+    """`InvalidInput` unless the name has one of the three forms and determines its weights."""
     tag, at, _ = name.partition("@")
     if tag == MINI:
         return
@@ -35,7 +39,7 @@ def check(name: str) -> None:
 
 
 def local_file(name: str) -> Path:
-    """The FILE of `ARCHITECTURE@FILE`; `InvalidInput` if it is none of weights."""
+    """The FILE of `ARCHITECTURE@FILE`; `InvalidInput` if it is not a weights file."""
     _, _, path = name.partition("@")
     file = Path(path).expanduser()
     if file.suffix not in SUFFIXES:
@@ -46,7 +50,7 @@ def local_file(name: str) -> Path:
 
 
 def pretrained(tag: str) -> list[str]:
-    """The names with tag that timm has weights for: `tag` itself, or all of an architecture."""
+    """Names with tag that timm has weights for: `tag` itself, or all tags of an architecture."""
     import timm
 
     model, _, weights = tag.partition(".")
@@ -69,7 +73,7 @@ def _check_known(tag: str) -> None:
 
 
 def _check_current(tag: str, has_file: bool) -> None:
-    """Refuses names that timm has given up; some have meant more than one set of weights."""
+    """Refuse names that timm has deprecated; some have meant more than one set of weights."""
     from timm.models import get_deprecated_models
 
     old = tag.partition(".")[0]
@@ -93,7 +97,7 @@ def _check_current(tag: str, has_file: bool) -> None:
 
 
 def _check_tag(tag: str, has_file: bool) -> None:
-    """Without a file the tag says which weights; timm's own choice differs between versions."""
+    """Without a file, require a tag: timm's default weights differ between versions."""
     model, _, weights = tag.partition(".")
     known = [name.partition(".")[2] for name in pretrained(model)]
     if weights and weights not in known:
@@ -109,3 +113,54 @@ def _check_tag(tag: str, has_file: bool) -> None:
         f"backbone '{model}' does not say which weights (timm's default changes between versions); "
         f"write {model}.TAG, with TAG one of {', '.join(known)}, or {model}@FILE."
     )
+
+
+def empty_model(tag: str) -> nn.Module:
+    """The headless model of `vit_mini` or a timm name, with tensors on the device `meta`.
+
+    That takes 0.1 s for any size; random initialisation of a ViT-H takes 10 s.
+    """
+    import timm
+    import torch
+
+    from orchestrator.backbones.vit_mini import vit_mini
+
+    with torch.device("meta"):
+        return vit_mini() if tag == MINI else timm.create_model(tag, num_classes=0)
+
+
+def image_size(model: nn.Module) -> int:
+    """The side in pixels of the inputs of a supported model."""
+    embedding: Any = model.patch_embed
+    return int(embedding.img_size[0])
+
+
+def check_supported(model: str) -> None:
+    """`InvalidInput` unless timm's model of that name is a standard ViT, DeiT or Swin."""
+    part = _unsupported_part(empty_model(model))
+    if part:
+        raise InvalidInput(
+            f"backbone '{model}' is not supported: it has a {part}; allowed are timm's "
+            "VisionTransformer (ViT, and DeiT without a distillation head) with standard blocks, "
+            "and SwinTransformer (the first version)."
+        )
+
+
+def _unsupported_part(model: nn.Module) -> str | None:
+    """The class of the first part without adapter support: the model, a block or a part of it."""
+    from timm.layers import Attention, Mlp
+    from timm.models.swin_transformer import SwinTransformer
+    from timm.models.vision_transformer import Block, VisionTransformer
+
+    if type(model) is SwinTransformer:
+        return None
+    if (
+        type(model) is not VisionTransformer
+    ):  # subclasses have other tokens, heads or forward passes
+        return type(model).__name__
+    for block in model.blocks:
+        for path, wanted in (("", Block), ("attn", Attention), ("mlp", Mlp)):
+            found = block.get_submodule(path)
+            if type(found) is not wanted:
+                return type(found).__name__
+    return None

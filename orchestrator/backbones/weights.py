@@ -1,48 +1,55 @@
-"""Weights files read into an empty model: safetensors, torch's own, and Google's `.npz`.
+"""Load weights files into an empty model: safetensors, torch's own, and Google's `.npz`.
 
-timm's own converters bring older files into the shape of today's models. What they would resize to
-another image or window is refused: it would change the features without a word.
+timm's converters translate older layouts. A tensor that they would resize to another image or
+window size is refused, because that would silently change the features. `.npz` is Google's original
+layout of Vision Transformers, an archive of JAX arrays; timm reads it without unpickling
+(`VisionTransformer.load_pretrained`), but resizes embeddings and ignores additional blocks
+silently; both are refused here.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.backbones.fit import check_filled, check_shapes, shapes_of
-from orchestrator.backbones.npz import fill_from_npz
 from orchestrator.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+Shapes = Mapping[str, tuple[int, ...]]
+
 _HEADS = ("head.", "head_dist.")
-"""What a checkpoint may have and a backbone leaves out."""
+"""Tensors of a file that a backbone does not have."""
 _RESIZABLE = ("pos_embed", "patch_embed.proj.weight", "relative_position_bias_table")
+_NPZ_PREFIXES = ("", "opt/target/", "params/", "params/img/")
+_NPZ_HEADS = re.compile(r"(head|pre_logits)/")
+"""Heads; the features of timm's `orig_in21k`, and of the papers, come before `pre_logits`."""
 
 
 def fill(model: nn.Module, path: Path, architecture: str) -> None:
-    """Gives every tensor of an empty model (on the meta device) its value, on the CPU.
+    """Load every tensor of an empty model (on the device `meta`) from a file, to the CPU.
 
     `CheckpointError` if the file is damaged, holds more than weights or does not fit.
     """
     _allocate(model)
     if path.suffix == ".npz":
-        fill_from_npz(model, path, architecture)
+        _fill_from_npz(model, path, architecture)
     else:
         found = _read(path)
-        state = _of_today(model, found, path, architecture)
+        state = _converted(model, found, path, architecture)
         headless = {n: t for n, t in state.items() if not n.startswith(_HEADS)}
-        check_shapes(path, architecture, shapes_of(model.state_dict()), shapes_of(headless))
+        _check_shapes(path, architecture, _shapes_of(model.state_dict()), _shapes_of(headless))
         model.load_state_dict(headless)
-    check_filled(path, architecture, model)
+    _check_filled(path, architecture, model)
 
 
 def _allocate(model: nn.Module) -> None:
-    """Memory for every tensor, filled with NaN so that none is left out unseen."""
+    """Allocate every tensor, filled with NaN so that a missing one is detected."""
     import torch
 
     model.to_empty(device=torch.device("cpu"))
@@ -50,14 +57,14 @@ def _allocate(model: nn.Module) -> None:
         for tensor in [*model.parameters(), *model.buffers()]:
             if tensor.is_floating_point():
                 tensor.fill_(torch.nan)
-    for module in model.modules():  # Swin's masks and indices, which no file needs to hold
+    for module in model.modules():  # Swin's masks and indices, which files may lack
         restore: Any = getattr(module, "init_non_persistent_buffers", None)
         if restore:
             restore()
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors or torch file, without what wrappers add to their names."""
+    """The tensors of a safetensors or torch file, without the name prefixes of wrappers."""
     from timm.models import clean_state_dict
 
     tensors = _safetensors(path) if path.suffix == ".safetensors" else _table(path, _torch(path))
@@ -75,29 +82,29 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _torch(path: Path) -> Any:
-    """What a file of `torch.save` holds, as long as that is tensors in plain containers."""
+    """The content of a `torch.save` file, if it is tensors in plain containers."""
     import torch
 
     try:
-        # The one place: `weights_only` rebuilds tensors and calls nothing that the file names.
+        # The only use: `weights_only` rebuilds tensors and calls nothing that the file names.
         return torch.load(  # noqa: TID251
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
         )
     except Exception as error:  # UnpicklingError, RuntimeError, EOFError, …
-        stranger = re.search(r"GLOBAL (\S+)", str(error))
-        if not stranger:
+        other = re.search(r"GLOBAL (\S+)", str(error))
+        if not other:
             raise CheckpointError(
                 f"'{path}' cannot be read: it is damaged, or no file of torch.save "
                 f"({type(error).__name__})."
             ) from error
         raise CheckpointError(
-            f"'{path}' holds more than weights ({stranger[1]}), and nothing else is unpickled. "
+            f"'{path}' holds more than weights ({other[1]}), and nothing else is unpickled. "
             "Where you trust it, save its tensors with safetensors.torch.save_file; name that file."
         ) from error
 
 
 def _table(path: Path, content: Any) -> dict[str, Tensor]:
-    """The one table of tensors in a file: all of it, or what is under one name (`model`, …)."""
+    """The only table of tensors in a file: all of it, or the value of one key (`model`, …)."""
     entries = content if isinstance(content, Mapping) else {}
     tables = [value for value in (content, *entries.values()) if _is_table(value)]
     if len(tables) != 1:
@@ -119,10 +126,10 @@ def _is_table(value: Any) -> bool:
     )
 
 
-def _of_today(
+def _converted(
     model: nn.Module, found: dict[str, Tensor], path: Path, architecture: str
 ) -> dict[str, Tensor]:
-    """timm's conversion of older layouts, with what it resized put back as it is in the file."""
+    """timm's conversion of older layouts, with tensors that it resized as they are in the file."""
     from timm.models import swin_transformer, vision_transformer
 
     try:
@@ -134,14 +141,115 @@ def _of_today(
                 model,  # type: ignore[arg-type]
                 adapt_layer_scale=True,
             )
-    except Exception as error:  # it looks up modules and reshapes tensors that need not fit
+    except Exception as error:  # it looks up modules and reshapes tensors, which may not fit
         raise CheckpointError(f"'{path}' does not fit {architecture}: {error}.") from error
-    own = {_memory(tensor) for tensor in found.values()}
-    resized = {n for n, t in converted.items() if n.endswith(_RESIZABLE) and _memory(t) not in own}
+    own = {_storage(tensor) for tensor in found.values()}
+    resized = {n for n, t in converted.items() if n.endswith(_RESIZABLE) and _storage(t) not in own}
     kept = {name: tensor for name, tensor in converted.items() if name not in resized}
     return {**kept, **{name: found[name] for name in resized if name in found}}
 
 
-def _memory(tensor: Tensor) -> int:
-    """Where its values lie: a tensor that was renamed or reshaped still shares the file's."""
+def _storage(tensor: Tensor) -> int:
+    """The address of its values: a renamed or reshaped tensor shares the file's."""
     return tensor.untyped_storage().data_ptr()
+
+
+def _fill_from_npz(model: nn.Module, path: Path, architecture: str) -> None:
+    """Copy the arrays into the model; `CheckpointError` naming the file and what is wrong."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    if not isinstance(model, VisionTransformer):
+        raise CheckpointError(
+            f"'{path}': .npz is the original layout of Vision Transformers, {architecture} is "
+            "none; give its .safetensors or .pth file."
+        )
+    shapes = _npz_shapes(path)
+    _check_embeddings(model, path, architecture, shapes)
+    try:
+        model.load_pretrained(str(path))
+    except Exception as error:  # a missing key, a shape, a damaged member: the same remedy
+        raise CheckpointError(
+            f"'{path}' does not fit {architecture} in Google's original layout: {error}."
+        ) from error
+    _check_count(model, path, architecture, shapes)
+
+
+def _npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Array → shape, from the headers alone; without the prefix that some files have."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = {
+                name.removesuffix(".npy"): _npz_shape(archive, name) for name in archive.namelist()
+            }
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"'{path}' cannot be read as .npz: {error}.") from error
+    kernel = "embedding/kernel"
+    prefix = next((p for p in _NPZ_PREFIXES if p + kernel in found), None)
+    if prefix is None:
+        raise CheckpointError(
+            f"'{path}' is not in Google's original layout: it has no array '{kernel}'."
+        )
+    return {n.removeprefix(prefix): shape for n, shape in found.items() if n.startswith(prefix)}
+
+
+def _npz_shape(archive: zipfile.ZipFile, member: str) -> tuple[int, ...]:
+    from numpy.lib import format as npy
+
+    with archive.open(member) as file:
+        old = npy.read_magic(file) == (1, 0)
+        read: Any = npy.read_array_header_1_0 if old else npy.read_array_header_2_0
+        shape: tuple[int, ...] = read(file)[0]
+        return shape
+
+
+def _check_embeddings(model: nn.Module, path: Path, architecture: str, shapes: Shapes) -> None:
+    """Check the two tensors that timm would resize."""
+    kernel = shapes["embedding/kernel"]
+    # (height, width, in, out) there, (out, in, height, width) here
+    found = {"patch_embed.proj.weight": (*kernel[:1:-1], *kernel[:2])}
+    for name in [name for name in shapes if name.endswith("pos_embedding")]:
+        found["pos_embed"] = shapes[name]
+    own = _shapes_of(model.state_dict())
+    _check_shapes(path, architecture, {n: own[n] for n in found if n in own}, found)
+
+
+def _check_count(model: nn.Module, path: Path, architecture: str, shapes: Shapes) -> None:
+    """Compare the numbers of values: timm ignores blocks and fills larger tensors silently."""
+    found = sum(math.prod(s) for name, s in shapes.items() if not _NPZ_HEADS.match(name))
+    wanted = sum(parameter.numel() for parameter in model.parameters())
+    if found != wanted:
+        raise CheckpointError(
+            f"'{path}' does not fit {architecture}: without heads it has {found:,} values, "
+            f"the architecture {wanted:,}. Give the file of this architecture."
+        )
+
+
+def _shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
+    """Name → shape."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _check_shapes(path: Path, architecture: str, wanted: Shapes, found: Shapes) -> None:
+    """`CheckpointError` naming the first tensors that differ in name or shape."""
+    differing = sorted(n for n in {*wanted, *found} if wanted.get(n) != found.get(n))
+    if differing:
+        shown = "; ".join(
+            f"{n}: expected {wanted.get(n, 'nothing')}, found {found.get(n, 'nothing')}"
+            for n in differing[:3]
+        )
+        raise CheckpointError(
+            f"'{path}' does not fit {architecture}: {len(differing)} tensors differ ({shown}). "
+            "Give the file of this architecture and image size (nothing is resized), in timm's "
+            "names or its authors' own."
+        )
+
+
+def _check_filled(path: Path, architecture: str, model: nn.Module) -> None:
+    """`CheckpointError` if a value of the model is not finite: missing in the file, or damaged."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    bad = [name for name, tensor in tensors if not tensor.isfinite().all()]
+    if bad:
+        raise CheckpointError(
+            f"'{path}' leaves {len(bad)} tensors of {architecture} without finite values "
+            f"({', '.join(bad[:3])}): it is damaged, or of another architecture."
+        )

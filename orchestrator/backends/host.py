@@ -19,8 +19,7 @@ from orchestrator.backends.plan import Decision, HostPlan
 from orchestrator.data.prepared import transfer
 from orchestrator.data.splits import FinalData, SearchData, open_final, open_search
 from orchestrator.engine import memory
-from orchestrator.engine.checkpoint import path_of
-from orchestrator.engine.keeping import Keeping
+from orchestrator.engine.checkpoint import CheckpointStore, path_of
 from orchestrator.engine.pool import AtRung, Ended, Pool
 from orchestrator.errors import BackendError, CheckpointError, DataError, StorageError
 from orchestrator.results.ledger import Ledger
@@ -74,7 +73,7 @@ class PoolHost:
     def reset(self) -> None:
         """Begins with an empty pool: what ran takes up its checkpoints when it is added again."""
         self._meter.begin()
-        keeping = Keeping(
+        keeping = CheckpointStore(
             self._paths.checkpoints,
             self._plan.checkpoint_seconds,
             self._checkpoints,

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from orchestrator.engine import memory, roofline
-from orchestrator.engine.group import Group, Work
-from orchestrator.engine.grouping import apart
+from orchestrator.engine.group import Group, WorkDone
+from orchestrator.engine.grouping import incompatible_because
 from orchestrator.engine.pool import Pool
 from orchestrator.results import throughput
 from orchestrator.results.throughput import GroupUse, Window
@@ -38,11 +38,11 @@ class Meter:
         self._publish = publish
         self._rate = roofline.rate(device)
         self._busy = 0.0
-        self._before = Work()
+        self._before = WorkDone()
 
     def begin(self) -> None:
         """A new pool begins: it has done nothing yet."""
-        self._busy, self._before = 0.0, Work()
+        self._busy, self._before = 0.0, WorkDone()
 
     def worked(self, seconds: float, pool: Pool) -> None:
         """Notes a step that took so long; writes a line if one is due."""
@@ -91,7 +91,7 @@ def _use(group: Group, before: Group | None) -> GroupUse:
         slot=group.plan.slot,
         trained=group.work.trained,
         halved=group.work.halved,
-        apart="" if before is None else apart(before.key, group.key),
+        apart="" if before is None else incompatible_because(before.key, group.key),
     )
 
 

@@ -1,11 +1,14 @@
-"""Checkpoints of running trials: tensors and AdamW's moments at an epoch's end, whole or absent."""
+"""Checkpoints of running trials at the end of an epoch: tensors and AdamW's moments.
+
+One safetensors file per trial, with a checksum of its whole content; written atomically.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +17,73 @@ from safetensors.torch import save
 from torch import Tensor
 
 from adapters.stack import STATE
-from orchestrator.engine.training import Evaluation, Training
-from orchestrator.errors import CheckpointError
+from orchestrator.engine.evaluation import Evaluation
+from orchestrator.engine.training import Training
+from orchestrator.errors import CheckpointError, StorageError
 from orchestrator.spec import Point
 from orchestrator.storage.files import make_folder, write_whole
+from orchestrator.storage.retry import RetryPolicy
 
 _PARTS = ("tensor", "first", "second")
 
 
+@dataclass(frozen=True)
+class CheckpointStore:
+    """Checkpoints in `folder`, at least `interval` seconds apart (0: after every epoch), and
+    always at a rung.
+
+    `download` is called with a checkpoint's path before it is read, `upload` after it is written.
+    While storage fails transiently a trial goes on without a checkpoint. `StorageError` when
+    `retry` gives up, or at once without one.
+    """
+
+    folder: Path
+    interval: float = 60.0
+    retry: RetryPolicy | None = None
+    download: Callable[[Path], object] = lambda _: None
+    upload: Callable[[Path], object] = lambda _: None
+
+    def save(self, training: Training) -> bool:
+        """Write a trial that is at the end of an epoch; False if storage failed transiently."""
+        try:
+            self._write(training)
+        except StorageError as error:
+            if self.retry is None:
+                raise
+            self.retry.bear(error)
+            return False
+        if self.retry is not None:
+            self.retry.over()
+        return True
+
+    def restore(self, training: Training) -> bool:
+        """Bring a fresh trial to its checkpoint; False if it has none."""
+        self.download(path_of(self.folder, training.key))
+        return restore(training, self.folder)
+
+    def _write(self, training: Training) -> None:
+        path = path_of(self.folder, training.key)
+        try:
+            write(training, self.folder)
+        except OSError as error:
+            raise StorageError(
+                f"cannot write the checkpoint '{path}': {error.strerror or error}. Free space or "
+                "permissions, then run the same command again."
+            ) from error
+        self.upload(path)
+
+
 def path_of(folder: Path, key: str) -> Path:
-    """Where the checkpoint of a trial lies."""
+    """The path of a trial's checkpoint."""
     return folder / f"{key}.safetensors"
 
 
 def write(training: Training, folder: Path) -> None:
-    """Writes a trial that stands at the end of an epoch, outside its stack."""
+    """Write a trial that is at the end of an epoch and outside its stack."""
     tensors = {
         name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(training).items()
     }
+    counted = training.counted
     progress = {
         "key": training.key,
         "epoch": training.epoch,
@@ -39,7 +91,7 @@ def write(training: Training, folder: Path) -> None:
         "seconds": training.seconds,
         "started": training.started,
         "curve": [asdict(point) for point in training.curve],
-        "counted": _counted(training.counted),
+        "counted": counted and {**asdict(counted), "correct": counted.correct.hex()},
     }
     text = json.dumps(progress)
     metadata = {"progress": text, "sha256": _digest(text, tensors)}
@@ -48,7 +100,7 @@ def write(training: Training, folder: Path) -> None:
 
 
 def restore(training: Training, folder: Path) -> bool:
-    """Brings a fresh trial to its checkpoint; False if it has none.
+    """Bring a fresh trial to its checkpoint; False if it has none.
 
     Raises `CheckpointError` naming the file if it is damaged or of another trial.
     """
@@ -69,24 +121,13 @@ def restore(training: Training, folder: Path) -> bool:
     training.epoch, training.step = progress["epoch"], progress["step"]
     training.seconds, training.started = progress["seconds"], progress["started"]
     training.curve = [Point(**point) for point in progress["curve"]]
-    training.counted = _evaluation(progress["counted"])
+    if counted := progress["counted"]:
+        training.counted = Evaluation(**{**counted, "correct": bytes.fromhex(counted["correct"])})
     return True
 
 
-def _counted(evaluation: Evaluation | None) -> dict[str, Any] | None:
-    if evaluation is None:
-        return None
-    return {**asdict(evaluation), "correct": evaluation.correct.hex()}
-
-
-def _evaluation(values: dict[str, Any] | None) -> Evaluation | None:
-    if values is None:
-        return None
-    return Evaluation(**{**values, "correct": bytes.fromhex(values["correct"])})
-
-
 def _tensors(training: Training) -> dict[str, Tensor]:
-    """`tensor:NAME`, `first:NAME` and `second:NAME` of every tensor; a state's first only."""
+    """`tensor:NAME`, `first:NAME` and `second:NAME` of each tensor; of a state the first only."""
     return {
         f"{part}:{name}": value
         for name, tensor in training.member.tensors.items()
@@ -99,7 +140,7 @@ def _parts(name: str) -> tuple[str, ...]:
 
 
 def _digest(progress: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 (hex) of everything in the file: safetensors itself notices only missing bytes."""
+    """SHA-256 (hex) of the whole content: safetensors itself detects only missing bytes."""
     digest = hashlib.sha256(progress.encode())
     for name in sorted(tensors):
         digest.update(name.encode())
@@ -113,7 +154,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             metadata = file.metadata() or {}
         if _digest(metadata["progress"], tensors) != metadata["sha256"]:
-            raise ValueError("its content does not have the checksum that it was written with")
+            raise ValueError("its content does not match its checksum")
         progress: dict[str, Any] = json.loads(metadata["progress"])
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(

@@ -1,29 +1,40 @@
-"""The frozen backbone as a pool uses it: inputs, and the prefix that is computed once per split."""
+"""The frozen backbone of a pool: its inputs, and its first blocks computed once per split."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from adapters.attach import attached
 from adapters.backbones import find_sites
-from adapters.passes import begin
-from orchestrator.backbones import shadow
-from orchestrator.engine import flops, memory
-from orchestrator.engine.feed import DeviceSplit, Look, Normaliser, StreamedSplit
+from adapters.passes import begin, finish
+from orchestrator.backbones import Backbone, copy_of, meta_copy
+from orchestrator.engine import memory
+from orchestrator.engine.input import AnySplit, DeviceSplit, Normaliser
+from orchestrator.engine.roofline import Flops, count_flops
+from orchestrator.engine.views import View
+from orchestrator.errors import BackendError
 
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _CHUNK = 256  # images computed at once
 _SHARE = 0.25
-"""Of the memory that is left, how much the prefix of one split may take."""
+"""Of the free memory, the part that the kept prefix of one split may take."""
+
+SHORT = 32
+"""Tokens up to which unfused attention is faster on a CPU. Measured forward and backward, a whole
+attention module: 17 and 26 tokens in heads of 16 channels take 14 to 17 % less time; 50 or more
+tokens, or heads of 64 channels, as long or longer."""
 
 
-class Frozen:
+class FrozenBackbone:
     """One backbone in one precision and normalisation, on a device.
 
-    A *cut* says where a prefix ends: a block's number (what that block is given is kept),
-    depth + 1 (the features) or None (nothing is kept, images are).
+    A *cut* says which outputs of the frozen model are kept: a block's index (the input of that
+    block), depth + 1 (the features) or None (none: computation starts from images).
     """
 
     def __init__(self, model: nn.Module, normalise: Normaliser, side: int, name: str) -> None:
@@ -33,18 +44,18 @@ class Frozen:
 
     @property
     def features(self) -> int:
-        """The cut after everything."""
+        """The cut after the whole backbone."""
         return self.sites.depth + 1
 
-    def inputs(self, images: Tensor, look: Look) -> Tensor:
-        """What the backbone reads of uint8 images."""
-        return self._normalise(images, look)
+    def inputs(self, images: Tensor, view: View) -> Tensor:
+        """The backbone's input (N, 3, side, side), from uint8 images (N, 3, S, S)."""
+        return self._normalise(images, view)
 
-    def keeps(self, split: DeviceSplit | StreamedSplit, cut: int | None) -> bool:
-        """Whether the prefix of a split is kept, or worth being kept.
+    def keeps(self, split: AnySplit, cut: int | None) -> bool:
+        """Whether the prefix of a split up to `cut` is kept, or worth keeping.
 
-        Features always; tokens behind at least one block, of a split that is on the device, if they
-        fit.
+        Features always are. Tokens are if at least one block precedes them, the split is on the
+        device and they fit.
         """
         if cut == self.features or (self.name, cut) in split.prefixes:
             return True
@@ -54,8 +65,8 @@ class Frozen:
         return len(split) * self._bytes(cut) <= _SHARE * memory.free(device)
 
     @torch.no_grad()
-    def prefix(self, split: DeviceSplit | StreamedSplit, cut: int) -> Tensor:
-        """What the first blocks make of all images of a split, as it looks at them; kept there."""
+    def prefix(self, split: AnySplit, cut: int) -> Tensor:
+        """Tokens or features of all images of a split at `cut`; computed once, kept there."""
         place = (self.name, cut)
         if place not in split.prefixes:
             parts = [self._begun(*chunk, cut) for chunk in split.chunks(_CHUNK)]
@@ -63,33 +74,39 @@ class Frozen:
         return split.prefixes[place]
 
     @torch.no_grad()
-    def chunks(
-        self, split: DeviceSplit | StreamedSplit, cut: int | None, size: int
-    ) -> Iterator[Tensor]:
-        """All images of a split, `size` at a time, up to the cut; kept if that is worth it."""
+    def chunks(self, split: AnySplit, cut: int | None, size: int) -> Iterator[Tensor]:
+        """All images of a split at `cut`, `size` at a time; from the kept prefix if worth it."""
         if cut is not None and self.keeps(split, cut):
             yield from torch.split(self.prefix(split, cut), size)
             return
-        for images, look in split.chunks(size):
-            yield self._begun(images, look, cut)
+        for images, view in split.chunks(size):
+            yield self._begun(images, view, cut)
+
+    def logits(self, model: nn.Module, begun: Tensor, cut: int | None) -> Tensor:
+        """Logits (K·B, classes) of the adapted `model`, from images or tokens (K·B, …) at `cut`."""
+        if cut is None:
+            output: Tensor = model(begun)
+            return output
+        stack = attached(model)
+        stack.prepare(len(begun), self.dtype)  # the patch embedding, which is skipped, would do it
+        return stack.logits(begun) if cut == self.features else finish(model, begun, cut)
 
     @cached_property
-    def flops(self) -> flops.Flops:
-        """Counted once."""
-        return flops.count(self._shadow, self._blank, self.sites)
+    def flops(self) -> Flops:
+        """Floating-point operations of the backbone, per image."""
+        return count_flops(self._meta, self._blank, self.sites)
 
     @cached_property
-    def _shadow(self) -> nn.Module:
-        """The model without its data."""
-        return shadow(self.model)
+    def _meta(self) -> nn.Module:
+        return meta_copy(self.model)
 
     @property
     def _blank(self) -> Tensor:
-        """An image for it."""
+        """One input on the device `meta`."""
         return torch.empty(1, 3, self._side, self._side, dtype=self.dtype, device="meta")
 
-    def _begun(self, images: Tensor, look: Look, cut: int | None) -> Tensor:
-        inputs = self.inputs(images, look)
+    def _begun(self, images: Tensor, view: View, cut: int | None) -> Tensor:
+        inputs = self.inputs(images, view)
         if cut is None:
             return inputs
         if cut == self.features:
@@ -98,7 +115,54 @@ class Frozen:
         return begin(self.model, inputs, cut)
 
     def _bytes(self, cut: int) -> int:
-        """Of one image at a cut."""
+        """Bytes of one image's tokens at a cut."""
         with torch.no_grad():
-            one = begin(self._shadow, self._blank, cut)
+            one = begin(self._meta, self._blank, cut)
         return one.numel() * one.element_size()
+
+
+class FrozenBackbones:
+    """A pool's backbone on its device: weights once per precision, `FrozenBackbone` per recipe."""
+
+    def __init__(self, backbone: Backbone, device: torch.device) -> None:
+        self.sites = find_sites(backbone.model)
+        self._backbone, self._device = backbone, device
+        self._models: dict[str, nn.Module] = {}
+        self._made: dict[str, FrozenBackbone] = {}
+
+    def get(self, precision: str, normalisation: str) -> FrozenBackbone:
+        """`BackendError` if the device does not support the precision."""
+        name = f"{precision} {normalisation}"
+        if name not in self._made:
+            dtype, side = _DTYPES[precision], self._backbone.image_size
+            statistics = self._backbone.normalisation(normalisation)
+            normalise = Normaliser(statistics, side, self._device, dtype)
+            self._made[name] = FrozenBackbone(self._model(precision), normalise, side, name)
+        return self._made[name]
+
+    def _model(self, precision: str) -> nn.Module:
+        if precision not in self._models:
+            _check_precision(precision, self._device)
+            model = copy_of(self._backbone.model, self._device, _DTYPES[precision])
+            choose_attention(model, self._device)
+            self._models[precision] = model
+        return self._models[precision]
+
+
+def choose_attention(model: nn.Module, device: torch.device) -> None:
+    """Switch a ViT's attention to timm's unfused one on a CPU if its sequences are short."""
+    prefix = getattr(model, "num_prefix_tokens", None)  # Swin has none: its windows are larger
+    if device.type != "cpu" or prefix is None:
+        return
+    vit: Any = model
+    if vit.patch_embed.num_patches + prefix > SHORT:
+        return
+    for module in vit.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False
+
+
+def _check_precision(precision: str, device: torch.device) -> None:
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+        name = torch.cuda.get_device_name(device)
+        raise BackendError(f"{name} ({device}) has no bf16; use --precision fp32.")

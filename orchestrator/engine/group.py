@@ -1,7 +1,7 @@
 """Trials that share a stack: one frozen backbone, one adapter family, one batch size.
 
-Trials enter and leave between steps while the others keep running; every trial's epoch is its own.
-Those that find no slot wait, and take the first that becomes free.
+Trials enter and leave between steps while the others keep running; each trial's epoch is its own.
+Trials without a slot wait for the next one that becomes free.
 """
 
 from __future__ import annotations
@@ -9,29 +9,37 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adapters.attach import attach_members, attached
-from adapters.passes import finish
-from adapters.stack import Stack
-from orchestrator.backbones import twin
-from orchestrator.engine.batches import augmented, take
-from orchestrator.engine.evaluation import Evaluator
-from orchestrator.engine.frozen import Frozen
+from adapters.padding import own_part
+from adapters.stack import STATE
+from orchestrator.backbones import shared_copy
+from orchestrator.engine import memory
+from orchestrator.engine.evaluation import Evaluation, Evaluator
+from orchestrator.engine.frozen import FrozenBackbone
 from orchestrator.engine.grouping import GroupKey
-from orchestrator.engine.stacked import Stacked
-from orchestrator.engine.training import Evaluation, Training
-from orchestrator.engine.width import WidthPlan, out_of_memory
+from orchestrator.engine.input import augmented_view, take
+from orchestrator.engine.optimiser import StackedAdamW
+from orchestrator.engine.training import Training
+from orchestrator.engine.views import evaluation_view
+from orchestrator.engine.width import (
+    MAX_WIDTH,
+    WidthMeasurement,
+    WidthPlan,
+    measure_step,
+    plan_width,
+)
 from orchestrator.errors import BackendError
 
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """A trial's epoch is over: its mean loss, and the step of its first non-finite loss."""
+    """A trial completed an epoch: its mean loss, and the step of its first non-finite loss."""
 
     training: Training
     loss: float
@@ -39,11 +47,8 @@ class EpochEnd:
 
 
 @dataclass
-class Work:
-    """What was done: images trained and evaluated on, floating-point operations, steps.
-
-    `halved` counts how often memory ran out.
-    """
+class WorkDone:
+    """Images trained and evaluated on, floating-point operations, steps, and width halvings."""
 
     trained: int = 0
     evaluated: int = 0
@@ -51,28 +56,28 @@ class Work:
     steps: int = 0
     halved: int = 0
 
-    def __add__(self, other: Work) -> Work:
-        return Work(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+    def __add__(self, other: WorkDone) -> WorkDone:
+        return WorkDone(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 class Group:
     """Trials on one stack, stepped together: `trainings` have a slot, `waiting` have none yet.
 
     Args:
-        key: what they have in common.
+        key: what the trials have in common.
         frozen: the backbone.
         device: where it is.
-        plan: number of slots, and why. `width` is their number now: fewer since memory ran out.
+        plan: number of slots and why. `width` is the number now: less after memory ran out.
     """
 
     def __init__(
-        self, key: GroupKey, frozen: Frozen, device: torch.device, plan: WidthPlan
+        self, key: GroupKey, frozen: FrozenBackbone, device: torch.device, plan: WidthPlan
     ) -> None:
         self.key, self.frozen, self.device, self.plan = key, frozen, device, plan
         self.width = plan.width
         self.trainings: list[Training] = []
         self.waiting: deque[Training] = deque()
-        self.work = Work()
+        self.work = WorkDone()
         self._model: nn.Module | None = None
         self._stacked: Stacked | None = None
 
@@ -80,14 +85,14 @@ class Group:
         return len(self.trainings) + len(self.waiting)
 
     def enter(self, training: Training, first: bool = False) -> None:
-        """Adds a trial, which takes part as soon as a slot is free; `first`: before all others."""
+        """Queue a trial, which trains as soon as a slot is free; `first`: before all others."""
         if first:
             self.waiting.appendleft(training)
         else:
             self.waiting.append(training)
 
     def leave(self, training: Training) -> None:
-        """Takes a trial out, its tensors and moments back in `training`."""
+        """Remove a trial; its tensors and moments are back in `training`."""
         if training in self.waiting:
             self.waiting.remove(training)
             return
@@ -95,20 +100,20 @@ class Group:
         self.trainings.remove(training)
 
     def step(self) -> list[EpochEnd]:
-        """One optimiser step for every trial with a slot; returns those whose epoch it ended.
+        """Make one optimiser step for each trial with a slot; return those that ended an epoch.
 
-        Where the device has no memory for it, half of the trials wait and the step is made again:
-        until it is complete, a step changes nothing.
+        If memory runs out, half of the trials go back to waiting and the step is repeated: an
+        incomplete step changes nothing.
         """
         began = time.perf_counter()
         self._admit()
-        while not self._stepped():
+        while not self._attempt():
             self._halve()
         self._charge(self.trainings, began)
         images = len(self.trainings) * self.key.batch
         each = self.frozen.flops.training(self.key.prefix, self.key.changed)
-        self.work += Work(images, 0, images * each, 1)
-        return [self._close(t) for t in self.trainings if t.batch == t.batches]
+        self.work += WorkDone(images, 0, images * each, 1)
+        return [self._close_epoch(t) for t in self.trainings if t.batch == t.batches]
 
     def evaluate(self, trainings: Sequence[Training]) -> dict[str, Evaluation]:
         """Key → evaluation on each trial's own split, batched over trials that share it."""
@@ -122,61 +127,62 @@ class Group:
             found = evaluator.evaluate(split, [self.trainings.index(t) for t in sharing])
             results |= {t.key: one for t, one in zip(sharing, found, strict=True)}
             images = len(split) * len(sharing)
-            self.work += Work(0, images, images * self.frozen.flops.forward(cut))
+            self.work += WorkDone(0, images, images * self.frozen.flops.forward(cut))
         self._charge(trainings, began)
         return results
 
     def _admit(self) -> None:
-        """Gives free slots to those that wait."""
+        """Give free slots to waiting trials."""
         while self.waiting and len(self.trainings) < self.width:
             self._unstack()
             self.trainings.append(self.waiting.popleft())
 
-    def _stepped(self) -> bool:
-        """Makes a step; False if memory ran out, and then nothing has changed."""
+    def _attempt(self) -> bool:
+        """Make a step; False if memory ran out, and then nothing has changed."""
         states: dict[str, Tensor] = {}
         try:
-            live = self._restack()
-            states = {name: state.clone() for name, state in live.stack.states().items()}
-            live.stack.steps = [training.step for training in self.trainings]
-            loss = self._losses(live)
+            stacked = self._restack()
+            states = {name: state.clone() for name, state in stacked.stack.states().items()}
+            stacked.stack.steps = [training.step for training in self.trainings]
+            loss = self._losses(stacked)
             torch.autograd.backward(loss.sum())
-            live.stacked.update(loss.detach())
+            stacked.update(loss.detach())
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
+            if not memory.out_of_memory(error):
                 raise
         else:
             return True
-        # Here, not above: the exception held the frames, and they the tensors of the failed step.
+        # Outside `except`: the exception keeps its frames, and they the tensors of the failed step.
         self._roll_back(states)
         return False
 
-    def _losses(self, live: _Live) -> Tensor:
+    def _losses(self, stacked: Stacked) -> Tensor:
         """Mean cross-entropy per trial (K,)."""
-        model, cut = live.model, self.key.prefix
-        if not model.training:  # it goes through all modules
-            model.train()
+        if not stacked.model.training:  # `train` visits all modules
+            stacked.model.train()
+        begun, labels = self._batch(stacked)
+        logits = self.frozen.logits(stacked.model, begun, self.key.prefix)
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        return losses.view(len(self.trainings), -1).mean(1)
+
+    def _batch(self, stacked: Stacked) -> tuple[Tensor, Tensor]:
+        """Inputs, or tokens at the prefix's cut, of all trials (K·B, …), and labels (K·B,)."""
+        cut = self.key.prefix
         splits = [training.train for training in self.trainings]
         indices = [training.indices() for training in self.trainings]
-        if cut is None:
-            images, labels, sizes = take(splits, indices)
-            if self.key.augment == "none":
-                look = splits[0].look(sizes)
-            else:
-                look = augmented(sizes, live.stacked.seeds, live.stacked.optimiser.steps)
-            logits = model(self.frozen.inputs(images, look))
-        else:
+        if cut is not None:
             pairs = list(zip(splits, indices, strict=True))
             begun = torch.cat([self.frozen.prefix(split, cut)[index] for split, index in pairs])
-            labels = torch.cat([split.labels[index] for split, index in pairs])
-            live.stack.prepare(len(begun), self.frozen.dtype)  # no embedding is there to do it
-            whole = cut == self.frozen.features
-            logits = live.stack.logits(begun) if whole else finish(model, begun, cut)
-        losses = F.cross_entropy(logits, labels, reduction="none")
-        return losses.view(len(splits), -1).mean(1)
+            return begun, torch.cat([split.labels[index] for split, index in pairs])
+        images, labels, sizes = take(splits, indices)
+        if self.key.augment == "none":
+            view = evaluation_view(self.key.view, sizes)
+        else:
+            view = augmented_view(sizes, stacked.seeds, stacked.optimiser.steps)
+        return self.frozen.inputs(images, view), labels
 
     def _roll_back(self, states: dict[str, Tensor]) -> None:
-        """As before the step: running statistics, no gradients, nothing of the failed graph."""
+        """Restore running statistics, drop gradients and the failed graph."""
         if self._stacked is None:
             return
         stack = self._stacked.stack
@@ -187,7 +193,7 @@ class Group:
             stack.get_buffer(name).copy_(state)
 
     def _halve(self) -> None:
-        """Sends the younger half of the trials back to wait; fewer will be admitted from now on."""
+        """Halve the width; the younger half of the trials go back to waiting."""
         if len(self.trainings) == 1:
             raise BackendError(
                 f"the memory of {self.device} does not hold one trial of {self.key.label()}; use a "
@@ -197,43 +203,111 @@ class Group:
         self.width = len(self.trainings) // 2
         self.waiting.extendleft(reversed(self.trainings[self.width :]))
         del self.trainings[self.width :]
-        self.work += Work(halved=1)
+        self.work += WorkDone(halved=1)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _close(self, training: Training) -> EpochEnd:
+    def _close_epoch(self, training: Training) -> EpochEnd:
         assert self._stacked is not None
         loss, bad = self._stacked.epoch_end(training)
         training.close_epoch(loss / training.batches)
         return EpochEnd(training, loss / training.batches, bad)
 
     def _charge(self, trainings: Sequence[Training], began: float) -> None:
-        """The time since `began` to trials, in equal parts."""
+        """Divide the time since `began` equally among trials."""
         share = (time.perf_counter() - began) / len(trainings)
         for training in trainings:
             training.seconds += share
 
-    def _restack(self) -> _Live:
-        """Puts the trials that have a slot on the trial axis, unless they are there."""
+    def _restack(self) -> Stacked:
+        """Put the trials that have a slot on the trial axis, unless they are there."""
         if self._model is None:
             members = [training.member for training in self.trainings]
-            self._model = attach_members(twin(self.frozen.model), members)
-        stack = attached(self._model)
+            self._model = attach_members(shared_copy(self.frozen.model), members)
         if self._stacked is None:
-            self._stacked = Stacked(stack, self.trainings, self.device)
-        return _Live(self._model, stack, self._stacked)
+            self._stacked = Stacked(self._model, self.trainings, self.device)
+        return self._stacked
 
     def _unstack(self) -> None:
-        """Takes every trial's tensors, moments and running loss off the trial axis."""
+        """Take every trial's tensors, moments and running loss off the trial axis."""
         if self._stacked is not None:
             self._stacked.take_off()
             self._stacked = None
 
 
-@dataclass(frozen=True)
-class _Live:
-    """The adapted model, its stack and what the stack holds now."""
+class Stacked:
+    """The trials that are on the trial axis, from one change of membership to the next.
 
-    model: nn.Module
-    stack: Stack
-    stacked: Stacked
+    Creating it puts them there, `take_off` ends it. On the device: `seeds` (K,) int64, `loss_sum`
+    (K,) of the current epochs, and `bad_step` (K,) of the first non-finite loss, -1 for none.
+    """
+
+    def __init__(
+        self, model: nn.Module, trainings: Sequence[Training], device: torch.device
+    ) -> None:
+        self.model, self.stack, self._trainings = model, attached(model), tuple(trainings)
+        self.stack.rebuild([training.member for training in trainings], device)
+        self.optimiser = StackedAdamW(dict(self.stack.named_parameters()))
+        for index, training in enumerate(trainings):
+            moments = {name.replace(".", "/"): pair for name, pair in training.moments.items()}
+            self.optimiser.restore(index, training.step, moments)
+        self.loss_sum = torch.tensor([float(t.loss_sum) for t in trainings], device=device)
+        self.bad_step = torch.tensor([t.bad_step for t in trainings], device=device)
+        self.seeds = torch.tensor([t.trial.seed for t in trainings], device=device)
+
+    def update(self, loss: Tensor) -> None:
+        """Make one optimiser step from the gradients of losses (K,); atomic."""
+        rates = [training.rate for training in self._trainings]
+        decays = [training.trial.recipe.weight_decay for training in self._trainings]
+        new = ~torch.isfinite(loss) & (self.bad_step < 0)
+        bad_step = torch.where(new, self.optimiser.steps + 1, self.bad_step)
+        self.optimiser.step(rates, decays)
+        self.bad_step = bad_step
+        self.loss_sum += loss
+        for training in self._trainings:
+            training.advance()
+
+    def epoch_end(self, training: Training) -> tuple[float, int | None]:
+        """A trial's summed loss and the step of its first non-finite one; resets both."""
+        index = self._trainings.index(training)
+        loss, bad = self.loss_sum[index].item(), int(self.bad_step[index].item())
+        self.loss_sum[index] = 0
+        self.bad_step[index] = -1
+        return loss, bad if bad >= 0 else None
+
+    def take_off(self) -> None:
+        """Write every trial's own part back to its `Training`."""
+        moments = self.optimiser.moments()
+        sums, bad = self.loss_sum.tolist(), self.bad_step.tolist()
+        for index, training in enumerate(self._trainings):
+            training.member = replace(training.member, tensors=self.stack.tensors_of(index))
+            training.moments = {}
+            for name, shape in self.stack.shapes[index].items():
+                if not name.startswith(STATE):
+                    first, second = moments[name.replace(".", "/")]
+                    training.moments[name] = (
+                        own_part(first, index, shape),
+                        own_part(second, index, shape),
+                    )
+            training.loss_sum, training.bad_step = sums[index], bad[index]
+
+
+def benchmark_width(
+    key: GroupKey, frozen: FrozenBackbone, device: torch.device, training: Training, share: float
+) -> WidthPlan:
+    """Train 1, 2, 4, … copies of a trial for a few steps each and choose a width.
+
+    `share` is the part of the free memory that may be taken. The trial itself is not changed.
+    """
+
+    def measure(width: int) -> WidthMeasurement:
+        group = Group(key, frozen, device, WidthPlan(width, (), "warm-up benchmark"))
+        for _ in range(width):
+            group.enter(training.fresh_copy())
+        found = measure_step(group.step, width, device)
+        if group.work.halved:
+            raise torch.OutOfMemoryError(f"{width} trials at once")
+        return found
+
+    most = MAX_WIDTH.get(device.type, MAX_WIDTH["cpu"])
+    return plan_width(measure, int(share * memory.free(device)), most)

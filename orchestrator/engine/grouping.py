@@ -1,4 +1,4 @@
-"""Which trials share a stack, and why two do not: decided here and nowhere else."""
+"""Which trials may share a stack, and why two may not."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ from typing import Any
 
 from adapters.passes import first_changed
 from adapters.stack import path_rates
-from orchestrator.engine.frozen import Frozen
+from orchestrator.engine.frozen import FrozenBackbone
 from orchestrator.engine.training import Training
 
 
 @dataclass(frozen=True)
 class GroupKey:
-    """What trials of one stack have in common; field by field the reasons for not sharing one.
+    """What the trials of one stack have in common.
 
-    `adapter` holds the name and every hyper-parameter that cannot differ in a stack. `prefix` is
-    the cut behind which the trials' steps begin (None: they begin with images).
+    `adapter` holds the name and each hyper-parameter that must be equal in a stack. `prefix` is the
+    cut at which training steps start (None: at images); `changed` the first block that the adapter
+    changes, up to which evaluations are the same for all trials. `only_trial` is the trial's key if
+    its adapter has `max_trials = 1`, else empty.
     """
 
     adapter: tuple[tuple[str, Any], ...]
     batch: int
     normalisation: str
     precision: str
-    augment: str  # so that whole images need not be resampled beside cropped ones
+    augment: str  # else whole images would be resampled because of cropped ones in their batch
     view: str
     prefix: int | None
     head: bool
-    alone: str
-    """The trial's key if its adapter takes no company, else empty."""
+    only_trial: str
     changed: int | None = field(compare=False)
-    """The first block that the adapter changes: up to there evaluations are the same for all."""
 
     def label(self) -> str:
-        """A few words for people."""
+        """A short description for reports."""
         (_, name), *rest = self.adapter
         chosen = ", ".join(f"{field}={value}" for field, value in rest if value is not None)
         return f"{name} ({chosen}), batch {self.batch}" if chosen else f"{name}, batch {self.batch}"
 
 
-def group_key(training: Training, frozen: Frozen) -> GroupKey:
-    """The group of a trial; trials with equal keys may share a stack."""
+def group_key(training: Training, frozen: FrozenBackbone) -> GroupKey:
+    """The key of a trial; trials with equal keys may share a stack."""
     recipe = training.trial.recipe
     changed = first_changed(training.adapter, training.member.tensors, frozen.sites)
     return GroupKey(
@@ -58,25 +58,27 @@ def group_key(training: Training, frozen: Frozen) -> GroupKey:
     )
 
 
-def apart(one: GroupKey, other: GroupKey) -> str:
-    """Why trials of two groups do not share a stack: what differs, with both values."""
-    if one.alone or other.alone:
-        lone = one if one.alone else other
-        return f"{lone.adapter[0][1]} takes one trial at a time"
+def incompatible_because(one: GroupKey, other: GroupKey) -> str:
+    """Why trials of two groups may not share a stack: each difference with both values."""
+    if one.only_trial or other.only_trial:
+        single = one if one.only_trial else other
+        return f"{single.adapter[0][1]} takes one trial at a time"
     found = _differences(one.adapter, other.adapter)
-    names = [item.name for item in fields(GroupKey) if item.compare][1:-1]  # without adapter, alone
+    names = [item.name for item in fields(GroupKey) if item.compare][
+        1:-1
+    ]  # not adapter, only_trial
     pairs = [(name, getattr(one, name), getattr(other, name)) for name in names]
     found += [f"{name} ({a}, {b})" for name, a, b in pairs if a != b]
     return "; ".join(found)
 
 
-def _training_cut(training: Training, frozen: Frozen, changed: int | None) -> int | None:
-    """Where a step may begin: nothing before it is adapted or random, and it is worth keeping."""
+def _training_cut(training: Training, frozen: FrozenBackbone, changed: int | None) -> int | None:
+    """Where steps may start: nothing before it is adapted or random, and it is worth keeping."""
     if changed is None or training.trial.recipe.augment != "none":
         return None
     rates = path_rates(training.member.drop_path, frozen.sites.depth)[::2]
-    still = next((block for block, rate in enumerate(rates) if rate > 0), frozen.features)
-    cut = min(changed, still)
+    first_random = next((block for block, rate in enumerate(rates) if rate > 0), frozen.features)
+    cut = min(changed, first_random)
     return cut if frozen.keeps(training.train, cut) else None
 
 

@@ -1,29 +1,31 @@
-"""AdamW over a stack: one step for K trials with their own step sizes, decays and step counts."""
+"""AdamW for K stacked trials, each with its own learning rate, decay and step count; schedules."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import cos, pi
 
 import torch
 from torch import Tensor, nn
 
 from adapters.padding import own_region
+from orchestrator.spec import Recipe
 
 BETAS = (0.9, 0.999)
 EPS = 1e-8
 
 
 class StackedAdamW:
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), for each trial equal to torch's.
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), equal to torch's per trial.
 
-    The stack's parameters (K, …) become views of one flat (K, P) tensor, so that a step is a dozen
-    operations however many tensors a method has. Everything is elementwise along K: a trial's NaN
-    stays its own. Nothing waits for the device: step counts live there, and what the host says of
-    step sizes travels only when it changes.
+    The stack's parameters (K, …) become views of one flat (K, P) tensor, so that a step takes a
+    dozen operations however many tensors an adapter has. All operations are elementwise along K: a
+    NaN stays in its trial. Nothing waits for the device: step counts live there, and learning rates
+    are copied only when they change.
     """
 
     steps: Tensor
-    """Steps done by every trial (K,) int64."""
+    """Steps made by each trial (K,) int64."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
         self._parameters = dict(parameters)
@@ -33,7 +35,7 @@ class StackedAdamW:
         self._first = torch.zeros_like(self._flat)
         self._second = torch.zeros_like(self._flat)
         self.steps = torch.zeros(trials, dtype=torch.int64, device=self._flat.device)
-        self._said: tuple[Sequence[float], Sequence[float]] | None = None
+        self._sent: tuple[Sequence[float], Sequence[float]] | None = None
         self._rates = self._decays = torch.zeros(0)
         self._spans: dict[str, slice] = {}
         start = 0
@@ -43,14 +45,14 @@ class StackedAdamW:
             self._spans[name], start = span, span.stop
 
     def moments(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Name → views of the first and second moments, shaped like the parameter (K, …)."""
+        """Name → views of the first and second moments, shaped as the parameter (K, …)."""
         return {
             name: (self._shaped(self._first, name), self._shaped(self._second, name))
             for name in self._parameters
         }
 
     def restore(self, index: int, steps: int, moments: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        """Sets one trial's step count and moments (at its own, unpadded shapes)."""
+        """Set one trial's step count and moments (of its own, unpadded shapes)."""
         self.steps[index] = steps
         for name, own in moments.items():
             for flat, tensor in zip((self._first, self._second), own, strict=True):
@@ -58,13 +60,13 @@ class StackedAdamW:
 
     @torch.no_grad()
     def step(self, lr: Sequence[float], weight_decay: Sequence[float]) -> None:
-        """One update from the parameters' gradients, which are consumed; one value per trial.
+        """Update from the parameters' gradients, which are consumed; one rate and decay per trial.
 
-        Wholly or not at all: what could run out of memory comes before the first change.
+        Atomic: whatever could run out of memory comes before the first change.
         """
         grad = torch.cat([_gradient(p) for p in self._parameters.values()], dim=1)
-        self._say(lr, weight_decay)
-        count = (self.steps + 1).double()  # the scalars of each trial in fp64, as torch has them
+        self._send_rates(lr, weight_decay)
+        count = (self.steps + 1).double()  # scalars in fp64, as torch computes them
         size = self._rates / (1 - BETAS[0] ** count)
         correction = (1 - BETAS[1] ** count).sqrt()
         keep = 1 - self._rates * self._decays
@@ -78,12 +80,12 @@ class StackedAdamW:
         for parameter in self._parameters.values():
             parameter.grad = None
 
-    def _say(self, lr: Sequence[float], weight_decay: Sequence[float]) -> None:
-        """Brings the rates to the device if they are others than in the last step."""
-        if self._said != (lr, weight_decay):
-            said = torch.tensor([lr, weight_decay], dtype=torch.float64, device=self._flat.device)
-            self._rates, self._decays = said.unbind()
-            self._said = (lr, weight_decay)
+    def _send_rates(self, lr: Sequence[float], weight_decay: Sequence[float]) -> None:
+        """Copy the rates to the device if they changed since the last step."""
+        if self._sent != (lr, weight_decay):
+            sent = torch.tensor([lr, weight_decay], dtype=torch.float64, device=self._flat.device)
+            self._rates, self._decays = sent.unbind()
+            self._sent = (lr, weight_decay)
 
     def _column(self, values: Tensor) -> Tensor:
         return values.to(self._flat.dtype).unsqueeze(1)
@@ -96,3 +98,32 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
     """(K, P); zeros for a tensor that the loss does not depend on."""
     grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
     return grad.reshape(len(grad), -1)
+
+
+def learning_rate(recipe: Recipe, epoch: int) -> float:
+    """The learning rate of epoch 0, 1, …, epochs − 1; constant within an epoch.
+
+    `cosine`: linear from warmup_lr (epoch 0) to lr (epoch warmup_epochs), then half a cosine to
+    min_lr. `timm_epoch`: timm's scheduler as the published EFFT and FacT scripts use it. It counts
+    the cosine from epoch 0 and is stepped after the epoch, so that epochs 0 and 1 run at warmup_lr
+    and the peak is below lr (9.76e-4 for lr 1e-3 and 10 of 100 epochs of warm-up).
+    """
+    if recipe.schedule == "timm_epoch":
+        return _timm(recipe, max(epoch - 1, 0))
+    if epoch < recipe.warmup_epochs:
+        return _warmup(recipe, epoch)
+    return _cosine(recipe, (epoch - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs))
+
+
+def _timm(recipe: Recipe, epoch: int) -> float:
+    if epoch < recipe.warmup_epochs:
+        return _warmup(recipe, epoch)
+    return _cosine(recipe, epoch / recipe.epochs)
+
+
+def _warmup(recipe: Recipe, epoch: int) -> float:
+    return recipe.warmup_lr + (recipe.lr - recipe.warmup_lr) * epoch / recipe.warmup_epochs
+
+
+def _cosine(recipe: Recipe, progress: float) -> float:
+    return recipe.min_lr + (recipe.lr - recipe.min_lr) * 0.5 * (1 + cos(pi * progress))

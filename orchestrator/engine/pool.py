@@ -4,8 +4,8 @@
     for event in pool.advance(): ...       # one step of every group
     pool.proceed(key) / pool.stop(key)     # the answer to an AtRung event
 
-A trial at a rung leaves its stack and waits; the others go on, and its slot goes to the next. A
-trial that diverges ends alone.
+A trial at a rung leaves its stack and waits; the others continue, and its slot goes to the next
+trial. A trial that diverges ends; co-batched trials are not affected.
 """
 
 from __future__ import annotations
@@ -15,27 +15,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from adapters import build
-from adapters.backbones import find_sites
 from adapters.base import Tensors
 from adapters.stack import start_member
-from orchestrator.backbones import Backbone, copy_of
-from orchestrator.data.splits import EncodedSplit, FinalData, SearchData, Split
-from orchestrator.engine import attention
-from orchestrator.engine.feed import DeviceSplit, Normaliser, StreamedSplit
-from orchestrator.engine.frozen import Frozen
-from orchestrator.engine.group import EpochEnd, Group, Work
+from orchestrator.backbones import Backbone
+from orchestrator.data.splits import FinalData, SearchData
+from orchestrator.engine.checkpoint import CheckpointStore
+from orchestrator.engine.evaluation import Evaluation
+from orchestrator.engine.frozen import FrozenBackbone, FrozenBackbones
+from orchestrator.engine.group import EpochEnd, Group, WorkDone, benchmark_width
 from orchestrator.engine.grouping import GroupKey, group_key
-from orchestrator.engine.keeping import Keeping
-from orchestrator.engine.rehearsal import rehearsed
-from orchestrator.engine.training import Evaluation, Training, own_tensors
+from orchestrator.engine.input import SplitCache
+from orchestrator.engine.training import Training
 from orchestrator.engine.width import WidthPlan
-from orchestrator.errors import BackendError
 from orchestrator.spec import Status, Trial, TrialResult
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -49,7 +43,7 @@ class AtRung:
 
 @dataclass(frozen=True)
 class Ended:
-    """A trial is over; `tensors` are those after the last epoch of a finished final trial."""
+    """A trial has ended; `tensors` are those of a finished final trial after its last epoch."""
 
     result: TrialResult
     tensors: Tensors | None
@@ -64,35 +58,35 @@ class Pool:
     Args:
         backbone: frozen, fp32.
         device: where everything runs.
-        keeping: checkpoints; None keeps none.
-        width: trials in a stack, at most; None measures what pays when its first trial comes.
-        share: of the device's free memory, the part that is this pool's.
+        checkpoints: None writes none.
+        width: maximum trials in a stack; None finds it by a warm-up benchmark at a group's first
+            trial.
+        share: the part of the device's free memory that this pool may take.
     """
 
     def __init__(
         self,
         backbone: Backbone,
         device: torch.device,
-        keeping: Keeping | None = None,
+        checkpoints: CheckpointStore | None = None,
         *,
         width: int | None = None,
         share: float = 1.0,
     ) -> None:
-        self._backbone, self._device, self._keeping = backbone, device, keeping
+        self._device, self._checkpoints = device, checkpoints
         self._width, self._share = width, share
-        self._sites = find_sites(backbone.model)
-        self._models: dict[str, nn.Module] = {}
-        self._frozen: dict[str, Frozen] = {}
-        self._splits: dict[tuple[str, ...], DeviceSplit] = {}
-        self._streams: dict[str, StreamedSplit] = {}
+        self._frozen = FrozenBackbones(backbone, device)
+        self._splits = SplitCache(device)
         self._groups: dict[GroupKey, Group] = {}
-        self._homes: dict[str, Group] = {}
-        self._latest: Group | None = None
-        self._retired = Work()
+        self._group_of: dict[str, Group] = {}
+        self._last_entered: Group | None = None
+        self._work_before = WorkDone()
+        """Done in groups that no longer exist."""
         self._trainings: dict[str, Training] = {}
-        self._waiting: set[str] = set()
-        self._saved: dict[str, float] = {}
+        self._at_rung: set[str] = set()
         self._resumed_at_rung: list[Training] = []
+        self._saved: dict[str, float] = {}
+        """Time of each trial's last checkpoint."""
 
     def __len__(self) -> int:
         return len(self._trainings)
@@ -102,31 +96,34 @@ class Pool:
 
     @property
     def running(self) -> int:
-        """Trials that have a slot or wait for one (the others wait at a rung)."""
-        return len(self._trainings) - len(self._waiting)
+        """Trials that have a slot or wait for one; the others wait at a rung."""
+        return len(self._trainings) - len(self._at_rung)
 
     @property
     def slots(self) -> int:
-        """Trials that can run at once, of the group that a trial last entered; 1 before that."""
-        return 1 if self._latest is None else self._latest.width
+        """Slots of the group that a trial entered last; 1 before any did."""
+        return 1 if self._last_entered is None else self._last_entered.width
 
     @property
-    def work(self) -> Work:
-        """All that was done since the pool began."""
-        return sum((group.work for group in self._groups.values()), self._retired)
+    def work(self) -> WorkDone:
+        """All work since the pool was created."""
+        return sum((group.work for group in self._groups.values()), self._work_before)
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """All groups that had a trial, in the order of their first; none that took but one."""
+        """The groups in order of their first trial; of `max_trials = 1` those with a live trial."""
         return tuple(self._groups.values())
 
     def add(self, trial: Trial, data: SearchData | FinalData, pauses: Sequence[int] = ()) -> None:
-        """Lets a trial join from the next step on, at its checkpoint if it has one.
+        """Add a trial, which trains from the next step on; it resumes from its checkpoint.
 
-        Trials that read test are given `FinalData`, and never pause; others `SearchData`.
+        Args:
+            trial: one that reads test must be given `FinalData`, any other `SearchData`.
+            data: of the trial's task.
+            pauses: rungs, in completed epochs; ignored for trials that read test.
         """
         training = self._start(trial, data, frozenset(pauses))
-        resumed = self._keeping is not None and self._keeping.restore(training)
+        resumed = self._checkpoints is not None and self._checkpoints.restore(training)
         self._trainings[trial.key] = training
         self._saved[trial.key] = time.monotonic()
         if resumed and training.epoch in training.pauses:
@@ -135,27 +132,25 @@ class Pool:
             self._enter(training)
 
     def epoch(self, key: str) -> int:
-        """The epochs that a trial has behind it."""
+        """A trial's completed epochs."""
         return self._trainings[key].epoch
 
     def at_rung(self, key: str) -> AtRung | None:
         """The rung at which a trial waits, None if it runs."""
-        if key not in self._waiting:
-            return None
-        return _rung(self._trainings[key])
+        return _rung(self._trainings[key]) if key in self._at_rung else None
 
     def proceed(self, key: str) -> None:
-        """Lets a trial at a rung go on."""
-        self._waiting.remove(key)
+        """Continue a trial that waits at a rung."""
+        self._at_rung.remove(key)
         self._enter(self._trainings[key], first=True)
 
     def stop(self, key: str) -> TrialResult:
-        """Ends a trial at its rung; its record is the rung's."""
-        self._waiting.remove(key)
+        """End a trial at its rung; its record states the rung's evaluation."""
+        self._at_rung.remove(key)
         return self._end(self._trainings[key], "stopped").result
 
     def advance(self) -> list[Event]:
-        """One optimiser step of every group; what happened at the epochs that it ended."""
+        """Make one optimiser step of every group; return the events at epochs that it ended."""
         events: list[Event] = [self._wait(training) for training in self._resumed_at_rung]
         self._resumed_at_rung.clear()
         for group in [group for group in self._groups.values() if len(group)]:
@@ -165,24 +160,17 @@ class Pool:
         return events
 
     def _after_epoch(self, group: Group, ends: Sequence[EpochEnd]) -> list[Event]:
-        alive = [end for end in ends if end.bad_step is None]
-        due = [end.training for end in alive if end.training.evaluates()]
+        finite = [end for end in ends if end.bad_step is None]
+        due = [end.training for end in finite if end.training.evaluates()]
         evaluations = group.evaluate(due) if due else {}
-        events = []
-        for end in ends:
-            event = self._settle(group, end, evaluations.get(end.training.key))
-            if event is not None:
-                events.append(event)
-        return events
-
-    def _wait(self, training: Training) -> AtRung:
-        self._waiting.add(training.key)
-        return _rung(training)
+        events = [self._settle(group, end, evaluations.get(end.training.key)) for end in ends]
+        return [event for event in events if event is not None]
 
     def _settle(self, group: Group, end: EpochEnd, evaluation: Evaluation | None) -> Event | None:
+        """Decide what follows a trial's epoch: its end, a rung, a checkpoint or nothing."""
         training = end.training
         if evaluation is not None:
-            training.note_evaluation(evaluation)
+            training.record_evaluation(evaluation)
         message = _divergence(end, evaluation)
         if message:
             group.leave(training)
@@ -194,35 +182,34 @@ class Pool:
             group.leave(training)
             self._save(training)
             return self._wait(training)
-        if self._due(training):
+        if self._save_is_due(training):
             group.leave(training)
             self._save(training)
             group.enter(training, first=True)
         return None
 
+    def _wait(self, training: Training) -> AtRung:
+        self._at_rung.add(training.key)
+        return _rung(training)
+
     def _end(self, training: Training, status: Status, message: str = "") -> Ended:
         self._forget(training)
         result = training.result(status, self._device, message)
-        keep = training.final and status == "finished"
-        return Ended(result, own_tensors(training) if keep else None)
+        if not (training.final and status == "finished"):
+            return Ended(result, None)
+        return Ended(result, {name: t.cpu() for name, t in training.member.tensors.items()})
 
     def _forget(self, training: Training) -> None:
-        """Drops a trial, and what no other one needs of its splits: what was kept of their tokens;
-        all of a final trial's, test splits being the bulk of all images.
+        """Drop a trial and what only it needed: a group of its own, tokens, a final trial's splits
+        (test splits are the bulk of all images).
         """
         del self._trainings[training.key], self._saved[training.key]
-        home = self._homes.pop(training.key, None)
-        if home is not None and home.key.alone:
-            self._retired += self._groups.pop(home.key).work
-            self._latest = None if self._latest is home else self._latest
-        used = {id(s) for t in self._trainings.values() for s in (t.train, t.evaluation)}
-        for split in (training.train, training.evaluation):
-            if id(split) not in used:
-                split.prefixes = {place: p for place, p in split.prefixes.items() if p.dim() == 2}
-        if training.final:
-            gone = {id(training.train), id(training.evaluation)} - used
-            self._splits = {name: s for name, s in self._splits.items() if id(s) not in gone}
-            self._streams = {name: s for name, s in self._streams.items() if id(s) not in gone}
+        group = self._group_of.pop(training.key, None)
+        if group is not None and group.key.only_trial:
+            self._work_before += self._groups.pop(group.key).work
+            self._last_entered = None if self._last_entered is group else self._last_entered
+        in_use = [s for t in self._trainings.values() for s in (t.train, t.evaluation)]
+        self._splits.release([training.train, training.evaluation], in_use, drop=training.final)
 
     def _start(
         self, trial: Trial, data: SearchData | FinalData, pauses: frozenset[int]
@@ -230,92 +217,49 @@ class Pool:
         if isinstance(data, FinalData) != trial.reads_test:
             given = type(data).__name__
             raise ValueError(f"{trial.stage} trials under '{trial.protocol}' do not read {given}")
-        adapter = build(trial.adapter, trial.params)
         member = start_member(
-            adapter,
-            self._sites,
+            build(trial.adapter, trial.params),
+            self._frozen.sites,
             trial.seed,
             data.task.classes,
             trial.recipe.head_init,
             trial.recipe.drop_path,
         )
+        pixels = self._splits.pixels
         if isinstance(data, FinalData):
-            train, test = self._split(*data.train), self._evaluated(data.test)
-            return Training(trial, train, test, member)
-        return Training(trial, self._split(data.train), self._split(data.val), member, pauses)
-
-    def _split(self, *splits: Split) -> DeviceSplit:
-        """Splits one after the other, held once for all trials."""
-        name = tuple(split.fingerprint for split in splits)
-        if name not in self._splits:
-            self._splits[name] = DeviceSplit.of(splits, self._device)
-        return self._splits[name]
-
-    def _evaluated(self, split: Split | EncodedSplit) -> DeviceSplit | StreamedSplit:
-        if isinstance(split, Split):
-            return self._split(split)
-        if split.fingerprint not in self._streams:
-            self._streams[split.fingerprint] = StreamedSplit.of(split, self._device)
-        return self._streams[split.fingerprint]
+            return Training(trial, pixels(*data.train), self._splits.test(data.test), member)
+        return Training(trial, pixels(data.train), pixels(data.val), member, pauses)
 
     def _enter(self, training: Training, first: bool = False) -> None:
-        if training.key not in self._homes:
-            self._homes[training.key] = self._group(training)
-        self._latest = self._homes[training.key]
-        self._latest.enter(training, first)
+        if training.key not in self._group_of:
+            self._group_of[training.key] = self._group(training)
+        self._last_entered = self._group_of[training.key]
+        self._last_entered.enter(training, first)
 
     def _group(self, training: Training) -> Group:
-        frozen = self._frozen_for(training)
+        recipe = training.trial.recipe
+        frozen = self._frozen.get(recipe.precision, recipe.normalisation)
         key = group_key(training, frozen)
         if key not in self._groups:
             plan = self._plan(key, frozen, training)
             self._groups[key] = Group(key, frozen, self._device, plan)
         return self._groups[key]
 
-    def _plan(self, key: GroupKey, frozen: Frozen, training: Training) -> WidthPlan:
-        """How many trials to train at once: as asked for, or as measured now."""
-        if key.alone:
+    def _plan(self, key: GroupKey, frozen: FrozenBackbone, training: Training) -> WidthPlan:
+        if key.only_trial:
             return WidthPlan(1, (), "one trial at a time")
         if self._width is not None:
             return WidthPlan(self._width, (), "as asked for")
-        return rehearsed(key, frozen, self._device, training, self._share)
+        return benchmark_width(key, frozen, self._device, training, self._share)
 
-    def _frozen_for(self, training: Training) -> Frozen:
-        """The frozen backbone in the trial's precision and normalisation, made once."""
-        recipe = training.trial.recipe
-        name = f"{recipe.precision} {recipe.normalisation}"
-        if name not in self._frozen:
-            dtype, side = _DTYPES[recipe.precision], self._backbone.image_size
-            statistics = self._backbone.normalisation(recipe.normalisation)
-            normalise = Normaliser(statistics, side, self._device, dtype)
-            model = self._model_in(recipe.precision)
-            self._frozen[name] = Frozen(model, normalise, side, name)
-        return self._frozen[name]
-
-    def _model_in(self, precision: str) -> nn.Module:
-        """The frozen weights on the device, once per precision."""
-        if precision not in self._models:
-            _check_precision(precision, self._device)
-            dtype = _DTYPES[precision]
-            model = copy_of(self._backbone.model, self._device, dtype)
-            attention.suit(model, self._device)
-            self._models[precision] = model
-        return self._models[precision]
-
-    def _due(self, training: Training) -> bool:
-        if self._keeping is None:
+    def _save_is_due(self, training: Training) -> bool:
+        if self._checkpoints is None:
             return False
-        return time.monotonic() - self._saved[training.key] > self._keeping.every
+        return time.monotonic() - self._saved[training.key] > self._checkpoints.interval
 
     def _save(self, training: Training) -> None:
-        if self._keeping and self._keeping.save(training):
+        if self._checkpoints and self._checkpoints.save(training):
             self._saved[training.key] = time.monotonic()
-
-
-def _check_precision(precision: str, device: torch.device) -> None:
-    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
-        name = torch.cuda.get_device_name(device)
-        raise BackendError(f"{name} ({device}) has no bf16; use --precision fp32.")
 
 
 def _rung(training: Training) -> AtRung:

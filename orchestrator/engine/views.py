@@ -1,4 +1,4 @@
-"""What a network sees of an image: a box of the original, resampled to the backbone's side.
+"""Views of images: a box of each original, resampled to the backbone's input size.
 
 Images are stored as squares, stretched from originals of any height and width. A box (top, left,
 height, width) is in fractions of the original, hence of the stored square as well.
@@ -9,6 +9,7 @@ Shapes: N images, S stored side.
 from __future__ import annotations
 
 from math import log
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,33 +17,42 @@ from torch import Tensor
 from orchestrator.errors import unknown
 
 AREAS = (0.08, 1.0)
-"""Of a random crop, in areas of the original (uniform)."""
+"""Range of a random crop's area, as a fraction of the original (uniform)."""
 ASPECTS = (3 / 4, 4 / 3)
-"""Width over height of a random crop, in original pixels (uniform in the logarithm)."""
+"""Range of a random crop's width / height in original pixels (uniform in the logarithm)."""
 CENTRE = 7 / 8
-"""Side of the central square, in shorter sides: 224 / 256 of the papers' Resize and CenterCrop."""
-WHOLE = (0.0, 0.0, 1.0, 1.0)
-"""The box of a whole image."""
+"""Side of the central square / shorter side: 224 / 256 of the papers' Resize and CenterCrop."""
+WHOLE_BOX = (0.0, 0.0, 1.0, 1.0)
 ATTEMPTS = 10
-"""Crops drawn for an image, of which the first that fits counts."""
+"""Random crops drawn per image; the first that fits is taken."""
 
 _SLICE = 64  # images resampled at once: bounds the memory of their weights
 
 
-def view_boxes(view: str, sizes: Tensor) -> Tensor | None:
-    """The boxes (N, 4) that an evaluation sees: those of `centre`, or None for `whole` images."""
-    makers = {"whole": whole, "centre": centre}
-    if view not in makers:
-        raise unknown("view", view, makers)
-    return makers[view](sizes)
+class View(NamedTuple):
+    """The part of N images that is read, on the images' device.
+
+    boxes (N, 4), or (1, 4) for all; None: whole images. flips (N,) bool; None: no flips.
+    """
+
+    boxes: Tensor | None = None
+    flips: Tensor | None = None
 
 
-def whole(sizes: Tensor) -> None:
-    """All of every image needs no boxes."""
+WHOLE = View()
+
+
+def evaluation_view(name: str, sizes: Tensor) -> View:
+    """The view of an evaluation, `whole` or `centre`, of images of sizes (N, 2) in pixels."""
+    if name == "whole":
+        return WHOLE
+    if name == "centre":
+        return View(centre(sizes))
+    raise unknown("view", name, ("whole", "centre"))
 
 
 def centre(sizes: Tensor) -> Tensor:
-    """The middle square of 7/8 of the shorter side, not rounded to pixels.
+    """Central squares of 7/8 of the shorter side, not rounded to pixels.
 
     Boxes (N, 4) fp64 for sizes (N, 2), heights and widths in pixels.
     """
@@ -54,9 +64,15 @@ def centre(sizes: Tensor) -> Tensor:
 def random_crop(sizes: Tensor, uniform: Tensor) -> Tensor:
     """Random boxes of whole original pixels, distributed as torchvision's RandomResizedCrop.
 
-    The first attempt that fits into the image; else the largest central box of an allowed aspect.
-    `uniform` (4, attempts, N) fp64 in [0, 1) is the randomness; the rest as `centre`. Source:
-    `torchvision.transforms.RandomResizedCrop.get_params`.
+    The first attempt that fits into the image, else the largest central box of an allowed aspect.
+    Source: `torchvision.transforms.RandomResizedCrop.get_params`.
+
+    Args:
+        sizes: (N, 2), heights and widths in pixels.
+        uniform: (4, attempts, N) fp64 in [0, 1), the random numbers.
+
+    Returns:
+        Boxes (N, 4) fp64.
     """
     extent = sizes.double()
     area = (AREAS[0] + (AREAS[1] - AREAS[0]) * uniform[0]) * extent.prod(1)
@@ -72,16 +88,16 @@ def random_crop(sizes: Tensor, uniform: Tensor) -> Tensor:
 
 
 def resample(images: Tensor, boxes: Tensor, flip: Tensor | None, side: int) -> Tensor:
-    """Cuts out boxes and resizes them: bicubic (a = −1/2) with antialiasing, as Pillow does.
+    """Crop boxes and resize them: bicubic (a = −1/2) with antialiasing, as Pillow does.
 
-    A pixel of the result is the normalised sum of the stored pixels whose centres lie inside the
-    box, under the kernel around its own centre, which is as much wider as the box is shrunk: so a
-    box of whole stored pixels comes out as if it had been cropped first.
+    A result pixel is the normalised sum of the stored pixels whose centres lie inside the box,
+    weighted by the kernel around its own centre. The kernel widens with the shrinking factor. A box
+    of whole stored pixels therefore gives the same result as cropping first.
 
     Args:
         images: (N, 3, S, S), any dtype, values in [0, 255].
-        boxes: (N, 4) fractions, or (1, 4) for the same of every image; on the images' device.
-        flip: (N,) bool, mirrors left to right; None: nothing is mirrored.
+        boxes: (N, 4) fractions, or (1, 4) for all images; on the images' device.
+        flip: (N,) bool, mirrors left to right; None: no image.
         side: of the result in pixels.
 
     Returns:
@@ -105,7 +121,7 @@ def resample(images: Tensor, boxes: Tensor, flip: Tensor | None, side: int) -> T
 
 
 def _central(extent: Tensor) -> Tensor:
-    """The fallback (N, 4) in pixels for extents (N, 2): all that the aspect allows, central."""
+    """Largest central boxes of an allowed aspect: (N, 4) pixels for extents (N, 2)."""
     height, width = extent.unbind(1)
     low, high = ASPECTS
     shape = torch.stack(
@@ -119,9 +135,9 @@ def _central(extent: Tensor) -> Tensor:
 
 
 def _weights(spans: Tensor, stored: int, side: int) -> Tensor:
-    """Matrices (N, side, S) of one axis.
+    """Resampling matrices (N, side, S) of one axis.
 
-    spans (N, 4): start and signed length of the run of results, lower end and length of the box.
+    spans (N, 4): start and signed length of the result's pixels, lower end and length of the box.
     """
     device = spans.device
     start, run, low, length = (stored * spans).float().unsqueeze(-1).unbind(1)

@@ -1,28 +1,31 @@
-"""How many trials to train at once: measured, not guessed.
-
-Widths are doubled while the device does more trial-steps per second and the memory lasts.
-"""
+"""The width of a group (trials trained at once), found by a warm-up benchmark."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-MOST = {"cpu": 4, "cuda": 64}
-"""Trials in a stack, at most: more in flight would only keep a sampler from learning."""
+from orchestrator.engine import memory
+from orchestrator.engine.roofline import synchronize
+
+MAX_WIDTH = {"cpu": 4, "cuda": 64}
+"""Upper bound: with more trials in flight a sampler learns from fewer results."""
 _GAIN = 1.05
-"""A width is worth more memory if its throughput is larger by this."""
+"""The least ratio of throughputs for which the width is doubled again."""
 _NEAR = 0.95
-"""The narrowest width with so much of the best throughput is taken: slots free up sooner."""
+"""The narrowest width with this part of the best throughput is taken: slots free up sooner."""
 _MEMORY = 0.9
-"""Of the free memory, how much a planned width may take."""
+"""Of the free memory, the part that a planned width may take."""
+_REPEATS = 2
+_LONG = 1.0  # seconds: a step of this length is not repeated
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A training step at a width: seconds, and bytes in use above what was before."""
+class WidthMeasurement:
+    """A training step at a width: seconds, and bytes above those in use before."""
 
     width: int
     seconds: float
@@ -36,27 +39,27 @@ class Measured:
 
 @dataclass(frozen=True)
 class WidthPlan:
-    """Trials at once, what was measured on the way, and what set the bound."""
+    """The chosen width, the measurements behind it, and what bounded it."""
 
     width: int
-    measured: tuple[Measured, ...]
+    measured: tuple[WidthMeasurement, ...]
     bound: str
 
     @property
     def slot(self) -> int:
-        """Bytes that one more trial takes; 0 if no two widths were measured."""
+        """Bytes per additional trial; 0 if fewer than two widths were measured."""
         if not self.measured:
             return 0
         first, last = self.measured[0], self.measured[-1]
         return max(last.memory - first.memory, 0) // max(last.width - first.width, 1)
 
 
-def plan_width(measure: Callable[[int], Measured], free: int, most: int) -> WidthPlan:
-    """Measures 1, 2, 4, … and stops where throughput or memory does.
+def plan_width(measure: Callable[[int], WidthMeasurement], free: int, most: int) -> WidthPlan:
+    """Measure widths 1, 2, 4, … until throughput or memory stops growth.
 
     Args:
-        measure: a step at a width; may run out of memory.
-        free: bytes that the device has left.
+        measure: measures a step at a width; may run out of memory.
+        free: bytes that the group may take.
         most: the largest width to try.
 
     Raises what `measure(1)` raises: a device that cannot hold one trial.
@@ -70,7 +73,7 @@ def plan_width(measure: Callable[[int], Measured], free: int, most: int) -> Widt
         try:
             found.append(measure(width))
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
+            if not memory.out_of_memory(error):
                 raise
             bound = "memory"
             break
@@ -82,18 +85,26 @@ def plan_width(measure: Callable[[int], Measured], free: int, most: int) -> Widt
     return WidthPlan(chosen.width, tuple(found), bound)
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether the device (or the host) had no memory left."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "not enough memory" in text or "can't allocate memory" in text
-    )
+def measure_step(step: Callable[[], object], width: int, device: torch.device) -> WidthMeasurement:
+    """The shortest of a few steps, and their peak memory."""
+    memory.reset_peak(device)
+    before = memory.used(device)
+    seconds = [_seconds(step, device)]  # the first also allocates: it counts only if it is long
+    while seconds[0] < _LONG and len(seconds) <= _REPEATS:
+        seconds.append(_seconds(step, device))
+    return WidthMeasurement(width, min(seconds), max(memory.peak(device) - before, 0))
 
 
-def _predicted(found: list[Measured]) -> float:
-    """Bytes at the next width: what the last doubling added, twice over."""
+def _seconds(step: Callable[[], object], device: torch.device) -> float:
+    synchronize(device)
+    began = time.perf_counter()
+    step()
+    synchronize(device)
+    return time.perf_counter() - began
+
+
+def _predicted(found: list[WidthMeasurement]) -> float:
+    """Bytes at the next width: the last width's, plus twice the last increase."""
     last = found[-1]
     before = found[-2].memory if len(found) > 1 else 0
     return last.memory + 2 * max(last.memory - before, last.memory // 2)

@@ -232,11 +232,10 @@ def _check_places(
 def _sites(backbone: str) -> Sites:
     """The places of a backbone, from its architecture alone."""
     from adapters.backbones import find_sites
-    from orchestrator.backbones.models import empty
-    from orchestrator.backbones.names import check
+    from orchestrator.backbones.names import check, empty_model
 
     check(backbone)
-    return find_sites(empty(architecture(backbone)))
+    return find_sites(empty_model(architecture(backbone)))
 
 
 def _adapter(name: str, values: Mapping[str, Any]) -> Adapter:

@@ -44,7 +44,7 @@ class Window:
     """Work of one pool: until `time` (Unix seconds), over `seconds` in which it had work.
 
     `trained` and `evaluated` count images times trials, `flops` the backbone's operations (see
-    `orchestrator.engine.flops`), `rate` is the highest rate of large matrix products measured on
+    `orchestrator.engine.roofline`), `rate` is the highest rate of large matrix products measured on
     the device in operations per second, `memory` the peak in bytes.
     """
 

@@ -18,10 +18,10 @@ from orchestrator.backbones import (
     copy_of,
     fingerprint,
     load_backbone,
-    twin,
+    shared_copy,
 )
 from orchestrator.backbones.backbone import own_statistics
-from orchestrator.backbones.models import empty
+from orchestrator.backbones.names import empty_model
 from orchestrator.errors import InvalidInput
 from orchestrator.storage import files
 from tests.imports import ROOT
@@ -90,7 +90,7 @@ def test_unknown_statistics_are_asked_for() -> None:
 
 
 def test_an_empty_model_takes_no_memory() -> None:
-    model = empty("vit_huge_patch14_224.orig_in21k")
+    model = empty_model("vit_huge_patch14_224.orig_in21k")
     assert {p.device.type for p in model.parameters()} == {"meta"}
     assert sum(p.numel() for p in model.parameters()) > 600e6
 
@@ -106,9 +106,9 @@ assert not {"torch", "timm", "huggingface_hub"} & set(sys.modules)
     assert run.returncode == 0, run.stderr
 
 
-def test_a_twin_shares_every_tensor_and_no_module() -> None:
+def test_a_shared_copy_shares_every_tensor_and_no_module() -> None:
     model = load_backbone("vit_mini").model
-    other = twin(model)
+    other = shared_copy(model)
     theirs = dict(other.named_parameters())
     assert all(p is theirs[name] for name, p in model.named_parameters())
     assert not {*map(id, model.modules())} & {*map(id, other.modules())}

@@ -28,7 +28,7 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
 
 
-def said_of(tag: str) -> str:
+def refusal(tag: str) -> str:
     with pytest.raises(CheckpointError) as error:
         fingerprint(tag)
     return str(error.value)
@@ -51,7 +51,7 @@ def said_of(tag: str) -> str:
 )
 @pytest.mark.usefixtures("unreachable")
 def test_an_unreachable_hub_says_what_to_download(tag: str, original: str) -> None:
-    message = said_of(tag)
+    message = refusal(tag)
     assert f"download model.safetensors of https://huggingface.co/timm/{tag}" in message
     assert f"--backbone {tag}@/path/to/model.safetensors" in message
     assert f"the original {original}" in message
@@ -63,12 +63,12 @@ def test_an_unreachable_hub_says_what_to_download(tag: str, original: str) -> No
 def test_without_an_original_only_the_hub_is_named() -> None:
     tag = "vit_base_patch16_224.augreg2_in21k_ft_in1k"
     assert not get_pretrained_cfg(tag).url
-    assert said_of(tag).endswith(f"--backbone {tag}@/path/to/model.safetensors.")
+    assert refusal(tag).endswith(f"--backbone {tag}@/path/to/model.safetensors.")
 
 
 def test_weights_that_the_hub_does_not_have_are_named_by_their_address() -> None:
     tag = "vit_huge_patch14_gap_224.in1k_ijepa"
-    message = said_of(tag)
+    message = refusal(tag)
     assert "not on the Hugging Face hub; download the original https://dl.fbaipublic" in message
 
 

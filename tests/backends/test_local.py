@@ -104,7 +104,7 @@ def test_rungs_stop_or_continue(tmp_path: Path, mini_data: Path) -> None:
 def test_a_pool_holds_as_many_as_it_measured_unless_told_otherwise(
     tmp_path: Path, mini_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "rehearsed", lambda *_: WidthPlan(3, (), "throughput"))
+    monkeypatch.setattr(pool, "benchmark_width", lambda *_: WidthPlan(3, (), "throughput"))
     with SweepLease(tmp_path) as lease:
         search: Any = Scripted([trial(mini_data, seed, epochs=1) for seed in range(6)])
         local.run(search, host_plan(tmp_path, mini_data, lease.token))

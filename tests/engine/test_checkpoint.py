@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.engine.checkpoint import path_of
+from orchestrator.engine.evaluation import Evaluation
 from orchestrator.engine.group import Group
-from orchestrator.engine.training import Evaluation, Training
+from orchestrator.engine.training import Training
 from orchestrator.errors import CheckpointError
 from orchestrator.spec import Trial
 from tests.engine.worlds import assert_same, final_data, run, search_data, trial
@@ -29,11 +30,11 @@ def trials() -> list[Trial]:
 def test_resumed_equals_uninterrupted(stop_after: int, tmp_path: Path) -> None:
     pairs = [(one, DATA) for one in trials()]
     expected = run(pairs)
-    run(pairs, keeping=tmp_path, stop_after=stop_after)
+    run(pairs, checkpoints=tmp_path, stop_after=stop_after)
     files = sorted(path.name for path in tmp_path.iterdir())
     wanted = sorted(path_of(tmp_path, one.key).name for one, _ in pairs)
     assert files == (wanted if stop_after >= STEPS else [])
-    resumed = run(pairs, keeping=tmp_path)
+    resumed = run(pairs, checkpoints=tmp_path)
     for one, _ in pairs:
         assert_same(resumed, expected, one.key, to=1e-6)
         assert resumed.results[one.key].seconds > 0
@@ -42,33 +43,33 @@ def test_resumed_equals_uninterrupted(stop_after: int, tmp_path: Path) -> None:
 def test_a_trial_can_be_taken_up_in_other_company(tmp_path: Path) -> None:
     first, second = trials()
     expected = run([(first, DATA)])
-    run([(first, DATA), (second, DATA)], keeping=tmp_path, stop_after=12)
-    assert_same(run([(first, DATA)], keeping=tmp_path), expected, first.key, to=1e-5)
+    run([(first, DATA), (second, DATA)], checkpoints=tmp_path, stop_after=12)
+    assert_same(run([(first, DATA)], checkpoints=tmp_path), expected, first.key, to=1e-5)
 
 
 @pytest.mark.parametrize("proceed", [True, False])
 def test_a_trial_interrupted_at_its_rung_waits_there_again(proceed: bool, tmp_path: Path) -> None:
     one = trials()[0]
     expected = run([(one, DATA)], pauses=(2,), decide=lambda rung: proceed)
-    first = run([(one, DATA)], pauses=(2,), keeping=tmp_path, answer_after=99, stop_after=15)
+    first = run([(one, DATA)], pauses=(2,), checkpoints=tmp_path, answer_after=99, stop_after=15)
     assert [rung.epoch for rung in first.rungs] == [2]
-    again = run([(one, DATA)], pauses=(2,), keeping=tmp_path, decide=lambda rung: proceed)
+    again = run([(one, DATA)], pauses=(2,), checkpoints=tmp_path, decide=lambda rung: proceed)
     assert again.rungs == first.rungs == expected.rungs
     assert_same(again, expected, one.key, to=1e-6)
 
 
 def test_rungs_always_have_a_checkpoint(tmp_path: Path) -> None:
     one = trials()[0]
-    run([(one, DATA)], keeping=tmp_path, every=1e9, stop_after=14)
+    run([(one, DATA)], checkpoints=tmp_path, every=1e9, stop_after=14)
     assert not list(tmp_path.iterdir())
-    run([(one, DATA)], pauses=(1,), keeping=tmp_path, every=1e9, stop_after=9)
+    run([(one, DATA)], pauses=(1,), checkpoints=tmp_path, every=1e9, stop_after=9)
     assert path_of(tmp_path, one.key).exists()
 
 
 def test_a_final_trial_resumes_without_another_look_at_test(tmp_path: Path) -> None:
     one = trial(stage="final", epochs=4)
-    run([(one, final_data())], keeping=tmp_path, stop_after=18)
-    resumed = run([(one, final_data())], keeping=tmp_path, pauses=(1, 2, 3))
+    run([(one, final_data())], checkpoints=tmp_path, stop_after=18)
+    resumed = run([(one, final_data())], checkpoints=tmp_path, pauses=(1, 2, 3))
     assert resumed.results[one.key].test_reads == 1
     assert resumed.rungs == []
     assert_same(resumed, run([(one, final_data())]), one.key, to=1e-6)
@@ -87,8 +88,8 @@ def test_the_best_evaluation_of_a_paper_trial_survives(
 
     monkeypatch.setattr(Group, "evaluate", scripted)
     pair = trial("linear", protocol="paper", epochs=22), final_data()
-    run([pair], keeping=tmp_path, stop_after=stop_after)
-    result = run([pair], keeping=tmp_path).results[pair[0].key]
+    run([pair], checkpoints=tmp_path, stop_after=stop_after)
+    result = run([pair], checkpoints=tmp_path).results[pair[0].key]
     assert read == [10, 20, 22]
     assert result.test_reads == 3
     assert (result.value, result.eval_loss) == (0.05, 0.1)
@@ -116,20 +117,20 @@ def _flip(position: float) -> Callable[[Path], object]:
 )
 def test_damage_is_named(damage: Callable[[Path], object], tmp_path: Path) -> None:
     one = trials()[0]
-    run([(one, DATA)], keeping=tmp_path, stop_after=7)
+    run([(one, DATA)], checkpoints=tmp_path, stop_after=7)
     path = path_of(tmp_path, one.key)
     damage(path)
     with pytest.raises(CheckpointError, match=r"is damaged .* delete it and run the same") as error:
-        run([(one, DATA)], keeping=tmp_path)
+        run([(one, DATA)], checkpoints=tmp_path)
     assert str(path) in str(error.value)
     path.unlink()
-    assert run([(one, DATA)], keeping=tmp_path).results[one.key].status == "finished"
+    assert run([(one, DATA)], checkpoints=tmp_path).results[one.key].status == "finished"
 
 
 def test_another_trials_checkpoint_is_refused(tmp_path: Path) -> None:
     first, second = trials()
-    run([(first, DATA)], keeping=tmp_path, stop_after=7)
+    run([(first, DATA)], checkpoints=tmp_path, stop_after=7)
     path_of(tmp_path, first.key).rename(path_of(tmp_path, second.key))
     with pytest.raises(CheckpointError, match="belongs to another trial") as error:
-        run([(second, DATA)], keeping=tmp_path)
+        run([(second, DATA)], checkpoints=tmp_path)
     assert str(path_of(tmp_path, second.key)) in str(error.value)

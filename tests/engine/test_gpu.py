@@ -82,7 +82,7 @@ def test_memory_that_really_runs_out_halves_the_width() -> None:
 
 
 def test_memory_of_a_gpu_is_what_torch_allocates() -> None:
-    memory.forget_peak(GPU)
+    memory.reset_peak(GPU)
     before = memory.used(GPU)
     taken = torch.empty(2**26, dtype=torch.uint8, device=GPU)
     assert memory.peak(GPU) - before >= 2**26

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.engine.grouping import GroupKey, apart
+from orchestrator.engine.grouping import GroupKey, incompatible_because
 from orchestrator.engine.pool import Pool
 from orchestrator.spec import Trial
 from tests.engine.worlds import CPU, backbone, search_data, trial
@@ -49,14 +49,14 @@ def test_tasks_ranks_scales_rates_seeds_and_dropouts_share() -> None:
         (trial("full", seed=1), trial("full", seed=2), "full takes one trial at a time"),
     ],
 )
-def test_what_keeps_trials_apart_is_said(one: Trial, other: Trial, why: str) -> None:
+def test_the_reasons_not_to_share_are_said(one: Trial, other: Trial, why: str) -> None:
     first, second = keys(one, other)
-    assert apart(first, second) == why
+    assert incompatible_because(first, second) == why
 
 
 def test_views_differ() -> None:
     one, other = keys(trial())[0], keys(trial(), view="centre")[0]
-    assert apart(one, other) == "view (whole, centre)"
+    assert incompatible_because(one, other) == "view (whole, centre)"
 
 
 @pytest.mark.parametrize(

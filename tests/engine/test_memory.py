@@ -29,7 +29,7 @@ print(faults() - before)
 
 
 def test_memory_is_counted() -> None:
-    memory.forget_peak(CPU)
+    memory.reset_peak(CPU)
     before, free = memory.peak(CPU), memory.free(CPU)
     taken = torch.ones(200 * MIB, dtype=torch.uint8)
     assert memory.peak(CPU) - before > 150 * MIB
@@ -58,7 +58,7 @@ before = memory.used(cpu)
 taken = torch.ones(300 * 2**20, dtype=torch.uint8)
 del taken
 kept = memory.used(cpu)
-memory.forget_peak(cpu)
+memory.reset_peak(cpu)
 print((kept - before) // 2**20, (memory.used(cpu) - before) // 2**20)
 print((memory.peak(cpu) - before) // 2**20)
 """

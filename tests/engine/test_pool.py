@@ -8,21 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from adapters import AdapterError, LoRA, attach
 from orchestrator.data.splits import EncodedSplit, Part, Split
-from orchestrator.engine import draws, feed, grouping
 from orchestrator.engine import group as group_module
-from orchestrator.engine.batches import augmented
-from orchestrator.engine.evaluation import Evaluator
-from orchestrator.engine.feed import DeviceSplit, Look, Normaliser
+from orchestrator.engine import input as engine_input
+from orchestrator.engine.evaluation import Evaluation, Evaluator
 from orchestrator.engine.group import Group
+from orchestrator.engine.input import DeviceSplit, Normaliser, augmented_view, epoch_order
 from orchestrator.engine.pool import AtRung, Pool
-from orchestrator.engine.training import Evaluation, Training
-from orchestrator.engine.views import centre
+from orchestrator.engine.training import Training
+from orchestrator.engine.views import View, centre
 from orchestrator.errors import DataError
-from orchestrator.spec import Recipe
 from tests.engine.worlds import (
     CPU,
     TEST,
@@ -151,7 +149,7 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch, budget: int) -> None:
 def test_an_encoded_test_split_is_evaluated_as_its_pixels(
     adapter: str, view: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "_READ", 8)
+    monkeypatch.setattr(engine_input, "_READ", 8)
     _small_chunks(monkeypatch, 8)
     data = final_data()
     pixels = replace(data.test, view=view, sizes=np.full((TEST, 2), 32, np.int32))
@@ -183,26 +181,26 @@ def test_a_streamed_test_split_is_decoded_once_for_all_trials() -> None:
         while len(pool):
             pool.advance()
     assert parts == [0]
-    assert (pool._splits, pool._streams) == ({}, {})
+    assert len(pool._splits) == 0
 
 
-def _looks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Look]]:
+def _views(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, View]]:
     """Of every training step and every evaluation: number of images, and what is seen of them."""
-    seen: list[tuple[int, Look]] = []
+    seen: list[tuple[int, View]] = []
     original = Normaliser.__call__
 
-    def noting(self: Normaliser, images: Tensor, look: Look) -> Tensor:
-        seen.append((len(images), look))
-        return original(self, images, look)
+    def noting(self: Normaliser, images: Tensor, view: View) -> Tensor:
+        seen.append((len(images), view))
+        return original(self, images, view)
 
     monkeypatch.setattr(Normaliser, "__call__", noting)
     return seen
 
 
-def test_training_looks_at_drawn_crops_and_evaluation_at_its_view(
+def test_training_reads_drawn_crops_and_evaluation_its_view(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen, data = _looks(monkeypatch), search_data(view="centre")
+    seen, data = _views(monkeypatch), search_data(view="centre")
     one, two = (trial(seed=seed, epochs=1, warmup_epochs=0, augment="crop_flip") for seed in (1, 2))
     run([(one, data), (two, data)])
     assert [count for count, _ in seen] == [16] * 5 + [VAL]
@@ -211,9 +209,9 @@ def test_training_looks_at_drawn_crops_and_evaluation_at_its_view(
         assert boxes is not None
         assert flips is not None
         for index, some in enumerate((one, two)):
-            order = draws.order(len(data.train), some.seed, 0, CPU)[8 * step : 8 * step + 8]
+            order = epoch_order(len(data.train), some.seed, 0, CPU)[8 * step : 8 * step + 8]
             draw = torch.tensor([[some.seed], [step]])
-            expected = augmented(held.sizes[order], *draw)
+            expected = augmented_view(held.sizes[order], *draw)
             own = slice(8 * index, 8 * index + 8)
             assert torch.equal(boxes[own], expected.boxes)  # type: ignore[arg-type]  # a tensor
             assert torch.equal(flips[own], expected.flips)  # type: ignore[arg-type]
@@ -224,9 +222,9 @@ def test_training_looks_at_drawn_crops_and_evaluation_at_its_view(
 
 
 def test_cropped_trials_do_not_make_others_resample(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = _looks(monkeypatch)
+    seen = _views(monkeypatch)
     run([(trial(seed=1, augment="crop_flip"), DATA), (trial(seed=2), DATA)])
-    assert {(count, look.boxes is None) for count, look in seen} == {
+    assert {(count, view.boxes is None) for count, view in seen} == {
         (8, True), (8, False), (VAL, True),
     }  # fmt: skip
 
@@ -252,10 +250,10 @@ def test_final_training_on_two_splits_equals_training_on_both_as_one() -> None:
 PAPER = {"protocol": "paper", "lr": 0.03}
 
 
-@pytest.mark.parametrize("stage", ["search", "replicate", "final"])
 @pytest.mark.parametrize(
-    ("epochs", "read"), [(3, [3]), (10, [10]), (20, [10, 20]), (23, [10, 20, 23])]
-)
+    ("stage", "epochs", "read"),
+    [("search", 3, [3]), ("replicate", 20, [10, 20]), ("final", 23, [10, 20, 23])],
+)  # fmt: skip
 def test_a_paper_trial_reads_test_every_tenth_epoch_and_at_its_end(
     stage: str, epochs: int, read: list[int]
 ) -> None:
@@ -365,7 +363,7 @@ def test_a_batch_larger_than_the_split_is_refused() -> None:
     assert run([(whole, DATA)]).results[whole.key].status == "finished"
 
 
-@pytest.mark.parametrize("adapter", ["efft2", "hta", "linear", "lora"])
+@pytest.mark.parametrize("adapter", ["efft2", "linear"])
 def test_bf16_runs_and_stays_finite(adapter: str) -> None:
     pairs = [
         (trial(adapter, {}, seed, precision="bf16", drop_path=0.1 * seed), DATA) for seed in (0, 1)
@@ -378,24 +376,6 @@ def test_bf16_runs_and_stays_finite(adapter: str) -> None:
         full = replace(one, recipe=one.recipe.with_values({"precision": "fp32"}))
         expected = run([(full, DATA)]).results[full.key].curve[-1].loss
         assert seen.results[one.key].curve[-1].loss == pytest.approx(expected, abs=0.1)
-
-
-def test_linear_trials_train_on_cached_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    trials = [trial("linear", {}, seed, lr=1e-2 / seed) for seed in (1, 2)]
-    passes: list[int] = []
-    hooked = backbone()
-
-    def count(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if inputs[0].device == CPU:  # not the copy whose operations are counted
-            passes.append(len(inputs[0]))
-
-    hooked.model.get_submodule("norm").register_forward_pre_hook(count)
-    cached = run([(one, DATA) for one in trials], bone=hooked)
-    assert sorted(passes) == [VAL, len(DATA.train)]  # each image once, for both trials
-    monkeypatch.setattr(grouping, "first_changed", lambda *_: None)
-    plain = run([(one, DATA) for one in trials])
-    for one in trials:
-        assert_same(cached, plain, one.key)
 
 
 @pytest.mark.parametrize("adapter", ["lora", "linear"])
@@ -419,7 +399,7 @@ def test_different_recipes_run_side_by_side() -> None:
         assert_same(together, run([(one, DATA)]), one.key)
 
 
-def test_a_backbone_with_dropout_takes_no_company() -> None:
+def test_a_backbone_with_dropout_is_refused() -> None:
     bone = backbone(proj_drop_rate=0.1)
     with pytest.raises(AdapterError, match="draws from the global random generator"):
         run([(trial(seed=1), DATA), (trial(seed=2), DATA)], bone=bone)
@@ -436,5 +416,4 @@ def test_the_backbone_is_left_alone() -> None:
 def test_rates_in_the_curve_are_the_schedules() -> None:
     one = trial(epochs=3, warmup_epochs=1, warmup_lr=1e-4, lr=1e-3, min_lr=0.0)
     curve = run([(one, DATA)]).results[one.key].curve
-    assert isinstance(one.recipe, Recipe)
     assert [point.lr for point in curve] == pytest.approx([1e-4, 1e-3, 5e-4])

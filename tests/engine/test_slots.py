@@ -129,11 +129,11 @@ class Scarce:
             "stacking": (StackedAdamW, "restore"),
         }[place]
         original = getattr(owner, name)
-        stepped = Group._stepped
+        attempt = Group._attempt
 
         def noting(group: Group) -> bool:
             self.trials = len(group.trainings)
-            return stepped(group)
+            return attempt(group)
 
         def scarce(*arguments: Any) -> Any:
             if self.trials > self.most:
@@ -141,7 +141,7 @@ class Scarce:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
             return original(*arguments)
 
-        monkeypatch.setattr(Group, "_stepped", noting)
+        monkeypatch.setattr(Group, "_attempt", noting)
         monkeypatch.setattr(owner, name, scarce)
 
 
@@ -216,14 +216,14 @@ def test_an_evaluation_without_memory_looks_at_fewer_images(
 def test_a_trial_that_waits_for_a_slot_can_be_taken_up_again(tmp_path: Path) -> None:
     """Checkpoints are of those that ran; one that never ran starts anew."""
     pairs = [(one, data_of(one)) for one in TRIALS[1:]]
-    interrupted = run(pairs, keeping=tmp_path, stop_after=9)
+    interrupted = run(pairs, checkpoints=tmp_path, stop_after=9)
     assert not interrupted.results
-    seen = run(pairs, keeping=tmp_path)
+    seen = run(pairs, checkpoints=tmp_path)
     for one, _ in pairs:
         assert_same(seen, ALONE[one.key], one.key)
 
 
-def test_lone_trials_leave_nothing_behind() -> None:
+def test_groups_of_one_trial_end_with_it() -> None:
     pool = WatchedPool(backbone(), CPU)
     for seed in (1, 2):
         pool.add(trial("full", {}, seed, stage="final", epochs=1, warmup_epochs=0), final_data())

@@ -33,7 +33,7 @@ def drawn(count: int, seed: int) -> Tensor:
     return torch.rand((4, views.ATTEMPTS, count), generator=generator(seed), dtype=torch.float64)
 
 
-WHOLE = torch.tensor([views.WHOLE], dtype=torch.float64)
+WHOLE = torch.tensor([views.WHOLE_BOX], dtype=torch.float64)
 
 
 def whole_pixels(count: int) -> tuple[Tensor, list[list[int]]]:
@@ -139,12 +139,12 @@ def test_the_centre_is_seven_eighths_of_the_shorter_side() -> None:
 
 def test_views_have_names() -> None:
     sizes = torch.tensor([[30, 50], [7, 9]])
-    boxes = views.view_boxes("centre", sizes)
+    boxes = views.evaluation_view("centre", sizes).boxes
     assert boxes is not None
     assert torch.equal(boxes, views.centre(sizes))
-    assert views.view_boxes("whole", sizes) is None
+    assert views.evaluation_view("whole", sizes) == views.View()
     with pytest.raises(InvalidInput, match=r"unknown view 'center'. Did you mean 'centre'"):
-        views.view_boxes("center", sizes)
+        views.evaluation_view("center", sizes)
 
 
 SIZES = [(300, 400), (500, 375), (32, 32), (64, 1000), (900, 50), (3, 4), (1, 1), (7, 1200)]

@@ -7,11 +7,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from orchestrator.engine import rehearsal
-from orchestrator.engine.frozen import Frozen
+from orchestrator.engine import width as width_module
+from orchestrator.engine.frozen import FrozenBackbone
 from orchestrator.engine.group import Group
+from orchestrator.engine.memory import out_of_memory
 from orchestrator.engine.pool import Pool
-from orchestrator.engine.width import Measured, out_of_memory, plan_width
+from orchestrator.engine.width import WidthMeasurement, plan_width
 from tests.engine.worlds import CPU, backbone, run, search_data, trial
 
 LOTS = 10**15
@@ -19,13 +20,13 @@ LOTS = 10**15
 
 def device(
     overhead: float, each: float, slot: int = 1, room: int = LOTS
-) -> Callable[[int], Measured]:
+) -> Callable[[int], WidthMeasurement]:
     """A step costs `overhead` plus `each` second per trial, and a slot so many bytes."""
 
-    def measure(width: int) -> Measured:
+    def measure(width: int) -> WidthMeasurement:
         if width * slot > room:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return Measured(width, overhead + each * width, width * slot)
+        return WidthMeasurement(width, overhead + each * width, width * slot)
 
     return measure
 
@@ -46,7 +47,7 @@ def test_it_does_not_try_what_would_not_fit(free: int, width: int) -> None:
     tried: list[int] = []
     measure = device(10.0, 0.1, slot=10)
 
-    def noted(trials: int) -> Measured:
+    def noted(trials: int) -> WidthMeasurement:
         tried.append(trials)
         return measure(trials)
 
@@ -62,7 +63,7 @@ def test_running_out_of_memory_ends_the_search() -> None:
 
 
 def test_other_errors_are_not_taken_for_it() -> None:
-    def broken(width: int) -> Measured:
+    def broken(width: int) -> WidthMeasurement:
         raise RuntimeError("an illegal memory access was encountered")
 
     with pytest.raises(RuntimeError, match="illegal memory access"):
@@ -90,7 +91,7 @@ def test_the_cpus_own_message_is_recognised() -> None:
     assert out_of_memory(caught.value)
 
 
-def test_a_rehearsal_measures_and_leaves_no_trace() -> None:
+def test_the_warm_up_benchmark_measures_and_leaves_no_trace() -> None:
     data = search_data()
     one = trial("efft2", {"rank": 2, "dropout": 0.3}, 3, drop_path=0.2)
     pool = Pool(backbone(), CPU)
@@ -108,14 +109,14 @@ def test_a_rehearsal_measures_and_leaves_no_trace() -> None:
     assert found.correct == expected.correct
 
 
-def test_a_fixed_width_is_not_rehearsed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rehearsal, "_step", lambda group: pytest.fail("a rehearsal"))
+def test_a_fixed_width_is_not_benchmarked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(width_module, "_seconds", lambda *_: pytest.fail("a benchmark"))
     pool = Pool(backbone(), CPU, width=5)
     pool.add(trial(), search_data())
     assert (pool.slots, pool.groups[0].plan.bound) == (5, "as asked for")
 
 
-def test_out_of_memory_in_a_rehearsal_bounds_the_width(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_in_the_benchmark_bounds_the_width(monkeypatch: pytest.MonkeyPatch) -> None:
     original = Group._losses
 
     def limited(self: Group, live: object) -> torch.Tensor:
@@ -124,7 +125,7 @@ def test_out_of_memory_in_a_rehearsal_bounds_the_width(monkeypatch: pytest.Monke
         return original(self, live)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Group, "_losses", limited)
-    monkeypatch.setattr(rehearsal, "_step", lambda group: (group.step(), 1.0)[1])
+    monkeypatch.setattr(width_module, "_seconds", lambda step, _: (step(), 1.0)[1])
     pool = Pool(backbone(), CPU)
     pool.add(trial(), search_data())
     assert (pool.slots, pool.groups[0].plan.bound) == (2, "memory")
@@ -135,7 +136,7 @@ def test_operations_of_the_frozen_backbone() -> None:
     pool = Pool(backbone(), CPU, width=1)
     pool.add(trial(), search_data())
     frozen = pool.groups[0].frozen
-    assert isinstance(frozen, Frozen)
+    assert isinstance(frozen, FrozenBackbone)
     tokens, width = 17, 32
     layers = 2 * tokens * (3 * width**2 + width**2 + 2 * 4 * width**2)
     attention = 2 * 2 * tokens**2 * width

@@ -17,7 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from adapters.base import Tensors
 from orchestrator.backbones import HALF, Backbone
 from orchestrator.data.splits import EncodedSplit, FinalData, SearchData, Split
-from orchestrator.engine.keeping import Keeping
+from orchestrator.engine.checkpoint import CheckpointStore
 from orchestrator.engine.pool import AtRung, Ended, Pool
 from orchestrator.engine.training import Training
 from orchestrator.spec import DataIdentity, Recipe, Task, Trial, TrialResult
@@ -124,14 +124,14 @@ def run(
     pauses: Sequence[int] = (),
     decide: Callable[[AtRung], bool] = lambda rung: True,
     answer_after: int = 0,
-    keeping: Path | None = None,
+    checkpoints: Path | None = None,
     every: float = 0.0,
     stop_after: int | None = None,
     bone: Backbone | None = None,
 ) -> Watched:
     """Runs trials to their ends; `late` joins after so many steps, rungs are answered so late."""
-    kept = None if keeping is None else Keeping(keeping, every)
-    pool = WatchedPool(bone or backbone(), CPU, kept)
+    store = None if checkpoints is None else CheckpointStore(checkpoints, every)
+    pool = WatchedPool(bone or backbone(), CPU, store)
     for one, data in starts:
         pool.add(one, data, pauses)
     joining, answers, step = dict(late or {}), [(0, "")][:0], 0

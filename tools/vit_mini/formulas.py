@@ -1,8 +1,8 @@
-"""Shapes given by a formula: iterated function systems and radial contours.
+"""Shapes drawn by formulas: iterated function systems and radial contours.
 
 Each class is one random formula. Its attractor or filled contour is sampled as a point cloud,
-brought to a canonical pose (long axis along x, heavier tail towards +x) and binned into masks,
-so that a rendered object's rotation means the same for every class.
+rotated to a canonical pose (long axis along x, heavier tail towards +x) and binned into masks, so
+that rotation is comparable between classes.
 
 References:
     Kataoka et al. 2020, "Pre-training without natural images" (FractalDB).

@@ -3,12 +3,12 @@
     python -m tools.vit_mini.pretrain --out vit_mini.safetensors --seed 0
 
 Scenes are drawn by formula (`scenes.py`: iterated function systems and radial contours on
-procedural grounds) and the labels are the formulas' own parameters. Class alone makes features that
-are hardly better than random ones on pose tasks (the labels do not ask for pose), so every patch
-token also predicts the pose of the object it lies on and its own place, and the mean of the patch
-tokens the number of objects. The cls token names the scene: class of the largest object, kind and
-parameters of the ground, and, weakly, pose. So pose, place and number are in the tokens, where
-adapters find them, and hardly in the feature that a linear probe reads.
+procedural grounds); the labels are the formulas' parameters. Class labels alone give features that
+are hardly better than random ones on pose tasks. So every patch token also predicts the pose of the
+object that it shows and its own position, and the mean of the patch tokens the number of objects.
+The cls token predicts the class of the largest object, kind and parameters of the ground and, with
+a small weight, pose. Pose, position and number are thus in the tokens, which adapters can use, and
+hardly in the feature that a linear probe reads.
 
 Sources: Kataoka et al. 2020, "Pre-training without natural images"; Kataoka et al. 2022, "Replacing
 labeled real-image datasets with auto-generated contours" (radial contours).
@@ -40,11 +40,11 @@ from tools.vit_mini.scenes import CLASSES, GROUND, KINDS, OBJECTS, POSE, Scenes,
 SCENES, BATCH, STEPS = 120_000, 256, 6_000
 LR, WEIGHT_DECAY, WARMUP = 2e-3, 0.05, 300
 WEAKLY = 0.9
-"""Weight of the pose that the cls token learns; the patch tokens' has 6."""
+"""Weight of the cls token's pose loss; that of the patch tokens is 6."""
 
 
 class Heads(nn.Module):
-    """Linear read-outs of the labels, thrown away afterwards."""
+    """Linear heads for the labels, discarded after pre-training."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

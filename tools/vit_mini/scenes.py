@@ -1,8 +1,8 @@
-"""Scenes of formula shapes on formula textures, labelled by the formulas' own parameters.
+"""Scenes of formula-drawn shapes on formula-drawn textures, labelled by the formulas' parameters.
 
-A scene holds zero to six objects (class, position, rotation, size, colour) on a textured ground
-(kind, frequency, angle, colour). Everything drawn is a label: a network that predicts it must
-keep pose, number and colour, which the formula's class alone does not ask for.
+A scene has zero to six objects (class, position, rotation, size, colour) on a textured ground
+(kind, frequency, angle, colour). Every parameter is a label: a network that predicts it must keep
+pose, number and colour, which class labels alone do not require.
 """
 
 from dataclasses import dataclass, fields
@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tools.vit_mini.formulas import Floats, bank
-from tools.vit_mini.grounds import KINDS, ground
 
 SIDE = 32
 PATCH = 8
@@ -21,6 +20,8 @@ CLASSES = 200
 POSE = 10  # r g b, cos t, sin t, cos 2t, sin 2t, dx, dy, log radius
 GROUND = 7  # r g b of the mean image, frequency, cos 2a, sin 2a, contrast
 CENTRES = np.array([5.5, 16.0, 26.5], np.float32)
+KINDS = ("flat", "grating", "plaid", "rings", "noise", "blobs", "ramp")
+"""Textures of the ground."""
 Ints = npt.NDArray[np.int64]
 
 __all__ = [
@@ -63,6 +64,68 @@ class Scenes:
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+def spectral_noise(rng: np.random.Generator, slope: Floats, angle: Floats) -> Floats:
+    """Noise (n, 32, 32) of unit deviation, amplitude f^-slope, stretched along `angle`."""
+    n = len(slope)
+    fy, fx = np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE)[None, :]
+    cos, sin = np.cos(angle)[:, None, None], np.sin(angle)[:, None, None]
+    stretched = np.sqrt((3 * (fx * cos + fy * sin)) ** 2 + (fy * cos - fx * sin) ** 2)
+    gain = (stretched + 1 / SIDE) ** -slope[:, None, None]
+    gain[:, 0, 0] = 0
+    spectrum = np.fft.rfft2(rng.normal(size=(n, SIDE, SIDE)).astype(np.float32)) * gain
+    field = np.fft.irfft2(spectrum, (SIDE, SIDE))
+    return np.asarray(field / field.std((1, 2), keepdims=True), np.float32)
+
+
+def pattern(rng: np.random.Generator, kind: Ints, frequency: Floats, angle: Floats) -> Floats:
+    """Patterns (n, 32, 32) of about unit amplitude: `frequency` in cycles an image, (n,)."""
+    n = len(kind)
+    axis = (np.arange(SIDE, dtype=np.float32) + 0.5) / SIDE - 0.5
+    x, y = axis[None, None, :], axis[None, :, None]
+    cos, sin = np.cos(angle)[:, None, None], np.sin(angle)[:, None, None]
+    phase = rng.uniform(0, 2 * np.pi, (2, n, 1, 1)).astype(np.float32)
+    rate = (2 * np.pi * frequency)[:, None, None]
+    along, across = x * cos + y * sin, y * cos - x * sin
+    wave = np.sin(rate * along + phase[0])
+    shift = rng.uniform(-0.4, 0.4, (2, n, 1, 1)).astype(np.float32)
+    rings = np.sin(rate * np.hypot(x - shift[0], y - shift[1]) + phase[0])
+    noise = spectral_noise(rng, np.asarray(2.2 - frequency / 6, np.float32), angle)
+    choices = [
+        np.zeros_like(wave),
+        wave,
+        wave * np.sin(rate * across + phase[1]),
+        rings,
+        noise / 2,
+        np.tanh(3 * noise),
+        2 * along,
+    ]
+    return np.choose(kind[:, None, None], choices).astype(np.float32)
+
+
+def ground(rng: np.random.Generator, strength: Floats) -> tuple[Floats, Floats, Ints, Floats]:
+    """Grounds for scenes whose texture contrast is at most `strength` (n,).
+
+    Returns:
+        images (n, 32, 32, 3) in about [0, 1], base colours (n, 3), kinds (n,), and facts
+        (n, 4): scaled frequency, cos and sin of twice the angle, contrast.
+    """
+    n = len(strength)
+    kind = rng.integers(0, len(KINDS), n)
+    frequency = rng.uniform(1, 11, n).astype(np.float32)
+    angle = rng.uniform(0, np.pi, n).astype(np.float32)
+    contrast = (rng.uniform(0.2, 1, n) * strength).astype(np.float32)
+    base = rng.uniform(0.1, 0.9, (n, 3)).astype(np.float32)
+    tint = rng.normal(0.6, 0.5, (n, 3)).astype(np.float32)
+    tint *= contrast[:, None] * 0.5 / np.abs(tint).max(1, keepdims=True)
+    drawn = pattern(rng, kind, frequency, angle)
+    image = base[:, None, None] + drawn[..., None] * tint[:, None, None]
+    textured = (kind > 0)[:, None]
+    oriented = np.isin(kind, (1, 2, 4, 5, 6))[:, None]
+    turn = np.stack([np.cos(2 * angle), np.sin(2 * angle)], -1) * oriented
+    facts = np.concatenate([(frequency / 5 - 1)[:, None], turn, contrast[:, None]], 1) * textured
+    return image, base, kind, facts.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -147,7 +210,7 @@ def patch_means(alpha: Floats) -> Floats:
 
 
 def owners(cover: Floats, objects: Objects, count: Ints) -> tuple[Ints, Floats]:
-    """Which object the image and each patch are about, from `cover` (N, OBJECTS, PATCHES).
+    """The labelled object of the image and of each patch, from `cover` (N, OBJECTS, PATCHES).
 
     Returns:
         `owner` and `pose` as in `Scenes`.
@@ -176,16 +239,12 @@ def render(rng: np.random.Generator, masks: tuple[Floats, ...], n: int) -> Scene
         cover[rows, slot] = patch_means(alpha)
         paint = objects.colour[rows, slot][:, None, None]
         image[rows] += alpha[..., None] * (paint - image[rows])
-    image += rng.normal(0, 1, image.shape).astype(np.float32) * facts_noise(rng, n)
+    drawn = rng.normal(0, 1, image.shape).astype(np.float32)
+    image += drawn * rng.uniform(0, 0.06, (n, 1, 1, 1)).astype(np.float32)  # deviation by scene
     mean = 2 * image.mean((1, 2)) - 1
     owner, pose = owners(cover, objects, count)
     pixels = (np.clip(image, 0, 1) * 255).astype(np.uint8)
     return Scenes(pixels, count, kind, np.concatenate([mean, facts], 1), owner, pose)
-
-
-def facts_noise(rng: np.random.Generator, n: int) -> Floats:
-    """Standard deviation (n, 1, 1, 1) of each scene's pixel noise."""
-    return rng.uniform(0, 0.06, (n, 1, 1, 1)).astype(np.float32)
 
 
 def render_many(n: int, seed: int, chunk: int = 1000) -> Scenes:

@@ -1,13 +1,16 @@
-"""The frozen prefix: computed once per split, and as if it had not been."""
+"""The frozen backbone: its prefix is computed once per split, attention suits the device."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+import timm
+import torch
 from torch import Tensor, nn
 
 from orchestrator.engine import frozen, grouping, memory
+from orchestrator.engine.pool import Pool
 from tests.engine.worlds import (
     CPU,
     TEST,
@@ -38,7 +41,7 @@ def _without(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("adapter", "params", "recipe"), PARTS, ids=lambda part: str(part)[:12])
-def test_it_changes_nothing(
+def test_the_prefix_changes_no_result(
     adapter: str, params: dict[str, Any], recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trials = [trial(adapter, params, seed, lr=1e-2 / seed, **recipe) for seed in (1, 2)]
@@ -66,7 +69,7 @@ class Counted:
 
 
 @pytest.mark.parametrize("adapter", ["lora", "linear"])
-def test_it_is_computed_once_for_all_trials_and_groups(adapter: str) -> None:
+def test_the_prefix_is_computed_once_for_all_trials_and_groups(adapter: str) -> None:
     counted = Counted()
     params = {"layers": [1]} if adapter == "lora" else {}
     trials = [trial(adapter, params, 1), trial(adapter, params, 2, batch=16)]
@@ -74,7 +77,9 @@ def test_it_is_computed_once_for_all_trials_and_groups(adapter: str) -> None:
     assert sorted(counted.passes) == [VAL, len(DATA.train)]
 
 
-def test_evaluations_share_it_even_where_training_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluations_share_the_prefix_even_where_training_cannot(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Crops are other images for every trial; the images of val are the same for all."""
     trials = [trial("lora", {"layers": [1]}, s, augment="crop_flip", epochs=2) for s in (1, 2)]
     counted = Counted()
@@ -110,3 +115,36 @@ def test_what_does_not_fit_is_computed_again(monkeypatch: pytest.MonkeyPatch) ->
     counted = Counted()
     run([(one, DATA)], bone=counted.bone)
     assert counted.passes.count(8) == 0
+
+
+def fused(model: nn.Module) -> set[bool]:
+    return {m.fused_attn for m in model.modules() if hasattr(m, "fused_attn")}
+
+
+def test_only_short_sequences_on_a_cpu_are_switched() -> None:
+    for name, size, device, switched in (
+        ("vit_tiny_patch16_224", 64, CPU, True),  # 17 tokens
+        ("vit_tiny_patch16_224", 64, torch.device("cuda"), False),
+        ("vit_tiny_patch16_224", 224, CPU, False),
+        ("swin_tiny_patch4_window7_224", 224, CPU, False),
+    ):
+        with torch.device("meta"):
+            model = timm.create_model(name, img_size=size, num_classes=0)
+        before = fused(model)
+        frozen.choose_attention(model, device)
+        assert fused(model) == ({False} if switched else before), (name, size, device)
+        assert not switched or before == {True}
+
+
+def test_a_pool_switches_its_own_copy_and_learns_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, data, one = backbone(), search_data(), trial("lora", {"rank": 2}, 3)
+    pool = Pool(own, CPU, width=1)
+    pool.add(one, data)
+    assert fused(own.model) == {True}
+    assert fused(pool.groups[0].frozen.model) == {False}
+    plain = run([(one, data)]).results[one.key]
+    monkeypatch.setattr(frozen, "SHORT", 0)
+    whole = run([(one, data)]).results[one.key]
+    for mine, theirs in zip(plain.curve, whole.curve, strict=True):
+        assert abs(mine.loss - theirs.loss) < 1e-5
+    assert plain.correct == whole.correct
