@@ -1,4 +1,4 @@
-"""The error tree: every message names the value, what is allowed, and what to do next."""
+"""The error classes; every message names the value, what is allowed, and what to do."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterable
 
 
 class OrchestrateError(Exception):
-    """Base of everything raised on purpose; the command line prints it without a traceback."""
+    """Base class of expected errors; the command line prints them without a traceback."""
 
     exit_code = 2
 
 
 class InvalidInput(OrchestrateError):
-    """A value that a person gave (option, file, field) is not allowed."""
+    """A given value (option, file, field) is not allowed."""
 
 
 class DataError(OrchestrateError):
@@ -29,7 +29,7 @@ class LedgerError(OrchestrateError):
 
 
 class StorageError(LedgerError):
-    """A folder or an object store refuses now what it may grant later: full, read-only, away."""
+    """A storage operation failed that may succeed later: full, read-only or unreachable."""
 
 
 class SweepConflict(OrchestrateError):
@@ -41,7 +41,7 @@ class BackendError(OrchestrateError):
 
 
 class TrackingError(OrchestrateError):
-    """The MLflow store cannot be used; never stops a sweep, only `track` and `ui`."""
+    """The MLflow store cannot be used; ends `track` and `ui`, but never a sweep."""
 
 
 def unknown(kind: str, value: object, allowed: Iterable[str]) -> InvalidInput:

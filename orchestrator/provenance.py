@@ -1,4 +1,4 @@
-"""What made a result: code version, package versions, host."""
+"""Provenance of a result: code version, package versions, host."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PACKAGES = ("torch", "timm", "ray", "optuna", "mlflow", "numpy")
 
 @cache
 def code_version() -> str:
-    """`version`; in a git checkout `version+gCOMMIT`, with `.dirty` after local changes."""
+    """The package version; in a git checkout `VERSION+gCOMMIT`, `.dirty` with local changes."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return __version__
@@ -34,7 +34,7 @@ def code_version() -> str:
 
 @cache
 def package_versions() -> dict[str, str]:
-    """Installed versions of what can change a result; absent packages are left out."""
+    """Versions of the installed packages that can change a result."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

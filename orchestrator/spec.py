@@ -1,7 +1,7 @@
-"""The project's words as frozen records: Task, Suite, Recipe, Study, Sweep, Trial, TrialResult.
+"""The records of the project: Task, Suite, Recipe, Study, Sweep, Trial, TrialResult.
 
-Everything here is data. No torch, Ray, Optuna or MLflow is imported, so that results can be
-read anywhere in milliseconds.
+Frozen data without torch, Ray, Optuna or MLflow, so that results can be read anywhere in
+milliseconds.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SMALL = "0 or more and below 1000"
 class Task:
     """A dataset with splits, classes and a metric (top-1 accuracy throughout).
 
-    `train`, `val`, `test` are the benchmark's numbers of images, None where it does not fix them.
+    `train`, `val`, `test` are the benchmark's numbers of images, None if it does not fix them.
     `aliases` are other names of the task, on the command line and as folder names.
     """
 
@@ -56,8 +56,8 @@ class Recipe:
 
     `lr`, `warmup_lr`, `min_lr` are AdamW step sizes; `warmup_epochs` and `epochs` count passes over
     the training split (last incomplete batch dropped); `drop_path` is the rate of the last block,
-    rising linearly from 0. `precision` is that of the frozen weights (what is trained is fp32);
-    `auto`, which a plan resolves, is bf16 on GPUs that have it and fp32 elsewhere. `augment` is
+    rising linearly from 0. `precision` is that of the frozen weights (trained ones are fp32);
+    planning resolves `auto` to bf16 on GPUs that support it and to fp32 elsewhere. `augment` is
     `none`, or `crop_flip`: a random-resized crop and a horizontal flip of every training image.
     """
 
@@ -118,13 +118,12 @@ RECIPE_FIELDS: tuple[str, ...] = tuple(item.name for item in fields(Recipe))
 class Suite:
     """A named tuple of tasks with the defaults of `orchestrate sweep NAME`.
 
-    `spaces` narrows search spaces (adapter → field → values) so that the default sweep fits the
-    suite; `default_tasks` and `default_adapters` are what runs when nothing is chosen. `layout`
-    says how its images lie on disk (see `orchestrator.data.layouts`), below the folder that
-    `variable` names in the environment; `files` says it for each task of a user's own suite.
-    Prepared images are `side` × `side`; `view` is the part of an image that an evaluation sees: all
-    of it (`whole`, stretched to a square) or the middle (`centre`, a square of 7/8 of the shorter
-    side).
+    `spaces` narrows search spaces (adapter → field → values) for the default sweep, which has
+    `default_tasks` and `default_adapters`. `layout` is the structure of the image folder (see
+    `orchestrator.data.layouts`) that the environment variable `variable` names; `files` describes
+    it for each task of a user's own suite. Prepared images are `side` × `side`; `view` is the part
+    of an image used in evaluation: all of it (`whole`, stretched to a square) or the middle
+    (`centre`, a square of 7/8 of the shorter side).
     """
 
     name: str
@@ -147,7 +146,7 @@ class Suite:
 
     @property
     def store(self) -> str:
-        """Its folder of prepared data: two people's own suites of one name have two."""
+        """Its folder of prepared data: a user's own suites of one name have different ones."""
         return f"{self.name}-{digest(dict(self.files))[:8]}" if self.files else self.name
 
     def task(self, name: str) -> Task:
@@ -160,14 +159,14 @@ class Suite:
 
 @dataclass(frozen=True)
 class DataIdentity:
-    """SHA-256 fingerprints of one prepared task: what search may see (train, val), and test."""
+    """SHA-256 fingerprints of a prepared task: of train and val (`search`), and of test."""
 
     search: str
     test: str
 
     @property
     def final(self) -> str:
-        """Fingerprint of what a final trial reads: every split."""
+        """Fingerprint of all splits, which a final trial reads."""
         return digest([self.search, self.test])
 
 
@@ -175,7 +174,7 @@ class DataIdentity:
 class Study:
     """One search: one (task, backbone, adapter).
 
-    `params` holds every adapter field at its default or fixed value, `recipe` every recipe field;
+    `params` has every adapter field at its default or fixed value, `recipe` every recipe field;
     `space` maps the searched fields (of either) to their Optuna distributions.
     """
 
@@ -192,7 +191,7 @@ class Study:
 
     @property
     def name(self) -> str:
-        """As `study_name`: unique in a sweep, which has one suite and one backbone."""
+        """Unique in a sweep, which has one suite and one backbone; see `study_name`."""
         return study_name(self.task, self.adapter, self.protocol)
 
 
@@ -225,10 +224,10 @@ class Sweep:
     """Base seed of the samplers; trial seeds are 0 for search and 1…`seeds` afterwards."""
 
     protocols: tuple[str, ...] = ("honest",)
-    """`honest`; `paper`, the published scripts' own, which selects on the test split; or both."""
+    """`honest`; `paper`, as the published scripts, which select on the test split; or both."""
 
     warm_start: str = "none"
-    """`published`: each study begins with the authors' configuration, where its space has one."""
+    """`published`: each study tries the authors' configuration first, if its space has it."""
 
 
 @dataclass(frozen=True)
@@ -244,13 +243,13 @@ class Trial:
     seed: int
     stage: Stage
     data: str
-    """Fingerprint of what the trial can read: train and val, or with the test split when final."""
+    """Fingerprint of the splits that the trial reads: train and val, or all if final."""
     weights: str
     protocol: str = "honest"
 
     @property
     def leaks(self) -> bool:
-        """Whether the protocol lets choices be made on the test split."""
+        """Whether the protocol makes choices on the test split."""
         return self.protocol != "honest"
 
     @property
@@ -265,7 +264,7 @@ class Trial:
 
     @property
     def config(self) -> str:
-        """Hash of the configuration alone (params and recipe): equal between seeds and stages."""
+        """Hash of the configuration (params and recipe): equal for all seeds and stages."""
         return digest({"params": dict(self.params), "recipe": asdict(self.recipe)})[:16]
 
     @property
@@ -287,8 +286,8 @@ class Trial:
 @dataclass(frozen=True)
 class Point:
     """One epoch of a trial's curve. `loss` is the mean training loss; evaluation is on the trial's
-    own evaluation split, None where not measured: val, or test at the very end of a final trial
-    (under the protocol `paper` at every tenth epoch as well).
+    evaluation split, None if not measured: val, or test after the last epoch of a final trial
+    (under the protocol `paper` also at every tenth epoch).
     """
 
     epoch: int
@@ -303,9 +302,9 @@ class TrialResult:
     """The frozen record of a trial: one ledger row.
 
     `value` is the accuracy in [0, 1] at the last epoch on the evaluation split (None if diverged),
-    or, under the protocol `paper`, of the best evaluation, the first of equals;
-    `correct` has one byte per evaluation image (1 where right), in file order, for paired tests;
-    `stopping` names the rule that ended a `stopped` row: only plans with that rule accept it.
+    or, under the protocol `paper`, of the best evaluation (the first of equal ones);
+    `correct` has one byte per evaluation image (1 if correct), in file order, for paired tests;
+    `stopping` is the rule that ended a `stopped` trial: only sweeps with that rule use the row.
     """
 
     trial: Trial
@@ -338,7 +337,7 @@ class TrialResult:
 
 
 def study_name(task: str, adapter: str, protocol: str) -> str:
-    """`task/adapter`, or `task/adapter/paper-leaks`: its choices saw the test split."""
+    """`task/adapter`, or `task/adapter/paper-leaks` if choices are made on the test split."""
     return f"{task}/{adapter}" if protocol == "honest" else f"{task}/{adapter}/{protocol}-leaks"
 
 
@@ -353,7 +352,7 @@ def digest(value: Any) -> str:
 
 
 def derived_seed(*parts: Any) -> int:
-    """A 63-bit seed that depends on every part and on nothing else."""
+    """A 63-bit seed that depends on the given parts only."""
     return int(digest(list(parts))[:16], 16) >> 1
 
 

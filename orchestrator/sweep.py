@@ -1,13 +1,17 @@
-"""One sweep from the frozen plan to the exported registry; the order in which things happen."""
+"""A sweep from its options to the exported registry, in the order in which things happen.
+
+`plan` checks the options and prepares data, `run` trains what the ledger lacks, `conclude` writes
+registry and report from the ledger.
+"""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from orchestrator.analysis.aggregate import summarise
 from orchestrator.analysis.report import Extras, write_report
@@ -21,8 +25,8 @@ from orchestrator.data.prepared.store import Manifest, default_root
 from orchestrator.data.suite_root import suite_root
 from orchestrator.errors import InvalidInput, StorageError
 from orchestrator.planning.config import SweepConfig
-from orchestrator.planning.extension import extend
-from orchestrator.planning.resolve import plan_studies, plan_sweep
+from orchestrator.planning.extension import check_identities, extend
+from orchestrator.planning.resolve import check_batches, plan_studies, plan_sweep
 from orchestrator.registry import INDEX, export
 from orchestrator.results import throughput
 from orchestrator.results.ledger import Ledger
@@ -38,15 +42,15 @@ from orchestrator.storage.sweep_storage import SweepStorage
 from orchestrator.tracking.locations import chosen_uri, viewer
 from orchestrator.tracking.process import TrackingProcess
 
-_PATIENCE = 300.0
-"""Seconds for which storage may refuse before the sweep ends."""
+_STORAGE_SECONDS = 300.0
+"""How long storage operations may fail before the sweep ends."""
 COMPACT_FROM = 2000
 """A concluded sweep's ledger is compacted if it has at least this many fragments."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A sweep that can start: everything is checked and every identity known."""
+    """A sweep that can start: all options are checked, data and weights are fingerprinted."""
 
     config: SweepConfig
     suite: Suite
@@ -57,8 +61,8 @@ class Planned:
 
     @cached_property
     def storage(self) -> SweepStorage:
-        """Where the sweep lies."""
-        return SweepStorage.at(self.config.place)
+        """The sweep's folder or object store."""
+        return SweepStorage.at(self.config.location)
 
     @property
     def paths(self) -> SweepPaths:
@@ -67,106 +71,103 @@ class Planned:
 
     @property
     def data(self) -> dict[str, DataIdentity]:
-        """Fingerprints of every task."""
+        """Task → fingerprints of its prepared data."""
         return {name: manifest.identity for name, manifest in self.manifests.items()}
 
     @property
-    def notices(self) -> list[str]:
-        """Why the results will not compare with published ones, if so."""
-        return deviations(self.suite, {n: m.counts for n, m in self.manifests.items()})
+    def counts(self) -> dict[str, Mapping[str, int]]:
+        """Task → number of images by split."""
+        return {name: manifest.counts for name, manifest in self.manifests.items()}
 
     @property
     def studies(self) -> list[Study]:
-        """One per task and adapter."""
+        """One per protocol, adapter and task."""
         return plan_studies(self.sweep, self.data, self.weights)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a sweep ended."""
+    """The results of a sweep."""
 
-    summary: Summary
-    failures: Mapping[str, str]
-    tracking: str
-    """Empty, or why MLflow does not have everything yet."""
     summaries: Mapping[str, Summary]
-    """By protocol; `summary` is the first of them."""
+    """By protocol."""
+    failures: Mapping[str, str]
+    """Trial key → message, of trials that were given up."""
     mlflow: str
-    """Where its runs are looked at."""
+    """How to open MLflow's interface for this sweep."""
+    tracking: str = ""
+    """Empty, or why MLflow lacks some runs."""
     interrupted: bool = False
 
 
 @dataclass(frozen=True)
-class Watch:
-    """Who looks on: `say` gets sentences, `data` what is prepared with the images done and their
-    number, `progress` the studies' state as it changes.
+class Observer:
+    """Callbacks: `message` (a line of text), `data` (task, images prepared, images in all) and
+    `progress` (the state of all studies).
     """
 
-    say: Callable[[str], None] = lambda _: None
+    message: Callable[[str], None] = lambda _: None
     data: Callable[[str, int, int], None] = lambda *_: None
     progress: Callable[[list[StudyProgress]], None] = lambda _: None
 
 
-def plan(config: SweepConfig, watch: Watch) -> Planned:
-    """Checks every name and value, prepares missing data, fingerprints data and weights."""
+def plan(config: SweepConfig, observer: Observer) -> Planned:
+    """Check every name and value, prepare missing data, fingerprint data and weights."""
     suite, wanted = plan_sweep(config)
     weights = fingerprint(wanted.backbone)
-    normalisation_of(wanted.backbone, wanted.recipe.normalisation)  # refused now, not in a pool
-    storage = SweepStorage.at(config.place)
+    normalisation_of(wanted.backbone, wanted.recipe.normalisation)  # fail here, not in a pool
+    storage = SweepStorage.at(config.location)
     storage.download(storage.paths.sweep)
-    before = _begun(storage.paths)
+    before = _with_results(storage.paths)
     sweep = wanted if before is None else extend(before.sweep, wanted, suite)
     root = config.data_root or default_root()
     wanted_tasks = [suite.task(name) for name in sweep.tasks]
     raw = suite_root(suite, config.suite_root)
-    manifests = prepare_tasks(suite, wanted_tasks, root, raw, watch.data)
+    manifests = prepare_tasks(suite, wanted_tasks, root, raw, observer.data)
     planned = Planned(config, suite, sweep, manifests, weights, root)
-    _check_batches(planned)
+    check_batches(planned.studies, planned.counts)
     if before is not None:
-        _check_identities(before, planned.data, weights)
+        check_identities(before.sweep.backbone, before.data, planned.data, before.weights, weights)
     return planned
 
 
-def run(planned: Planned, command: str, watch: Watch) -> Outcome:
-    """Runs what the ledger lacks, then writes registry and report. The same call again goes on.
+def run(planned: Planned, command: str, observer: Observer) -> Outcome:
+    """Run the trials that the ledger lacks, then write registry and report.
 
-    Raises `OrchestrateError` with nothing lost; Ctrl-C ends in an `Outcome` with `interrupted`.
+    The same call again resumes: finished trials are never lost, whatever error ended the first.
+    Ctrl-C returns an `Outcome` with `interrupted`.
     """
     storage, paths = planned.storage, planned.paths
-    with hold(storage, watch.say) as lease:
+    with hold(storage, observer.message) as lease:
         storage.download(paths.sweep)
-        _write_sweep(planned, command, _continued(planned))
+        _write_sweep_file(planned, command)
         storage.sync_down(paths.asks)
         _write_sheets(planned)
-        _publish_data(planned, watch)
+        _publish_data(planned, observer)
         ledger = Ledger(paths.ledger)
         ledger.clean()
-        asks = SuggestionStore(paths.asks, storage.upload)
-        search = Search(planned.sweep, planned.studies, asks, ledger.results())
+        suggestions = SuggestionStore(paths.asks, storage.upload)
+        search = Search(planned.sweep, planned.studies, suggestions, ledger.results())
         uri = chosen_uri(paths.out, planned.config.tracking_uri)
         tracking = TrackingProcess(paths.out, uri, lease.token, paths.uri).start()
         try:
-            interrupted = _train(planned, search, lease.token, watch)
+            interrupted = _train(planned, search, lease.token, observer)
             lease.check()
-            patience = RetryPolicy(0 if interrupted else _PATIENCE, watch.say)
-            outcome = patience.call(lambda: conclude(storage, search.failures(), command))
+            retry = RetryPolicy(0 if interrupted else _STORAGE_SECONDS, observer.message)
+            outcome = retry.call(lambda: conclude(storage, search.failures(), command))
             ended = tracking.finish(interrupted=interrupted)
             if not interrupted:
                 lease.check()
-                patience.call(lambda: _compact(ledger))
+                retry.call(lambda: _compact(ledger))
         except BaseException:
             tracking.stop()
             raise
-        return replace(
-            outcome,
-            tracking=ended.message,
-            mlflow=viewer(paths.name, paths.out, uri),
-            interrupted=interrupted,
-        )
+        mlflow = viewer(paths.name, paths.out, uri)
+        return replace(outcome, mlflow=mlflow, tracking=ended.message, interrupted=interrupted)
 
 
 def conclude(storage: SweepStorage, failures: Mapping[str, str], command: str) -> Outcome:
-    """Summary, registry and report from the ledger alone."""
+    """Write summary, registry and report from the ledger alone."""
     paths = storage.paths
     storage.sync_down(paths.pools, growing=True)
     storage.sync_down(paths.sheets)
@@ -177,6 +178,7 @@ def conclude(storage: SweepStorage, failures: Mapping[str, str], command: str) -
         for protocol in found.sweep.protocols
     }
     summary, *leaking = summaries.values()
+    sheets = [paths.sheets / f"{task}.png" for task in found.sweep.tasks]
     export(summary, results, paths.adapters, paths.registry, storage.download)
     extras = Extras(
         command=command,
@@ -184,14 +186,14 @@ def conclude(storage: SweepStorage, failures: Mapping[str, str], command: str) -
         failures=failures,
         notices=deviations(found.suite, found.counts),
         counts=found.counts,
-        sheets=_sheets(paths, found.sweep.tasks),
+        sheets={path.stem: path.read_bytes() for path in sheets if path.is_file()},
         windows=throughput.read(paths.pools),
     )
     write_report(paths.report, summary, results, extras, leaking[0] if leaking else None)
     storage.upload_folder(paths.registry, last=paths.registry / INDEX)
     storage.upload(paths.report)
-    shown = viewer(paths.name, paths.out, chosen_uri(paths.out, None))
-    return Outcome(summary, failures, "", summaries, shown)
+    mlflow = viewer(paths.name, paths.out, chosen_uri(paths.out, None))
+    return Outcome(summaries, failures, mlflow)
 
 
 def _compact(ledger: Ledger) -> None:
@@ -203,48 +205,19 @@ def _compact(ledger: Ledger) -> None:
     ledger.compact(least=COMPACT_FROM, keep=lambda row: row.trial.stage == "final")
 
 
-def _begun(paths: SweepPaths) -> SweepFile | None:
-    """The folder's sweep, if it has any result: before that it may still become another."""
+def _with_results(paths: SweepPaths) -> SweepFile | None:
+    """The folder's sweep if it has a result; without one another command may replace it."""
     found = SweepFile.read(paths)
     return found if found and Ledger(paths.ledger).keys() else None
 
 
-def _continued(planned: Planned) -> SweepFile | None:
-    """The sweep that this command goes on with; what another one only asked for is removed."""
-    paths = planned.paths
-    found, begun = SweepFile.read(paths), _begun(paths)
-    wanted = (planned.sweep, planned.data, planned.weights)
-    if begun or (found and (found.sweep, dict(found.data), found.weights) == wanted):
-        return found
-    for folder in (paths.asks, paths.checkpoints):
-        planned.storage.remove_folder(folder)
-    return None
-
-
-def _check_batches(planned: Planned) -> None:
-    """Every batch that may be tried fits into every training split."""
-    smallest = min(planned.manifests, key=lambda name: planned.manifests[name].counts["train"])
-    images = planned.manifests[smallest].counts["train"]
-    for study in planned.studies:
-        tried = _largest(study.space["batch"]) if "batch" in study.space else study.recipe.batch
-        if tried > images:
-            how = "--space" if "batch" in study.space else f"--set batch={images} or less"
-            raise InvalidInput(
-                f"batch {tried} of adapter '{study.adapter}' is larger than the training split of "
-                f"task '{smallest}', which has {images} images; change it with {how}."
-            )
-
-
-def _largest(distribution: Any) -> int:
-    return int(max(getattr(distribution, "choices", None) or (distribution.high,)))
-
-
-def _write_sweep(planned: Planned, command: str, before: SweepFile | None) -> None:
-    counts = {name: manifest.counts for name, manifest in planned.manifests.items()}
-    made = SweepFile.new(
-        planned.sweep, planned.suite, counts, planned.data, planned.weights, command
-    )
-    if before is not None:
+def _write_sweep_file(planned: Planned, command: str) -> None:
+    """Write sweep.json; suggestions and checkpoints of a sweep without results are removed."""
+    paths, identities = planned.paths, (planned.data, planned.weights)
+    made = SweepFile.new(planned.sweep, planned.suite, planned.counts, *identities, command)
+    before = SweepFile.read(paths)
+    same = before and (before.sweep, dict(before.data), before.weights) == (made.sweep, *identities)
+    if before and (same or _with_results(paths)):
         made = replace(
             made,
             id=before.id,
@@ -252,8 +225,11 @@ def _write_sweep(planned: Planned, command: str, before: SweepFile | None) -> No
             data={**before.data, **made.data},
             counts={**before.counts, **made.counts},
         )
-    made.write(planned.paths)
-    planned.storage.upload(planned.paths.sweep)
+    else:
+        for folder in (paths.asks, paths.checkpoints):
+            planned.storage.remove_folder(folder)
+    made.write(paths)
+    planned.storage.upload(paths.sweep)
 
 
 def _write_sheets(planned: Planned) -> None:
@@ -268,28 +244,19 @@ def _write_sheets(planned: Planned) -> None:
     planned.storage.upload(*(folder / f"{name}.png" for name in planned.sweep.tasks))
 
 
-def _publish_data(planned: Planned, watch: Watch) -> None:
-    """Machines of a cluster have prepared tasks from the object store, where the sweep lies in one:
-    they may share nothing else.
-    """
+def _publish_data(planned: Planned, observer: Observer) -> None:
+    """Upload prepared tasks if a cluster's machines share nothing but the object store."""
     if planned.config.address is None:
         return
     tasks = [planned.suite.task(name) for name in planned.sweep.tasks]
     sent = transfer.upload(planned.storage, planned.suite, tasks, planned.data_root)
     if sent:
-        watch.say(f"the data of {', '.join(sent)} lies in '{planned.paths.name}' now")
+        observer.message(f"uploaded the data of {', '.join(sent)} to '{planned.paths.name}'")
 
 
-def _sheets(paths: SweepPaths, tasks: Sequence[str]) -> dict[str, bytes]:
-    """The contact sheets that the sweep's folder has, by task."""
-    files = {name: paths.sheets / f"{name}.png" for name in tasks}
-    return {name: path.read_bytes() for name, path in files.items() if path.is_file()}
-
-
-def _train(planned: Planned, search: Search, lease: str, watch: Watch) -> bool:
-    """Runs the backend until the search is done; True if a person interrupted it."""
+def _train(planned: Planned, search: Search, lease: str, observer: Observer) -> bool:
+    """Run the backend until the search is done; True if it was interrupted."""
     config = planned.config
-    observe = _observer(search, config.budget_seconds, watch)
     host = HostPlan(
         out=planned.paths.out.resolve(),
         data_root=planned.data_root.resolve(),
@@ -299,85 +266,55 @@ def _train(planned: Planned, search: Search, lease: str, watch: Watch) -> bool:
         stopping=planned.sweep.stopping,
         lease=lease,
         width=config.width,
-        # Machines of a cluster may go at any time; theirs is then lost since the last checkpoint.
+        # Machines of a cluster may disappear at any time, with all work since the checkpoint.
         checkpoint_seconds=0.0 if config.address else 60.0,
-        storage_patience=_PATIENCE,
+        storage_patience=_STORAGE_SECONDS,
         uri=planned.paths.uri,
     )
     done = sum(study.done + study.stopped + study.diverged for study in search.progress())
     total = sum(study.total for study in search.progress())
     where = "in this process" if config.backend == "local" else "on Ray"
-    watch.say(f"{done} of about {total} trials are recorded; running the rest {where}")
+    observer.message(f"{done} of about {total} trials are recorded; running the rest {where}")
     try:
-        if config.backend == "local":
-            _run_local(search, host, config, observe, watch.say)
-        else:
-            _run_ray(search, host, config, observe, watch.say)
+        _run_backend(search, host, config, observer)
     except KeyboardInterrupt:
         return True
     finally:
-        watch.progress(search.progress())
+        observer.progress(search.progress())
     return False
 
 
-def _run_local(
-    search: Search,
-    host: HostPlan,
-    config: SweepConfig,
-    observe: Callable[[], None],
-    say: Callable[[str], None],
-) -> None:
-    from orchestrator.backends import local
+def _run_backend(search: Search, host: HostPlan, config: SweepConfig, observer: Observer) -> None:
+    observe = _progress_callback(search, config.budget_seconds, observer)
+    if config.backend == "local":
+        from orchestrator.backends import local
 
-    if config.address:
-        raise InvalidInput("--address is for --backend ray; leave it out with --backend local.")
-    device = local.pick_device(config.device)
-    local.run(search, host, device=device, observe=observe, say=say)
-
-
-def _run_ray(
-    search: Search,
-    host: HostPlan,
-    config: SweepConfig,
-    observe: Callable[[], None],
-    say: Callable[[str], None],
-) -> None:
+        if config.address:
+            raise InvalidInput("--address is for --backend ray; leave it out with --backend local.")
+        device = local.pick_device(config.device)
+        local.run(search, host, device=device, observe=observe, say=observer.message)
+        return
     from orchestrator.backends import ray_settings
 
     ray_settings.apply(config.address)
     from orchestrator.backends import ray
 
     cluster = ray.Cluster(config.address, config.device, config.width)
-    ray.run(search, host, cluster, observe, say)
+    ray.run(search, host, cluster, observe, observer.message)
 
 
-def _observer(search: Search, budget: float | None, watch: Watch) -> Callable[[], None]:
-    """Shows progress and, once the time budget is spent, closes the search stage."""
-    deadline = None if budget is None else time.monotonic() + budget
-    closed = False
+def _progress_callback(
+    search: Search, budget: float | None, observer: Observer
+) -> Callable[[], None]:
+    """Reports progress and, once the time budget (seconds) is spent, closes the search stage."""
+    deadline = math.inf if budget is None else time.monotonic() + budget
 
     def observe() -> None:
-        nonlocal closed
-        if deadline is not None and not closed and time.monotonic() > deadline:
-            closed = True
+        nonlocal deadline
+        if time.monotonic() > deadline:
+            deadline = math.inf
             search.close_search()
-            watch.say("time budget spent: no new configurations, finishing with those found")
-        watch.progress(search.progress())
+            observer.message("time budget spent: no new configurations, finishing those found")
+        observer.progress(search.progress())
 
     return observe
-
-
-def _check_identities(before: SweepFile, data: Mapping[str, DataIdentity], weights: str) -> None:
-    changed = [
-        name for name, identity in data.items() if before.data.get(name, identity) != identity
-    ]
-    if changed:
-        raise InvalidInput(
-            f"the data of {', '.join(changed)} changed since this folder's sweep began (other "
-            "fingerprints); its results would not be comparable. Use another --out."
-        )
-    if before.weights != weights:
-        raise InvalidInput(
-            f"the weights of '{before.sweep.backbone}' changed since this folder's sweep began "
-            f"({before.weights[:12]} there, {weights[:12]} now). Use another --out."
-        )

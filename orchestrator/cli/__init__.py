@@ -1,1 +1,1 @@
-"""The command line: `main` parses and delegates, `tables` and `progress` print."""
+"""The command line: `main`, `data`, `doctor` and `cluster` have the commands; the others print."""

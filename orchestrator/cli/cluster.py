@@ -1,4 +1,4 @@
-"""From a laptop to a running cluster and back: submit, status, logs, fetch, stop."""
+"""Commands for sweeps on a running cluster: submit, status, logs, stop, fetch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from orchestrator.backends.ray.jobs import Job
-    from orchestrator.cluster.submit import Typed
+    from orchestrator.cluster.submit import GivenOption
     from orchestrator.planning.config import SweepConfig
 
 app = typer.Typer()
@@ -23,44 +23,44 @@ console = Console(soft_wrap=True)
 
 _ADDRESS_HELP = (
     "The cluster's dashboard; $RAY_API_SERVER_ADDRESS by default, else http://127.0.0.1:8265, "
-    "which `ray dashboard FILE` opens a tunnel to."
+    "to which `ray dashboard FILE` opens a tunnel."
 )
 Address = Annotated[str | None, typer.Option(metavar="URL", help=_ADDRESS_HELP)]
-SweepId = Annotated[str, typer.Argument(metavar="ID", help="What `submit` called the sweep.")]
+SweepId = Annotated[str, typer.Argument(metavar="ID", help="The id that `submit` has printed.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be submitted and stop.")]
-_OWN: Mapping[str, tuple[Any, Any]] = {
+_CHANGED: Mapping[str, tuple[Any, Any]] = {
     "address": (None, typer.Option(metavar="URL", help=_ADDRESS_HELP)),
-    "out": (None, typer.Option(help="A folder of the cluster that its machines share, or s3://…")),
-    "name": (str | None, typer.Option(metavar="ID", help="Its id; SUITE-TIME by default.")),
+    "out": (None, typer.Option(help="A folder that the cluster's machines share, or s3://…")),
+    "name": (str | None, typer.Option(metavar="ID", help="The sweep's id; SUITE-TIME by default.")),
 }
-"""Options of `submit` that mean something else than in `sweep`, or are not there (type, option)."""
+"""Options of `submit` that `sweep` has with another meaning or not at all: (type, option)."""
 Everything = Annotated[
     bool, typer.Option("--all", help="Also suggestions, every final adapter, and logs.")
 ]
 _TAIL = 10
-"""Lines of a log that stand for it."""
+"""Lines of the log that `status` prints if it cannot read the ledger."""
 
 
-def offer_submit(
+def add_submit(
     sweep: Callable[..., None], read: Callable[[Mapping[str, Any]], SweepConfig]
 ) -> None:
-    """Adds `submit`, which takes every option that `sweep` takes.
+    """Add the command `submit`, which has every option of `sweep`.
 
     Args:
-        sweep: the command, whose options are not written down a second time.
-        read: makes a configuration of the values of these options, as the command does.
+        sweep: the command whose signature is copied.
+        read: makes a configuration of the options' values, as `sweep` does.
     """
 
     def submit(ctx: typer.Context, **options: Any) -> None:
-        """Start the sweep on a running cluster and leave it there; nothing has to stay open here.
+        """Start a sweep on a running cluster; this machine may be switched off then.
 
-        Takes what `orchestrate sweep` takes, and checks it here. --out is a folder of the cluster.
+        Takes the options of `orchestrate sweep` and checks them here; --out is on the cluster.
         """
         config = read({**options, "address": None})
-        _submit(config, _typed(ctx), options["address"], options["dry_run"])
+        _submit(config, _given(ctx), options["address"], options["dry_run"])
 
     parameters = dict(inspect.signature(sweep, eval_str=True).parameters)
-    for name, (kind, option) in _OWN.items():
+    for name, (kind, option) in _CHANGED.items():
         kept = get_args(parameters[name].annotation)[0] if kind is None else kind
         parameters[name] = _parameter(name, Annotated[kept, option], None)
     parameters["dry_run"] = _parameter("dry_run", DryRun, False)
@@ -68,20 +68,22 @@ def offer_submit(
     submit.__signature__ = inspect.Signature([first, *parameters.values()])  # type: ignore[attr-defined]
     submit.__annotations__ = {}
     app.command()(submit)
-    app.registered_commands.insert(0, app.registered_commands.pop())  # where help begins
+    app.registered_commands.insert(0, app.registered_commands.pop())  # first in the help
 
 
 @app.command()
 def logs(
     name: SweepId,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the sweep ends.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Print until the sweep ends.")
+    ] = False,
     address: Address = None,
 ) -> None:
-    """What a submitted sweep has printed."""
-    from orchestrator.cluster.submitted import connect, known
+    """Print the log of a submitted sweep."""
+    from orchestrator.cluster.submitted import connect, find_sweep
 
     jobs = connect(address)
-    known(jobs, name)
+    find_sweep(jobs, name)
     if follow:
         jobs.follow(name, _write)
     else:
@@ -90,40 +92,41 @@ def logs(
 
 @app.command()
 def stop(name: SweepId, address: Address = None) -> None:
-    """End a submitted sweep in good order; submit the same --out again to go on."""
-    from orchestrator.cluster.submitted import connect, known
+    """Stop a submitted sweep; submit the same --out again to continue it."""
+    from orchestrator.cluster.submitted import connect, find_sweep
 
     jobs = connect(address)
-    job = known(jobs, name)
+    job = find_sweep(jobs, name)
     if job.over or not jobs.stop(name):
-        _say(f"{name} has ended already: {job.state}")
+        _message(f"{name} has ended already: {job.state}")
     else:
-        _say(f"{name} is asked to end; what it has finished is recorded")
+        _message(f"{name} is stopping; its finished trials are recorded")
 
 
 @app.command()
 def fetch(
     name: SweepId,
     folder: Annotated[
-        Path | None, typer.Argument(metavar="DIR", help="Where to; runs/SUITE by default.")
+        Path | None, typer.Argument(metavar="DIR", help="The local folder; runs/SUITE by default.")
     ] = None,
     everything: Everything = False,
     address: Address = None,
 ) -> None:
-    """Bring a submitted sweep home: ledger, registry, report; again, to bring what is new."""
-    from orchestrator.cluster.submitted import bring, connect, known
-    from orchestrator.cluster.sync.unpack import held
+    """Download a submitted sweep's ledger, registry and report; repeat it to get what is new."""
+    from orchestrator.cluster.submitted import connect, find_sweep
+    from orchestrator.cluster.submitted import fetch as download
+    from orchestrator.cluster.sync.unpack import existing_files
     from orchestrator.storage.folder_lock import SweepLease
 
     jobs = connect(address)
-    job = known(jobs, name)
+    job = find_sweep(jobs, name)
     target = folder or Path("runs") / job.metadata.get("suite", name)
-    held(target, everything)  # refused before the folder is touched
-    with SweepLease(target, waiting=_say):
-        arrived = bring(jobs, job, target, everything, _say)
-    _say(f"{target}: {arrived.new} new files, {arrived.kept} were here already")
-    _say(
-        f"report: {target / 'report.html'}\nstate: orchestrate status {target}\n"
+    existing_files(target, everything)  # refuses a folder of other files before it is locked
+    with SweepLease(target, waiting=_message):
+        synced = download(jobs, job, target, everything, _message)
+    _message(f"{target}: {synced.new} new files, {synced.unchanged} unchanged")
+    _message(
+        f"report: {target / 'report.html'}\nstatus: orchestrate status {target}\n"
         f"MLflow: orchestrate track {target} && orchestrate ui {target}"
     )
 
@@ -132,35 +135,35 @@ def fetch(
 def pack(
     out: Annotated[str, typer.Argument()],
     everything: Everything = False,
-    held: Annotated[Path | None, typer.Option()] = None,
+    existing: Annotated[Path | None, typer.Option()] = None,
 ) -> None:
-    """What `fetch` runs on the head: prints the sweep's files as lines of text."""
-    from orchestrator.cli.tables import rebuild
-    from orchestrator.cluster.sync.contents import Contents
-    from orchestrator.cluster.sync.pack import at_hand
+    """Print a sweep's files as lines of text: `fetch` runs this on the head."""
+    from orchestrator.cli.outputs import rebuild
+    from orchestrator.cluster.sync.file_list import FileList
+    from orchestrator.cluster.sync.pack import local_copy
     from orchestrator.cluster.sync.pack import pack as send
 
-    there = Contents.load(held.read_bytes()) if held else Contents()
-    with at_hand(out) as folder:
-        send(folder, there, everything, lambda line: _write(f"{line}\n"), rebuild)
+    files = FileList.load(existing.read_bytes()) if existing else FileList()
+    with local_copy(out) as folder:
+        send(folder, files, everything, lambda line: _write(f"{line}\n"), rebuild)
 
 
 def print_submitted(name: str | None, address: str | None, console: Console) -> None:
-    """What `status` says of a submitted sweep; of all, if none is named."""
-    from orchestrator.cluster.submitted import ask, connect, known, sweeps
+    """The status of a submitted sweep; a table of all, if none is named."""
+    from orchestrator.cluster.submitted import all_sweeps, connect, find_sweep, run_command
 
     jobs = connect(address)
     if name is None:
-        _print_all(sweeps(jobs), jobs.address, console)
+        _print_all(all_sweeps(jobs), jobs.address, console)
         return
-    job = known(jobs, name)
+    job = find_sweep(jobs, name)
     console.print(_state(job), highlight=False, markup=False)
-    done, said = ask(jobs, job, "status", console.width)
-    if done:
-        _write(said)
+    succeeded, output = run_command(jobs, job, "status", console.width)
+    if succeeded:
+        _write(output)
         return
     tail = jobs.log(name).rstrip("\n").split("\n")[-_TAIL:]
-    console.print("\n".join([said, "its log ends with:", *tail]), highlight=False, markup=False)
+    console.print("\n".join([output, "its log ends with:", *tail]), highlight=False, markup=False)
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
@@ -168,26 +171,28 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, kind, default=default, annotation=annotation)
 
 
-def _submit(config: SweepConfig, typed: list[Typed], address: str | None, dry_run: bool) -> None:
+def _submit(
+    config: SweepConfig, given: list[GivenOption], address: str | None, dry_run: bool
+) -> None:
     from orchestrator.cluster.submit import prepare
 
-    work = prepare(config, typed)
+    job = prepare(config, given)
     if dry_run:
-        _say(f"{work.id} would run on the head:\n{work.entrypoint}")
+        _message(f"{job.id} would run on the head:\n{job.entrypoint}")
         return
-    from orchestrator.cluster.submitted import connect, start
+    from orchestrator.cluster.submitted import connect, submit
 
     jobs = connect(address)
-    start(jobs, work)
+    submit(jobs, job)
     where = f" --address {jobs.address}" if address else ""
-    _say(f"{work.id} is submitted and runs on without this machine; --out {work.metadata['out']}")
+    _message(f"{job.id} is submitted; --out {job.metadata['out']}")
     for what in ("status", "logs --follow", "fetch"):
-        _say(f"  orchestrate {what} {work.id}{where}")
+        _message(f"  orchestrate {what} {job.id}{where}")
 
 
-def _typed(ctx: typer.Context) -> list[Typed]:
-    """The options that were given, whatever they are: `sweep` gets them again."""
-    from orchestrator.cluster.submit import Typed
+def _given(ctx: typer.Context) -> list[GivenOption]:
+    """The options that were given: `sweep` gets them on the head."""
+    from orchestrator.cluster.submit import GivenOption
 
     found = []
     for option in ctx.command.params:
@@ -196,13 +201,13 @@ def _typed(ctx: typer.Context) -> list[Typed]:
             continue
         values = value if isinstance(value, list | tuple) else [] if value is True else [value]
         if values or value is True:
-            found.append(Typed(name, max(option.opts, key=len), [str(one) for one in values]))
+            found.append(GivenOption(name, max(option.opts, key=len), [str(v) for v in values]))
     return found
 
 
 def _print_all(sweeps: list[Job], address: str, console: Console) -> None:
     if not sweeps:
-        console.print(f"nothing was submitted to {address} yet", highlight=False, markup=False)
+        console.print(f"no sweep was submitted to {address} yet", highlight=False, markup=False)
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("sweep", "state", "started", "out"):
@@ -229,5 +234,5 @@ def _write(text: str) -> None:
     sys.stdout.flush()
 
 
-def _say(sentence: str) -> None:
-    console.print(sentence, highlight=False, markup=False)
+def _message(text: str) -> None:
+    console.print(text, highlight=False, markup=False)

@@ -1,4 +1,4 @@
-"""`orchestrate data`: get a suite's images, check them, prepare them, look at them."""
+"""`orchestrate data`: download, verify, prepare and draw a suite's images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from orchestrator.data.verify import Report
     from orchestrator.spec import Suite, Task
 
-app = typer.Typer(no_args_is_help=True, help="Get, check, prepare and look at a suite's images.")
+app = typer.Typer(no_args_is_help=True, help="Download, verify, prepare and draw a suite's images.")
 console = Console(soft_wrap=True)
 
 SUITE_HELP = "vtab, fgvc, fewshot, mini, or the YAML file of your own suite."
@@ -22,7 +22,7 @@ SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help=SUITE_HELP)]
 Tasks = Annotated[str, typer.Option(help="Comma-separated tasks, or all.")]
 DataRoot = Annotated[
     Path | None,
-    typer.Option(help="Where prepared data lies; $ORCHESTRATE_DATA or ~/.cache by default."),
+    typer.Option(help="Folder of prepared data; $ORCHESTRATE_DATA or ~/.cache by default."),
 ]
 SuiteRoot = Annotated[
     Path | None,
@@ -43,7 +43,7 @@ def fetch(
     ],
     suite_root: SuiteRoot = None,
 ) -> None:
-    """Download a suite's images, or unpack or adopt a local copy; run it again to resume."""
+    """Download a suite's images, or use a local folder or archive; run it again to resume."""
     from orchestrator import tasks
     from orchestrator.cli.progress import DataProgress
     from orchestrator.data.download.fetch import fetch as get
@@ -51,13 +51,13 @@ def fetch(
 
     found = tasks.suite(suite)
     with DataProgress(console, "", unit="bytes") as bars:
-        place = get(found, source, fetch_target(found, suite_root), _say, bars)
-    _say(f"{found.name}: {place}")
+        folder = get(found, source, fetch_target(found, suite_root), _message, bars)
+    _message(f"{found.name}: {folder}")
 
 
 @app.command()
 def verify(suite: SuiteName, tasks: Tasks = "all", suite_root: SuiteRoot = None) -> None:
-    """Check counts, labels, splits and every image of a suite, and list all problems at once."""
+    """Check counts, labels, splits and every image of a suite; list all problems."""
     from orchestrator.cli.progress import DataProgress
     from orchestrator.data.images import cores
     from orchestrator.data.suite_root import suite_root as root_of
@@ -66,12 +66,12 @@ def verify(suite: SuiteName, tasks: Tasks = "all", suite_root: SuiteRoot = None)
 
     found, chosen = _chosen(suite, tasks)
     if found.layout == "mini":
-        raise InvalidInput(f"suite '{found.name}' is made by formula: there are no files to check.")
+        raise InvalidInput(f"suite '{found.name}' is generated: it has no files to check.")
     root = root_of(found, suite_root)
     if root is None and found.variable:
         raise InvalidInput(
-            f"there is no folder of images of '{found.name}': name it with --suite-root or in the "
-            f"variable {found.variable}, or get it: `orchestrate data fetch {found.name} --from "
+            f"no folder of images of '{found.name}' is known: name it with --suite-root or in "
+            f"${found.variable}, or download it: `orchestrate data fetch {found.name} --from "
             "SOURCE`."
         )
     with DataProgress(console, "checking ") as bars:
@@ -90,7 +90,7 @@ def prepare(
     suite_root: SuiteRoot = None,
     data_root: DataRoot = None,
 ) -> None:
-    """Decode a suite once into memory-mapped files; a sweep does it by itself where it lacks."""
+    """Decode a suite into memory-mapped files; a sweep does this by itself if they are missing."""
     from orchestrator.cli.progress import DataProgress, notices
     from orchestrator.data.prepared.prepare import deviations, prepare_tasks
     from orchestrator.data.prepared.store import default_root
@@ -106,15 +106,15 @@ def prepare(
         table.add_row(name, *counts, manifest.identity.final[:12])
     console.print(table)
     for line in notices(deviations(found, {name: m.counts for name, m in manifests.items()})):
-        _say(line)
-    _say(f"prepared: {root / found.name}")
+        _message(line)
+    _message(f"prepared: {root / found.name}")
 
 
 @app.command()
 def show(
     suite: SuiteName,
     tasks: Tasks = "all",
-    out: Annotated[Path, typer.Option(help="Where the pictures go.")] = Path("sheets"),
+    out: Annotated[Path, typer.Option(help="Folder for the PNG files.")] = Path("sheets"),
     suite_root: SuiteRoot = None,
     data_root: DataRoot = None,
 ) -> None:
@@ -130,7 +130,7 @@ def show(
     with DataProgress(console) as bars:
         prepare_tasks(found, chosen, root, root_of(found, suite_root), bars)
     for path in write_sheets(out, found, [task.name for task in chosen], root):
-        _say(str(path))
+        _message(str(path))
 
 
 def _chosen(name: str, tasks: str) -> tuple[Suite, Sequence[Task]]:
@@ -156,10 +156,10 @@ def _print_reports(reports: Sequence[Report]) -> None:
     console.print(table)
     for report in reports:
         for problem in report.problems:
-            _say(f"problem: {report.task}: {problem}")
+            _message(f"problem: {report.task}: {problem}")
         for note in report.notes:
-            _say(f"note: {report.task}: {note}")
+            _message(f"note: {report.task}: {note}")
 
 
-def _say(sentence: str) -> None:
-    console.print(sentence, highlight=False, markup=False)
+def _message(text: str) -> None:
+    console.print(text, highlight=False, markup=False)

@@ -1,4 +1,4 @@
-"""`orchestrate doctor`: what would keep a sweep from running well, before it starts."""
+"""`orchestrate doctor`: check a machine or a cluster before a sweep starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orchestrator.cli.data import SUITE_HELP
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestrator.cluster.doctor.lines import Line
+    from orchestrator.cluster.doctor.records import Finding
 
 app = typer.Typer()
 console = Console()
@@ -31,7 +31,7 @@ def doctor(
         typer.Option(help="A running Ray cluster (auto, HOST:PORT); this machine by default."),
     ] = None,
     out: Annotated[
-        str | None, typer.Option(help="The sweep's --out, to see whether it is shared.")
+        str | None, typer.Option(help="The sweep's --out, to check whether it is shared.")
     ] = None,
     suite: Annotated[str | None, typer.Option(metavar="SUITE", help=SUITE_HELP)] = None,
     backbone: Annotated[
@@ -39,7 +39,7 @@ def doctor(
     ] = None,
     data_root: Annotated[
         Path | None,
-        typer.Option(help="Where prepared data lies; $ORCHESTRATE_DATA or ~/.cache by default."),
+        typer.Option(help="Folder of prepared data; $ORCHESTRATE_DATA or ~/.cache by default."),
     ] = None,
     tracking_uri: Annotated[
         str | None,
@@ -49,13 +49,13 @@ def doctor(
         str, typer.Option(help="auto, cpu or cuda: what the sweep will use.")
     ] = "auto",
 ) -> None:
-    """Look for what would keep a sweep from running, on this machine or every node of a cluster.
+    """Check whether a sweep would run, on this machine or on every node of a cluster.
 
     Exit code 0 if nothing is wrong, 1 if something is. Changes nothing and leaves nothing behind.
     """
     from orchestrator import tasks
-    from orchestrator.cluster.doctor.findings import judge, verdict
-    from orchestrator.cluster.doctor.visit import Call, named, visit
+    from orchestrator.cluster.doctor.checks import check_all, summary
+    from orchestrator.cluster.doctor.collect import DoctorOptions, absolute_location, inspect
     from orchestrator.data.prepared.store import default_root
     from orchestrator.storage.sweep_storage import paths_of
     from orchestrator.tracking.locations import URI_VARIABLE, chosen_uri
@@ -63,34 +63,35 @@ def doctor(
     found = tasks.suite(suite) if suite else None
     paths = paths_of(out) if out else None
     tracking = chosen_uri(paths.out, tracking_uri) if paths else tracking_uri or ""
-    call = Call(
+    options = DoctorOptions(
         address=address,
         device=device,
-        out=named(paths) if paths else "",
+        out=absolute_location(paths) if paths else "",
         suite=found,
         backbone=backbone or (found.backbone if found else ""),
         data_root=(data_root or default_root()).expanduser().absolute(),
         tracking_uri=tracking or os.environ.get(URI_VARIABLE, ""),
     )
-    with console.status("looking …"):
-        lines = judge(visit(call))
+    with console.status("checking …"):
+        findings = check_all(inspect(options))
     with console.capture() as drawn:
-        console.print(_table(lines))
-        console.print(Text(verdict(lines), style="bold"))
+        console.print(_table(findings))
+        console.print(Text(summary(findings), style="bold"))
     for line in drawn.get().splitlines():
         typer.echo(line.rstrip())  # a table's cells end in spaces
-    raise typer.Exit(1 if any(line.level == "wrong" for line in lines) else 0)
+    raise typer.Exit(1 if any(finding.level == "wrong" for finding in findings) else 0)
 
 
-def _table(lines: Sequence[Line]) -> Table:
-    """Mark, subject, what was found; what to do stands below it, behind an arrow."""
+def _table(findings: Sequence[Finding]) -> Table:
+    """Level, subject and text; what to do stands below the text, after an arrow."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for line in lines:
-        text = Text(line.text)
-        if line.fix:
-            text.append(f"\n→ {line.fix}")
-        table.add_row(Text(_MARKS[line.level], _STYLES[line.level]), line.subject, text)
+    for finding in findings:
+        text = Text(finding.text)
+        if finding.fix:
+            text.append(f"\n→ {finding.fix}")
+        mark = Text(_MARKS[finding.level], _STYLES[finding.level])
+        table.add_row(mark, finding.subject, text)
     return table

@@ -1,7 +1,4 @@
-"""The command line: parses, delegates, prints.
-
-Heavy packages are imported by the command that needs them.
-"""
+"""The command line. Heavy packages are imported inside the command that needs them."""
 
 from __future__ import annotations
 
@@ -16,16 +13,17 @@ import typer
 from rich.console import Console
 
 from orchestrator import __version__
-from orchestrator.cli.cluster import Address, offer_submit
+from orchestrator.cli.cluster import Address, add_submit
 from orchestrator.cli.cluster import app as cluster_app
 from orchestrator.cli.data import DataRoot, SuiteName, SuiteRoot
 from orchestrator.cli.data import app as data_app
 from orchestrator.cli.doctor import app as doctor_app
+from orchestrator.cli.outputs import TrackingUri
+from orchestrator.cli.outputs import app as results_app
 from orchestrator.errors import BackendError, OrchestrateError
 
 if TYPE_CHECKING:
     from orchestrator.planning.config import SweepConfig
-    from orchestrator.storage.sweep_paths import SweepPaths
 
 app = typer.Typer(
     add_completion=False,
@@ -34,32 +32,23 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Sweeps of parameter-efficient fine-tuning methods over Vision Transformers.",
 )
-app.add_typer(data_app, name="data")
-app.add_typer(doctor_app)
 out_console = Console(soft_wrap=True)
 err_console = Console(stderr=True, soft_wrap=True)
 _INTERRUPTED = 130
-_GO_ON = "interrupted; run the same command again to go on"
-Folder = Annotated[
-    str, typer.Argument(metavar="DIR", help="The sweep's folder or address (its --out).")
-]
-TrackingUri = Annotated[
-    str | None,
-    typer.Option(help="MLflow address; else $MLFLOW_TRACKING_URI, else SQLite in the folder."),
-]
+_INTERRUPTED_MESSAGE = "interrupted; run the same command again to continue"
 
 
 def main() -> None:
-    """Runs the command line; every expected error is one message and exit code 2."""
+    """Run the command line; every expected error is one message and exit code 2."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = app(standalone_mode=False)
         if code == _INTERRUPTED:  # typer's own answer to Ctrl-C
-            _fail(_GO_ON, _INTERRUPTED)
+            _fail(_INTERRUPTED_MESSAGE, _INTERRUPTED)
     except OrchestrateError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _fail(_GO_ON, _INTERRUPTED)
+        _fail(_INTERRUPTED_MESSAGE, _INTERRUPTED)
     except Exception as error:
         if not hasattr(error, "format_message"):  # typer's and click's own errors have it
             raise
@@ -90,21 +79,21 @@ def sweep(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="ablation: instead of the search space every layer group × MHSA, FFN or both."
+            help="ablation: search layer groups × MHSA, FFN or both, not the default space."
         ),
     ] = None,
     sampler: Annotated[str | None, typer.Option(help="tpe, random or grid.")] = None,
     warm_start: Annotated[
         str | None,
         typer.Option(
-            help="none, or published: begin with the authors' configuration for the task, if any."
+            help="none, or published: try the authors' configuration for the task first, if any."
         ),
     ] = None,
     stopping: Annotated[str | None, typer.Option(help="none or asha.")] = None,
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="honest, or paper: the published scripts' own, which selects on the test split."
+            help="honest, or paper: as the published scripts, which select on the test split."
         ),
     ] = None,
     trials: Annotated[int | None, typer.Option(help="Searched configurations per study.")] = None,
@@ -112,7 +101,7 @@ def sweep(
         int | None, typer.Option(help="Seeds of each replicated configuration and winner.")
     ] = None,
     replicate: Annotated[
-        int | None, typer.Option(help="Top configurations that are replicated.")
+        int | None, typer.Option(help="Number of best configurations that are replicated.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of every trial.")] = None,
     set_: Annotated[
@@ -151,7 +140,7 @@ def sweep(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
 ) -> None:
-    """Search, replicate and finish every study of SUITE; run it again to go on where it stopped."""
+    """Search, replicate and finish every study of SUITE; run it again to resume."""
     _sweep(_read(locals()), dry_run)
 
 
@@ -161,17 +150,19 @@ def status(
         str | None,
         typer.Argument(
             metavar="DIR|ID",
-            help="A sweep's folder, or the id of a submitted one; without it, all submitted ones.",
+            help="A sweep's folder, or the id of a submitted one; all submitted ones by default.",
         ),
     ] = None,
     address: Address = None,
 ) -> None:
-    """What a sweep has finished and what it lacks, from its ledger, here or on a cluster."""
+    """Show what a sweep has finished and what is missing, here or on a cluster."""
     from orchestrator.cli.cluster import print_submitted
+    from orchestrator.cli.outputs import open_sweep
     from orchestrator.cli.tables import print_status
 
-    if name is not None and address is None and _is_place(name):
-        print_status(name, out_console)
+    if name is not None and address is None and _is_location(name):
+        found, storage = open_sweep(name)
+        print_status(found, storage.paths, out_console)
         return
     try:
         print_submitted(name, address, out_console)
@@ -179,83 +170,6 @@ def status(
         if name is None or address is not None:
             raise
         raise BackendError(f"there is no folder '{name}' here, and {error}") from error
-
-
-@app.command()
-def report(folder: Folder) -> None:
-    """Write registry and report.html again from the ledger."""
-    from orchestrator.cli.tables import print_outcome, rebuild
-
-    outcome, paths = rebuild(folder)
-    print_outcome(outcome, paths, out_console)
-
-
-@app.command()
-def export(
-    folder: Folder,
-    merged: Annotated[
-        Path | None,
-        typer.Option(metavar="TARGET", help="Also write plain timm weights of the winners here."),
-    ] = None,
-) -> None:
-    """Write the registry again from the ledger; with --merged also plain timm weights."""
-    from orchestrator.cli.tables import rebuild
-    from orchestrator.registry import export_merged, read_index
-
-    _, paths = rebuild(folder)
-    index = read_index(paths.registry)
-    out_console.print(
-        f"registry: {paths.shown(paths.registry)} ({len(index.entries)} entries)", highlight=False
-    )
-    if merged is not None:
-        for entry in index.entries:
-            path = export_merged(paths.registry, entry.task, entry.adapter, merged)
-            out_console.print(f"merged: {path}", highlight=False)
-
-
-@app.command()
-def audit(folder: Folder) -> None:
-    """Prove from a sweep's ledger that no choice saw the test split."""
-    from orchestrator.cli.tables import audited
-
-    found = audited(folder)
-    for line in found.lines():
-        _say(line)
-    raise typer.Exit(0 if found.clean else 1)
-
-
-@app.command()
-def track(
-    folder: Folder,
-    tracking_uri: TrackingUri = None,
-) -> None:
-    """Write into MLflow what it lacks, from the ledger."""
-    from orchestrator.tracking.locations import chosen_uri
-    from orchestrator.tracking.mlflow import track as write
-
-    paths = _fetched(folder)
-    counts = write(paths.out, chosen_uri(paths.out, tracking_uri), ledger=paths.ledger)
-    out_console.print(f"MLflow has everything: {counts}", highlight=False)
-
-
-@app.command()
-def ui(
-    folder: Folder,
-    tracking_uri: TrackingUri = None,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; loopback by default.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
-) -> None:
-    """Open MLflow's own interface on a sweep."""
-    from orchestrator.tracking.locations import chosen_uri
-    from orchestrator.tracking.server import serve, ui_command
-
-    out = _fetched(folder).out
-    uri = chosen_uri(out, tracking_uri)
-    ui_command(out, uri, host, port)  # refuses what cannot be shown, before anything is printed
-    out_console.print(f"MLflow: http://{host}:{port} (Ctrl-C ends it)", highlight=False)
-    raise typer.Exit(serve(out, uri, host, port))
 
 
 _SWEEP_OPTIONS = (
@@ -266,7 +180,7 @@ _SWEEP_OPTIONS = (
 
 
 def _read(options: Mapping[str, Any]) -> SweepConfig:
-    """The configuration that values of `sweep`'s options ask for."""
+    """The configuration from the values of `sweep`'s options."""
     from orchestrator.planning.config import make_config, parse_settings
     from orchestrator.storage.yaml import read_yaml
 
@@ -278,21 +192,23 @@ def _read(options: Mapping[str, Any]) -> SweepConfig:
 
 
 def _sweep(config: SweepConfig, dry_run: bool) -> None:
-    from orchestrator import sweep as room
+    from orchestrator import sweep as sweeps
     from orchestrator.cli.progress import DataProgress, Display, notices
     from orchestrator.cli.tables import print_outcome, print_plan
+    from orchestrator.data.prepared.prepare import deviations
     from orchestrator.storage.addresses import redacted
 
     with DataProgress(out_console) as bars:
-        planned = room.plan(config, room.Watch(say=_say, data=bars))
-    for line in notices(planned.notices):
-        _say(line)
+        planned = sweeps.plan(config, sweeps.Observer(message=_message, data=bars))
+    for line in notices(deviations(planned.suite, planned.counts)):
+        _message(line)
     if dry_run:
         print_plan(planned, out_console)
         return
     command = redacted(shlex.join(["orchestrate", *sys.argv[1:]]))
     with Display(out_console) as display:
-        outcome = room.run(planned, command, room.Watch(say=display.say, progress=display.progress))
+        observer = sweeps.Observer(message=display.message, progress=display.progress)
+        outcome = sweeps.run(planned, command, observer)
     print_outcome(outcome, planned.paths, out_console)
     if outcome.interrupted:
         _fail(f"stopped; nothing finished is lost. To go on: {command}", 130)
@@ -301,24 +217,13 @@ def _sweep(config: SweepConfig, dry_run: bool) -> None:
         raise typer.Exit(1)
 
 
-def _fetched(place: str) -> SweepPaths:
-    """Where a sweep lies; of one in an object store, this machine has what MLflow reads."""
-    from orchestrator.storage.sweep_storage import SweepStorage
-
-    storage = SweepStorage.at(place)
-    storage.download(storage.paths.sweep, storage.paths.report)
-    storage.sync_down(storage.paths.registry)
-    storage.sync_down(storage.paths.pools, growing=True)
-    return storage.paths
-
-
-def _is_place(name: str) -> bool:
-    """Whether it is meant as a folder: an id has no slash."""
+def _is_location(name: str) -> bool:
+    """Whether a folder is meant, not an id, which has no slash."""
     return "/" in name or Path(name).exists()
 
 
-def _say(sentence: str) -> None:
-    out_console.print(sentence, highlight=False, markup=False)
+def _message(text: str) -> None:
+    out_console.print(text, highlight=False, markup=False)
 
 
 def _fail(message: str, code: int) -> None:
@@ -330,5 +235,8 @@ def _interrupt(signum: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-offer_submit(sweep, _read)
+add_submit(sweep, _read)
+app.add_typer(results_app)
+app.add_typer(data_app, name="data")
+app.add_typer(doctor_app)
 app.add_typer(cluster_app)

@@ -1,10 +1,9 @@
-"""Progress for people: a live table on a terminal, plain lines elsewhere."""
+"""Progress display: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Literal, Self
 
 from rich.console import Console
@@ -23,14 +22,15 @@ from rich.table import Table
 from orchestrator.search.study import StudyProgress
 
 _LINE_SECONDS = 10.0
-_NAMED = 9
-"""So many studies a line names."""
-_AROUND = 4
-"""Lines of a terminal that the table's rows must leave free."""
+_COUNTS = ("done", "running", "stopped", "diverged", "failed", "total")
+_MAX_NAMED = 9
+"""Studies that a plain line names."""
+_MARGIN = 4
+"""Lines of a terminal that the table's rows leave free."""
 
 
 class Display:
-    """Context manager that shows `StudyProgress` as it is told of it."""
+    """Context manager that shows the `StudyProgress` passed to `progress`."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -44,21 +44,16 @@ class Display:
             self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live:
             self._live.stop()
 
-    def say(self, sentence: str) -> None:
-        """One sentence, above the table."""
-        self._console.print(sentence, highlight=False, markup=False)
+    def message(self, text: str) -> None:
+        """Print a line above the table."""
+        self._console.print(text, highlight=False, markup=False)
 
     def progress(self, studies: Sequence[StudyProgress]) -> None:
-        """The state of every study; a table at most four times a second, or a line every ten."""
+        """Show all studies: a table at most four times a second, or a line every ten seconds."""
         now = time.monotonic()
         recorded = sum(map(_recorded, studies))
         if self._first_done is None:
@@ -67,16 +62,16 @@ class Display:
         if self._live:
             if finished or now - self._last_shown > 0.25:
                 self._last_shown = now
-                shown = _condensed(studies, self._console.height - _AROUND)
+                shown = _condensed(studies, self._console.height - _MARGIN)
                 self._live.update(_table(shown, self._left(studies, recorded, now)))
         elif finished or now - self._last_line > _LINE_SECONDS:
             if finished and self._last_line == float("inf"):
                 return
             self._last_line = float("inf") if finished else now
-            self.say(_line(studies, self._left(studies, recorded, now)))
+            self.message(_line(studies, self._left(studies, recorded, now)))
 
     def _left(self, studies: Sequence[StudyProgress], recorded: int, now: float) -> str:
-        """Time left, from the rate of trials since this command began."""
+        """Time left, from the rate of trials since this command started."""
         done = recorded - (self._first_done or 0)
         missing = sum(study.total for study in studies) - recorded
         if missing <= 0:
@@ -87,13 +82,13 @@ class Display:
 
 
 def notices(deviations: Sequence[str]) -> list[str]:
-    """What to print of tasks that are not the benchmark's: the first few, and how many more."""
+    """Lines on tasks that differ from the benchmark's: the first two, and the number of others."""
     if not deviations:
         return []
     more = len(deviations) - 2
-    rest = [f"notice: so have {more} more tasks"] if more > 0 else []
+    rest = [f"notice: {more} more tasks differ too"] if more > 0 else []
     shown = [f"notice: {text}" for text in deviations[:2]]
-    return [*shown, *rest, "notice: results on them do not compare with published ones"]
+    return [*shown, *rest, "notice: results on them cannot be compared with published ones"]
 
 
 def duration(seconds: float) -> str:
@@ -115,15 +110,15 @@ def _recorded(study: StudyProgress) -> int:
 
 
 class DataProgress:
-    """Context manager that shows how far the preparation of data is."""
+    """Context manager with a progress bar for each task whose data is prepared."""
 
     def __init__(
         self,
         console: Console,
-        doing: str = "preparing ",
+        action: str = "preparing ",
         unit: Literal["images", "bytes"] = "images",
     ) -> None:
-        self._doing, self._unit = doing, unit
+        self._action, self._unit = action, unit
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -138,32 +133,29 @@ class DataProgress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """`done` of `total` images of a task are ready; a bar on a terminal, else one line."""
+        """Show that `done` of `total` images of a task are ready: a bar, or a line."""
         if what not in self._tasks:
             self._tasks[what] = self._bars.add_task(what, total=total)
             if self._console.is_terminal:
                 self._bars.start()
             else:
-                self._console.print(f"{self._doing}{what}: {total:,} {self._unit}", highlight=False)
+                self._console.print(
+                    f"{self._action}{what}: {total:,} {self._unit}", highlight=False
+                )
         self._bars.update(self._tasks[what], completed=done, total=total)
         if done >= total:
             self._bars.update(self._tasks[what], visible=False)
 
 
-def _condensed(studies: Sequence[StudyProgress], room: int) -> Sequence[StudyProgress]:
-    """At most `room` rows: where studies are more, those that run, and the rest summed up."""
-    if len(studies) <= room:
+def _condensed(studies: Sequence[StudyProgress], rows: int) -> Sequence[StudyProgress]:
+    """At most `rows` rows: the running studies, and one row with the sum of all others."""
+    if len(studies) <= rows:
         return studies
-    shown = [study for study in studies if study.running][: max(1, room - 1)]
+    shown = [study for study in studies if study.running][: max(1, rows - 1)]
     others = [study for study in studies if study not in shown]
     done = sum(study.stage == "done" for study in others)
     name = f"{len(others)} others, {done} of them done"
@@ -171,10 +163,7 @@ def _condensed(studies: Sequence[StudyProgress], room: int) -> Sequence[StudyPro
 
 
 def _sum(name: str, studies: Sequence[StudyProgress]) -> StudyProgress:
-    counts = {
-        field: sum(getattr(study, field) for study in studies)
-        for field in ("done", "running", "stopped", "diverged", "failed", "total")
-    }
+    counts = {name: sum(getattr(study, name) for study in studies) for name in _COUNTS}
     return StudyProgress(study=name, stage="", best=None, **counts)
 
 
@@ -182,31 +171,12 @@ def _table(studies: Sequence[StudyProgress], left: str) -> Table:
     table = Table(
         caption=left, caption_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0)
     )
-    for name in (
-        "study",
-        "stage",
-        "done",
-        "running",
-        "stopped",
-        "diverged",
-        "failed",
-        "of",
-        "best %",
-    ):
+    for name in ("study", "stage", *_COUNTS[:-1], "of", "best %"):
         side: Literal["left", "right"] = "left" if name in ("study", "stage") else "right"
         table.add_column(name, justify=side, no_wrap=True)
     for study in studies:
-        counts = (
-            study.done,
-            study.running,
-            study.stopped,
-            study.diverged,
-            study.failed,
-            study.total,
-        )
-        table.add_row(
-            study.study, study.stage, *(str(n) if n else "·" for n in counts), _best(study)
-        )
+        counts = [str(getattr(study, name) or "·") for name in _COUNTS]
+        table.add_row(study.study, study.stage, *counts, _best(study))
     return table
 
 
@@ -221,8 +191,8 @@ def _line(studies: Sequence[StudyProgress], left: str) -> str:
     running = sum(study.running for study in studies)
     stopped = sum(study.stopped for study in studies)
     found = [f"{s.study} {_best(s)}" for s in studies if s.best is not None]
-    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-    best = ", ".join(found[:_NAMED]) + more
+    more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
+    best = ", ".join(found[:_MAX_NAMED]) + more
     recorded = sum(map(_recorded, studies))
     return (
         f"trials {recorded}/{total} ({stopped} stopped early), {running} running; {left}; "

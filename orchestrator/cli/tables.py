@@ -1,8 +1,9 @@
-"""What the command line prints about a sweep: its plan, its state, its outcome."""
+"""Tables that the command line prints: the plan, status and outcome of a sweep."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import time
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -11,25 +12,26 @@ from rich.table import Table
 from orchestrator.analysis.summary import StudySummary, Summary
 from orchestrator.cli.progress import duration, percent
 from orchestrator.results.ledger import Ledger
-from orchestrator.results.sweep_file import SweepFile, read_sweep
+from orchestrator.results.sweep_file import SweepFile
 from orchestrator.search.samplers import planned_configurations
 from orchestrator.storage.sweep_paths import SweepPaths
-from orchestrator.storage.sweep_storage import SweepStorage
+
+if TYPE_CHECKING:
+    from orchestrator.engine.pool import Pool
+    from orchestrator.spec import Study
+    from orchestrator.sweep import Outcome, Planned
+
+_STEPS = 3
+"""Optimiser steps that are timed for the estimate of a plan."""
 
 LEAKS = (
     "protocol paper LEAKS: epochs and configurations were chosen on the test split, as the "
     "published scripts do"
 )
 
-if TYPE_CHECKING:
-    from orchestrator.analysis.audit import Audit
-    from orchestrator.sweep import Outcome, Planned
-
 
 def print_plan(planned: Planned, console: Console) -> None:
-    """Studies, trials per stage and an estimate of the time they take."""
-    from orchestrator.cli.estimate import seconds_per_epoch
-
+    """Print studies, trials per stage and an estimate of their time."""
     sweep = planned.sweep
     for name in sweep.adapters:
         searched = ", ".join(f"{n} {v}" for n, v in sweep.spaces[name].items()) or "nothing"
@@ -37,7 +39,7 @@ def print_plan(planned: Planned, console: Console) -> None:
     table = _table("study", "configurations", "replicates", "finals", "trial-epochs")
     trials = epochs = 0
     seconds = 0.0
-    rates = seconds_per_epoch(planned)
+    rates = _seconds_per_epoch(planned)
     for study in planned.studies:
         wanted = planned_configurations(sweep.sampler, study.space, sweep.trials)
         replicas = min(sweep.replicate, wanted) * sweep.seeds if wanted > 1 else 0
@@ -59,12 +61,11 @@ def print_plan(planned: Planned, console: Console) -> None:
     )
 
 
-def print_status(place: str | Path, console: Console) -> None:
-    """Per study: what the ledger has and what is missing."""
+def print_status(found: SweepFile, paths: SweepPaths, console: Console) -> None:
+    """Print what the ledger has of each study, and what is missing."""
     from orchestrator.analysis.aggregate import summarise
 
-    found, storage = _sweep_at(place)
-    results = Ledger(storage.paths.ledger).results()
+    results = Ledger(paths.ledger).results()
     summaries = [summarise(results, found.sweep, found.suite, p) for p in found.sweep.protocols]
     studies = [study for summary in summaries for study in summary.studies]
     console.print(found.command, highlight=False, markup=False)
@@ -82,7 +83,7 @@ def print_status(place: str | Path, console: Console) -> None:
 
 
 def print_outcome(outcome: Outcome, paths: SweepPaths, console: Console) -> None:
-    """The result table and where everything lies."""
+    """Print the result table and the locations of report, registry and MLflow."""
     for protocol, summary in outcome.summaries.items():
         if protocol != "honest":
             console.print(LEAKS, style="bold red", highlight=False)
@@ -104,29 +105,6 @@ def print_outcome(outcome: Outcome, paths: SweepPaths, console: Console) -> None
         highlight=False,
         markup=False,
     )
-
-
-def audited(place: str | Path) -> Audit:
-    """What the ledger proves about who read the test split."""
-    from orchestrator.analysis.audit import audit
-
-    found, storage = _sweep_at(place)
-    return audit(Ledger(storage.paths.ledger).results(), found.sweep, found.data)
-
-
-def rebuild(place: str | Path) -> tuple[Outcome, SweepPaths]:
-    """Registry and report once more from the ledger."""
-    from orchestrator.sweep import conclude
-
-    found, storage = _sweep_at(place)
-    return conclude(storage, {}, found.command), storage.paths
-
-
-def _sweep_at(place: str | Path) -> tuple[SweepFile, SweepStorage]:
-    """The sweep that lies there; `InvalidInput` if there is none."""
-    storage = SweepStorage.at(place)
-    storage.download(storage.paths.sweep)
-    return read_sweep(storage.paths), storage
 
 
 def _results(summary: Summary) -> Table:
@@ -165,8 +143,6 @@ def _counts(study: StudySummary) -> list[str]:
 
 
 def _recipe(planned: Planned) -> str:
-    from dataclasses import asdict
-
     return ", ".join(f"{name}={value}" for name, value in asdict(planned.sweep.recipe).items())
 
 
@@ -175,3 +151,35 @@ def _table(*columns: str) -> Table:
     for index, name in enumerate(columns):
         table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
     return table
+
+
+def _seconds_per_epoch(planned: Planned) -> dict[str, float]:
+    """Adapter → device seconds per trial-epoch, measured on one trial of its first study."""
+    import torch
+
+    from orchestrator.backbones import load_backbone
+    from orchestrator.backends.local import pick_device
+    from orchestrator.engine.pool import Pool
+
+    backbone = load_backbone(planned.sweep.backbone)
+    device = torch.device(pick_device(planned.config.device))
+    first = {study.adapter: study for study in reversed(planned.studies)}
+    return {name: _measure(Pool(backbone, device), planned, first[name]) for name in first}
+
+
+def _measure(pool: Pool, planned: Planned, study: Study) -> float:
+    """Times a few optimiser steps and scales them to an epoch with its evaluation."""
+    from orchestrator.data.splits import open_search
+    from orchestrator.search.configurations import search_trial
+
+    data = open_search(planned.suite.store, planned.suite.task(study.task), planned.data_root)
+    # A leaking trial takes as long as an honest one.
+    pool.add(search_trial(replace(study, protocol="honest"), {}), data)
+    pool.advance()
+    began = time.perf_counter()
+    for _ in range(_STEPS):
+        pool.advance()
+    step = (time.perf_counter() - began) / _STEPS
+    # An evaluation image costs about half a training image: forward only.
+    images = len(data.train) + len(data.val) / 2
+    return step * images / study.recipe.batch

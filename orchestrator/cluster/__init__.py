@@ -1,1 +1,1 @@
-"""A running cluster seen from outside: submit a sweep, follow it, fetch it, examine the nodes."""
+"""A running cluster from outside: submit a sweep, follow it, fetch its results, check the nodes."""

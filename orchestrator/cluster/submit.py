@@ -1,4 +1,4 @@
-"""What `orchestrate submit` hands to a cluster: a command for the head, and the files it reads."""
+"""A sweep as a job: the command line for the head of a cluster, and the files that it reads."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from orchestrator.storage.addresses import has_secret
 from orchestrator.storage.yaml import read_yaml
 
 KIND = "orchestrate"
-"""The key of a job's metadata that says what it is for: `sweep`, or a look at one."""
-SWEEP, LOOK = "sweep", "look"
+"""The key of a job's metadata that says what it is: a sweep, or a query about one."""
+SWEEP, QUERY = "sweep", "query"
 CONFIG, SPACE, SUITE = "config.yaml", "space.yaml", "suite"
-# The cluster files install into ~/venv; whoever starts Ray from elsewhere has it on their PATH.
+# The cluster files install into ~/venv; who starts Ray from elsewhere has it on the PATH.
 _FIND = 'export PATH="$PATH:$HOME/venv/bin"; exec'
-_ELSEWHERE = {
+_REWRITTEN = {
     "suite", "name", "address", "dry_run", "config", "space", "out", "data_root", "suite_root",
 }  # fmt: skip
-"""Options that do not go to the head as they were typed: each has its own line below."""
+"""Options that are not passed to the head as they were given."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
-_PLACES = ("root", "train", "val", "test")
+_IMAGE_KEYS = ("root", "train", "val", "test")
 
 
 @dataclass(frozen=True)
-class Typed:
-    """An option as it was typed, such as `--adapter` with every value that it was given."""
+class GivenOption:
+    """A command-line option with all its values, such as `--adapter lora --adapter hta`."""
 
     name: str
     flag: str
     values: Sequence[str]
 
     @property
-    def words(self) -> list[str]:
-        """For a command line; without a value it is a switch."""
+    def arguments(self) -> list[str]:
+        """For a command line; an option without a value is a switch."""
         if not self.values:
             return [self.flag]
         return [word for value in self.values for word in (self.flag, value)]
 
 
 @dataclass(frozen=True)
-class Work:
-    """A command for the head: its id, the line for the shell there, and the files beside it."""
+class Submission:
+    """A job: its id, the shell command for the head, the files beside it, and metadata."""
 
     id: str
     entrypoint: str
@@ -55,16 +55,18 @@ class Work:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-def prepare(config: SweepConfig, typed: Sequence[Typed], home: Path | None = None) -> Work:
-    """The submission of a sweep. Everything is checked that can be without the cluster.
+def prepare(
+    config: SweepConfig, given: Sequence[GivenOption], home: Path | None = None
+) -> Submission:
+    """The submission of a sweep, checked as far as possible without the cluster.
 
     Args:
         config: the sweep, read as `orchestrate sweep` reads it.
-        typed: the options that were given.
-        home: of whoever typed it; the shell has put it in place of `~`.
+        given: the options that were given.
+        home: the local user's, which the shell has put in place of `~`.
 
-    `InvalidInput` for whatever `sweep` would refuse before it looks at data, for a place that is
-    none on the cluster, and for a password.
+    Raises `InvalidInput` for whatever `sweep` refuses before it reads data, for a relative path,
+    and for a password.
     """
     from orchestrator.backbones.names import check
     from orchestrator.planning.resolve import plan_sweep
@@ -77,50 +79,56 @@ def prepare(config: SweepConfig, typed: Sequence[Typed], home: Path | None = Non
             "submit needs --out, a folder of the cluster that its machines share or an address: "
             "--out '~/shared/NAME', --out s3://BUCKET/NAME."
         )
-    given = {option.name: option for option in typed}
-    paths_of(config.out)  # an address that can be none
-    places = _places(config, home or Path.home())
+    by_name = {option.name: option for option in given}
+    paths_of(config.out)  # refuses a malformed address
+    locations = {
+        "--out": config.out, "--data-root": config.data_root, "--suite-root": config.suite_root,
+    }  # fmt: skip
+    on_cluster = {
+        flag: cluster_path(flag, path, home) for flag, path in locations.items() if path is not None
+    }
     suite, sweep = plan_sweep(config)
     check(sweep.backbone)
     _check_backbone(sweep.backbone)
-    files = _files(config, given)
-    words = [
+    files = _files(config, by_name)
+    arguments = [
         "sweep",
-        *(f"{SUITE}/{Path(config.suite).name}" if _is_file(config.suite) else config.suite,),
-        *(word for option in typed if option.name not in _ELSEWHERE for word in option.words),
+        f"{SUITE}/{Path(config.suite).name}" if _is_file(config.suite) else config.suite,
+        *(word for o in given if o.name not in _REWRITTEN for word in o.arguments),
         *(word for name in (CONFIG, SPACE) if name in files for word in (_flag(name), name)),
     ]
-    line = " ".join([command(*words), *places, "--address auto"])
+    quoted = [f"{flag} {quote_path(path)}" for flag, path in on_cluster.items()]
+    line = " ".join([command(*arguments), *quoted, "--address auto"])
     _check_secrets([line], files)
-    return Work(
-        id=_id(given["name"].values[0] if "name" in given else "", suite.name),
+    return Submission(
+        id=_id(by_name["name"].values[0] if "name" in by_name else "", suite.name),
         entrypoint=line,
         files=files,
-        metadata={KIND: SWEEP, "suite": suite.name, "out": str(there("--out", config.out, home))},
+        metadata={KIND: SWEEP, "suite": suite.name, "out": on_cluster["--out"]},
     )
 
 
-def look(what: str, line: str, files: Mapping[str, bytes] | None = None) -> Work:
-    """A short command on the head that shows something of a sweep."""
-    return Work(f"{LOOK}-{what}-{time.time_ns()}", line, files or {}, {KIND: LOOK})
+def query(what: str, line: str, files: Mapping[str, bytes] | None = None) -> Submission:
+    """A short command on the head that reads from a sweep."""
+    return Submission(f"{QUERY}-{what}-{time.time_ns()}", line, files or {}, {KIND: QUERY})
 
 
-def command(*words: str) -> str:
-    """A line for the head's shell that runs `orchestrate`, wherever the environment has it."""
-    return f"{_FIND} orchestrate {shlex.join(words)}"
+def command(*arguments: str) -> str:
+    """A line for the head's shell that runs `orchestrate` with these arguments."""
+    return f"{_FIND} orchestrate {shlex.join(arguments)}"
 
 
-def place_word(place: str) -> str:
-    """A place of the cluster as a shell's word, `~/` still to be replaced by the head's home."""
-    home, rest = ("~/", place[2:]) if place.startswith("~/") else ("", place)
+def quote_path(path: str) -> str:
+    """A path quoted for the head's shell, which still replaces a leading `~/`."""
+    home, rest = ("~/", path[2:]) if path.startswith("~/") else ("", path)
     return home + (shlex.quote(rest) if rest or not home else "")
 
 
-def there(option: str, given: str | Path, home: Path | None = None) -> str:
-    """The place on the cluster that was meant; `InvalidInput` if it could be none.
+def cluster_path(option: str, given: str | Path, home: Path | None = None) -> str:
+    """The path on the cluster that an option means; `InvalidInput` for a relative path.
 
-    A path in the home of whoever typed it is one in the home of the head's user: the shell here
-    has replaced `~`.
+    A path in the local user's home is taken as one in the home of the head's user, because the
+    shell here has replaced `~`.
     """
     text, own = str(given), home or Path.home()
     if "://" in text or text.startswith("~/"):
@@ -135,19 +143,7 @@ def there(option: str, given: str | Path, home: Path | None = None) -> str:
     return text
 
 
-def _places(config: SweepConfig, home: Path) -> list[str]:
-    """The options that name places, as they are there."""
-    named = {
-        "--out": config.out, "--data-root": config.data_root, "--suite-root": config.suite_root,
-    }  # fmt: skip
-    return [
-        f"{flag} {place_word(there(flag, value, home))}"
-        for flag, value in named.items()
-        if value is not None
-    ]
-
-
-def _files(config: SweepConfig, given: Mapping[str, Typed]) -> dict[str, bytes]:
+def _files(config: SweepConfig, given: Mapping[str, GivenOption]) -> dict[str, bytes]:
     """The files that the command reads, by their names beside it."""
     files = {
         name: _read(Path(given[option].values[0]))
@@ -177,26 +173,26 @@ def _read(path: Path) -> bytes:
 
 
 def _check_suite(path: Path) -> None:
-    """Only the suite's file travels: its images must be named as the cluster knows them."""
-    for where, value in _image_places(read_yaml(path, "suite")):
+    """Only the suite's file is sent: it must name the images by their paths on the cluster."""
+    for key, value in _image_paths(read_yaml(path, "suite")):
         if not value.startswith(("/", "~/")):
             raise InvalidInput(
-                f"'{where}' of the suite file '{path}' is '{value}', relative to that file, and "
-                "only the file is sent. Write where the images lie on the cluster: "
+                f"'{key}' of the suite file '{path}' is '{value}', relative to that file, and "
+                "only the file is sent. Write the path of the images on the cluster: "
                 f"'/mnt/shared/{value}', '~/shared/{value}'."
             )
 
 
-def _image_places(file: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _image_paths(file: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     from orchestrator.tasks.own import FORMS
 
     for task, about in file["tasks"].items():
         for form in FORMS:
-            places = about.get(form) or {}
+            paths = about.get(form) or {}
             yield from (
-                (f"tasks.{task}.{form}.{name}", places[name])
-                for name in _PLACES
-                if isinstance(places.get(name), str)
+                (f"tasks.{task}.{form}.{name}", paths[name])
+                for name in _IMAGE_KEYS
+                if isinstance(paths.get(name), str)
             )
 
 
@@ -204,8 +200,8 @@ def _check_backbone(backbone: str) -> None:
     file = backbone.partition("@")[2]
     if file and not file.startswith(("/", "~/")):
         raise InvalidInput(
-            f"backbone '{backbone}' names a file relative to a folder of this machine; write where "
-            "it lies on the cluster: ARCHITECTURE@/mnt/shared/FILE, ARCHITECTURE@~/shared/FILE."
+            f"backbone '{backbone}' names a file relative to a folder of this machine; write its "
+            "path on the cluster: ARCHITECTURE@/mnt/shared/FILE, ARCHITECTURE@~/shared/FILE."
         )
 
 
@@ -213,9 +209,9 @@ def _check_secrets(lines: Sequence[str], files: Mapping[str, bytes]) -> None:
     texts = [*lines, *(data.decode(errors="replace") for data in files.values())]
     if any(map(has_secret, texts)):
         raise InvalidInput(
-            "an address with a password is not submitted: whoever may look at the cluster's "
+            "an address with a password is not submitted: everybody who can open the cluster's "
             "dashboard could read it. Leave --tracking-uri out and set MLFLOW_TRACKING_URI on the "
-            "head, before `ray start`; credentials of object stores belong there as well."
+            "head, before `ray start`; the same holds for credentials of object stores."
         )
 
 
@@ -225,7 +221,7 @@ def _id(name: str, suite: str) -> str:
         return f"{plain}-{time.strftime('%Y%m%d-%H%M%S')}"
     if not _NAME.fullmatch(name):
         raise InvalidInput(
-            f"--name '{name}' is no id; allowed are up to 80 letters, digits, dots, dashes and "
+            f"--name '{name}' is not an id; allowed are up to 80 letters, digits, dots, dashes and "
             "underscores, the first a letter or digit."
         )
     return name

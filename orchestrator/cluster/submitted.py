@@ -1,4 +1,4 @@
-"""Sweeps on a running cluster, seen from a machine that reaches nothing but its dashboard."""
+"""Submitted sweeps, from a machine that reaches nothing but the cluster's dashboard."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.cluster.submit import KIND, SWEEP, Work, command, look, place_word
+from orchestrator.cluster.submit import KIND, SWEEP, Submission, command, query, quote_path
 from orchestrator.cluster.sync.log_stream import Receiver
-from orchestrator.cluster.sync.unpack import Arrived, held, put
+from orchestrator.cluster.sync.unpack import SyncResult, existing_files, merge
 from orchestrator.errors import BackendError, SweepConflict, unknown
 
 if TYPE_CHECKING:
@@ -22,12 +22,12 @@ VARIABLE = "RAY_API_SERVER_ADDRESS"
 NOTICE = "notice: "
 _TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _NOT_FOUND = 127
-_OF_RAY = re.compile(r"Running entrypoint for job |\d{4}-\d\d-\d\d .*\bjob_manager\.py:\d+ -- ")
+_RAY_LINE = re.compile(r"Running entrypoint for job |\d{4}-\d\d-\d\d .*\bjob_manager\.py:\d+ -- ")
 
 
 def connect(address: str | None) -> Jobs:
-    """The commands of the cluster at `address`; by default `$RAY_API_SERVER_ADDRESS`, else 8265 of
-    this machine. A token that lies here is used, as Ray itself does only if it is told to.
+    """The jobs of the cluster at `address`; by default `$RAY_API_SERVER_ADDRESS`, else port 8265 of
+    this machine. A token in the default file is used, as Ray itself does only if it is told to.
     """
     if any(map(os.environ.get, _TOKENS)) or (Path.home() / ".ray" / "auth_token").exists():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -40,82 +40,84 @@ def connect(address: str | None) -> Jobs:
     return Jobs(url)
 
 
-def sweeps(jobs: Jobs) -> list[Job]:
+def all_sweeps(jobs: Jobs) -> list[Job]:
     """The submitted sweeps, the oldest first."""
     return [job for job in jobs.all() if job.metadata.get(KIND) == SWEEP]
 
 
-def known(jobs: Jobs, name: str) -> Job:
+def find_sweep(jobs: Jobs, name: str) -> Job:
     """The sweep of that id; `InvalidInput` with the others if there is none."""
-    found = {job.id: job for job in sweeps(jobs)}
+    found = {job.id: job for job in all_sweeps(jobs)}
     if name not in found:
         raise unknown(f"sweep at {jobs.address}", name, found)
     return found[name]
 
 
-def start(jobs: Jobs, work: Work) -> None:
-    """Submits a sweep; `SweepConflict` if one with the same place still runs."""
-    out = work.metadata["out"]
-    for other in sweeps(jobs):
+def submit(jobs: Jobs, submission: Submission) -> None:
+    """Submit a sweep; `SweepConflict` if one with the same --out still runs."""
+    out = submission.metadata["out"]
+    for other in all_sweeps(jobs):
         if not other.over and other.metadata.get("out") == out:
             raise SweepConflict(
-                f"'{out}' is being swept by {other.id}; wait for its end, or stop it "
+                f"'{out}' is used by the running sweep {other.id}; wait for its end, stop it "
                 f"(`orchestrate stop {other.id}`), or name another --out."
             )
-    jobs.submit(work.id, work.entrypoint, work.files, work.metadata)
+    jobs.submit(submission.id, submission.entrypoint, submission.files, submission.metadata)
 
 
-def ask(jobs: Jobs, sweep: Job, what: str, width: int) -> tuple[bool, str]:
-    """What `orchestrate WHAT OUT` prints on the head (columns: `width`), and whether it succeeded;
-    its reason if it did not.
+def run_command(jobs: Jobs, sweep: Job, what: str, width: int) -> tuple[bool, str]:
+    """Run `orchestrate WHAT OUT` on the head, `width` columns wide.
+
+    Returns whether it succeeded, and its output or the reason of its failure.
     """
-    line = f"export COLUMNS={width} NO_COLOR=1; {command(what)} {place_word(sweep.metadata['out'])}"
-    said: list[str] = []
-    ended = _run(jobs, look(what, line), said.append)
-    output = _ours("".join(said))
-    return (True, output) if ended.state == "succeeded" else (False, _why(ended, output))
+    line = f"export COLUMNS={width} NO_COLOR=1; {command(what)} {quote_path(sweep.metadata['out'])}"
+    log: list[str] = []
+    ended = _run(jobs, query(what, line), log.append)
+    output = _without_ray_lines("".join(log))
+    return (True, output) if ended.state == "succeeded" else (False, _reason(ended, output))
 
 
-def bring(
-    jobs: Jobs, sweep: Job, target: Path, everything: bool, say: Callable[[str], None]
-) -> Arrived:
-    """Brings a sweep's files into the folder `target`, whose lease the caller has.
+def fetch(
+    jobs: Jobs, sweep: Job, target: Path, everything: bool, notify: Callable[[str], None]
+) -> SyncResult:
+    """Copy a sweep's files into the folder `target`, whose lock the caller holds.
 
-    `BackendError` if the head cannot pack them or they do not come whole, `DataError` or
-    `SweepConflict` as `put` does; then nothing is changed.
+    Raises `BackendError` if the head cannot send them or they do not arrive completely, `DataError`
+    or `SweepConflict` as `merge` does; then nothing is changed.
     """
-    here = {"held.json": held(target, everything).dump()}
-    words = ["pack", *(["--all"] if everything else []), "--held", "held.json"]
-    line = f"{command(*words)} {place_word(sweep.metadata['out'])}"
+    files = {"existing.json": existing_files(target, everything).dump()}
+    arguments = ["pack", *(["--all"] if everything else []), "--existing", "existing.json"]
+    line = f"{command(*arguments)} {quote_path(sweep.metadata['out'])}"
     with tempfile.TemporaryDirectory(dir=target, prefix=".fetch-") as folder:
-        archive = Path(folder) / "parcel.tar.gz"
+        archive = Path(folder) / "files.tar.gz"
         with open(archive, "wb") as sink:
             receiver = Receiver(sink)
-            ended = _run(jobs, look("fetch", line, here), receiver.feed)
+            ended = _run(jobs, query("fetch", line, files), receiver.feed)
             if ended.state != "succeeded":
-                raise BackendError(_why(ended, _ours("\n".join(receiver.said))))
+                log = _without_ray_lines("\n".join(receiver.other_lines))
+                raise BackendError(_reason(ended, log))
             receiver.finish()
-        for line in receiver.said:
+        for line in receiver.other_lines:
             if line.startswith(NOTICE):
-                say(line)
-        return put(archive, target)
+                notify(line)
+        return merge(archive, target)
 
 
-def _run(jobs: Jobs, work: Work, take: Callable[[str], object]) -> Job:
-    return jobs.run(work.id, work.entrypoint, work.files, work.metadata, take)
+def _run(jobs: Jobs, job: Submission, take: Callable[[str], object]) -> Job:
+    return jobs.run(job.id, job.entrypoint, job.files, job.metadata, take)
 
 
-def _why(ended: Job, said: str) -> str:
+def _reason(ended: Job, log: str) -> str:
     """Why a command on the head failed: its own last line, if there is any."""
     if ended.code == _NOT_FOUND:
         return (
             "the head has no `orchestrate`: neither on the PATH that Ray was started with nor in "
             "~/venv/bin. `ray up` installs it."
         )
-    lines = [line for line in said.splitlines() if line.strip()]
+    lines = [line for line in log.splitlines() if line.strip()]
     return lines[-1].removeprefix("orchestrate: ") if lines else ended.message
 
 
-def _ours(log: str) -> str:
-    """A log without what Ray writes into it, which may come after the first of ours."""
-    return "".join(line for line in log.splitlines(keepends=True) if not _OF_RAY.match(line))
+def _without_ray_lines(log: str) -> str:
+    """A job's log without the lines of Ray, which may come after the first of its own."""
+    return "".join(line for line in log.splitlines(keepends=True) if not _RAY_LINE.match(line))

@@ -1,1 +1,1 @@
-"""From the options of a command to a frozen sweep; misspelt names and values end here."""
+"""From the options of a command to a frozen sweep; wrong names and values are refused here."""

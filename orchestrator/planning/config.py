@@ -1,4 +1,4 @@
-"""What a person asks for: the options of `orchestrate sweep`, from there or a YAML file."""
+"""The options of `orchestrate sweep`, from the command line or a YAML file."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class SweepConfig(BaseModel):
 
     @field_validator("out", mode="before")
     @classmethod
-    def _place(cls, value: Any) -> Any:
-        """A folder or an address; `Path` would take a slash out of the latter."""
+    def _keep_uri(cls, value: Any) -> Any:
+        """As text: `Path` would remove a slash from an address."""
         return str(value) if isinstance(value, Path) else value
 
     @field_validator("set", mode="after")
@@ -66,10 +66,8 @@ class SweepConfig(BaseModel):
         return {name: _scalar(v) if isinstance(v, str) else v for name, v in value.items()}
 
     @property
-    def place(self) -> str:
-        """The output folder or its address; by default that of the suite (or of its file's name) in
-        `runs`.
-        """
+    def location(self) -> str:
+        """The output folder or address; by default `runs/NAME` of the suite (or of its file)."""
         return self.out if self.out is not None else str(Path("runs") / Path(self.suite).stem)
 
     @property
@@ -79,9 +77,9 @@ class SweepConfig(BaseModel):
 
 
 def make_config(given: Mapping[str, Any], file: Path | None) -> SweepConfig:
-    """The configuration of a command: the file's fields, and the given ones (not None) over them.
+    """The configuration of a command; given values that are not None override the file's.
 
-    `set` and `space` are merged by their keys, so that `--set lr=1` keeps what else the file sets.
+    `set` and `space` are merged by key: `--set lr=1` keeps the other fields of the file's `set`.
     """
     values = read_yaml(file, "configuration") if file else {}
     for name, value in given.items():

@@ -1,18 +1,19 @@
-"""What a second command may change about the sweep of a folder."""
+"""What a second command may change about the sweep in an output folder."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from orchestrator.errors import InvalidInput
-from orchestrator.spec import PROTOCOLS, RECIPE_FIELDS, Recipe, Suite, Sweep
+from orchestrator.spec import PROTOCOLS, RECIPE_FIELDS, DataIdentity, Recipe, Suite, Sweep
 
 
 def extend(old: Sweep, new: Sweep, suite: Suite) -> Sweep:
-    """The sweep of a folder after another command: more of everything, or `InvalidInput`.
+    """The sweep of a folder after another command.
 
-    More seeds, trials, tasks, adapters, replicated configurations and another protocol extend it;
-    anything else would make its results incomparable, and the message says what differs.
+    More seeds, trials, tasks, adapters, replicated configurations and another protocol extend it.
+    Anything else would make its results incomparable: `InvalidInput` says what differs.
     """
     same = ("suite", "backbone", "sampler", "stopping", "recipe", "seed", "warm_start")
     differing = [n for n in same if getattr(old, n) != getattr(new, n)]
@@ -32,7 +33,7 @@ def extend(old: Sweep, new: Sweep, suite: Suite) -> Sweep:
         )
         raise InvalidInput(
             f"the output folder holds another sweep ({shown}). Use the same arguments (or more "
-            "seeds, trials, tasks, adapters) to go on with it, or another --out."
+            "seeds, trials, tasks, adapters) to extend it, or another --out."
         )
     every = (*old.tasks, *new.tasks)
     order = [task.name for task in suite.tasks]
@@ -51,8 +52,29 @@ def extend(old: Sweep, new: Sweep, suite: Suite) -> Sweep:
     )
 
 
+def check_identities(
+    backbone: str,
+    old_data: Mapping[str, DataIdentity],
+    new_data: Mapping[str, DataIdentity],
+    old_weights: str,
+    new_weights: str,
+) -> None:
+    """`InvalidInput` if the data of a task or the weights have changed since the folder's sweep."""
+    changed = [name for name, new in new_data.items() if old_data.get(name, new) != new]
+    if changed:
+        raise InvalidInput(
+            f"the data of {', '.join(changed)} changed since this folder's sweep started (other "
+            "fingerprints); its results would not be comparable. Use another --out."
+        )
+    if old_weights != new_weights:
+        raise InvalidInput(
+            f"the weights of '{backbone}' changed since this folder's sweep started "
+            f"({old_weights[:12]} there, {new_weights[:12]} now). Use another --out."
+        )
+
+
 def _trials_extend(old: Sweep, new: Sweep) -> bool:
-    """Whether no fewer configurations are searched; None is all of a grid, else a default."""
+    """Whether at least as many configurations are searched; None is a whole grid or a default."""
     if old.trials is None or new.trials is None:
         return old.trials == new.trials or (new.trials is None and new.sampler == "grid")
     return new.trials >= old.trials

@@ -1,4 +1,4 @@
-"""From what a person asks for to frozen studies: every typo fails here, before anything starts."""
+"""From options to frozen studies: every wrong name or value is refused before anything starts."""
 
 from __future__ import annotations
 
@@ -58,13 +58,31 @@ def plan_sweep(config: SweepConfig) -> tuple[Suite, Sweep]:
 
 
 def plan_studies(sweep: Sweep, data: Mapping[str, DataIdentity], weights: str) -> list[Study]:
-    """One study per protocol, task and adapter; adapters first (their trials share a pool)."""
+    """One study per protocol, adapter and task; trials of one adapter share a pool."""
     return [
         replace(_study(sweep, task, name, data[task], weights), protocol=protocol)
         for protocol in sweep.protocols
         for name in sweep.adapters
         for task in sweep.tasks
     ]
+
+
+def check_batches(studies: Sequence[Study], counts: Mapping[str, Mapping[str, int]]) -> None:
+    """`InvalidInput` if a batch that may be tried is larger than a task's training split.
+
+    `counts` has the number of images of each task by split.
+    """
+    task = min(counts, key=lambda name: counts[name]["train"])
+    images = counts[task]["train"]
+    for study in studies:
+        searched = study.space.get("batch")
+        batch = int(max(_extremes(searched))) if searched else study.recipe.batch
+        if batch > images:
+            how = "--space" if searched else f"--set batch={images} or less"
+            raise InvalidInput(
+                f"batch {batch} of adapter '{study.adapter}' is larger than the training split of "
+                f"task '{task}', which has {images} images; change it with {how}."
+            )
 
 
 def _study(sweep: Sweep, task: str, name: str, data: DataIdentity, weights: str) -> Study:
@@ -89,7 +107,7 @@ def _study(sweep: Sweep, task: str, name: str, data: DataIdentity, weights: str)
 
 
 def _defaults(config: SweepConfig, suite: Suite) -> Suite:
-    """The suite as it stands in for what was not chosen: a preset is gone through whole."""
+    """The suite's defaults; a preset is searched completely, by grid and without stopping."""
     if config.preset is None:
         return suite
     _among("preset", config.preset, search_spaces.PRESETS)
@@ -97,8 +115,8 @@ def _defaults(config: SweepConfig, suite: Suite) -> Suite:
 
 
 def _recipe(config: SweepConfig, suite: Suite) -> Recipe:
-    """The suite's recipe with what was set by hand; warm-up keeps its share of the epochs."""
-    values = _by_hand(config)
+    """The suite's recipe with the given values; warm-up keeps its share of the epochs."""
+    values = _given_fields(config)
     epochs = values.get("epochs", suite.recipe.epochs)
     if "warmup_epochs" not in values and isinstance(epochs, int) and epochs != suite.recipe.epochs:
         share = suite.recipe.warmup_epochs / suite.recipe.epochs
@@ -110,9 +128,9 @@ def _recipe(config: SweepConfig, suite: Suite) -> Recipe:
 
 
 def _precision_of(device: str) -> str:
-    """That of the frozen weights: bf16 on a GPU that has it, else fp32.
+    """bf16 on a GPU that supports it, else fp32.
 
-    A GPU named by the user may be on another machine: there the pool refuses bf16 if need be.
+    A named GPU may be on another machine, whose pool refuses bf16 if the GPU does not support it.
     """
     if device != "auto":
         return "bf16" if device.startswith("cuda") else "fp32"
@@ -121,8 +139,8 @@ def _precision_of(device: str) -> str:
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported(False) else "fp32"
 
 
-def _by_hand(config: SweepConfig) -> dict[str, Any]:
-    """The recipe fields that a person set; `InvalidInput` if one is given two values."""
+def _given_fields(config: SweepConfig) -> dict[str, Any]:
+    """The recipe fields that were given; `InvalidInput` if one has two values."""
     values = dict(config.set)
     for name, value in (("epochs", config.epochs), ("precision", config.precision)):
         if value is None:
@@ -161,11 +179,13 @@ def _known_adapters() -> list[str]:
 def _space(
     name: str, config: SweepConfig, suite: Suite, recipe: Recipe, backbone: str
 ) -> tuple[search_spaces.Space, dict[str, Any]]:
-    """The adapter's (or a preset's) space, narrowed by the suite, then by --space; what --set fixes
-    leaves it.
+    """(searched fields, fixed fields) of an adapter.
+
+    Its own or the preset's space, narrowed by the suite and then by --space, without the fields
+    that --set gives.
     """
-    for stranger in config.space:
-        _among("adapter in --space", stranger, _known_adapters())
+    for key in config.space:
+        _among("adapter in --space", key, _known_adapters())
     fixed: dict[str, Any] = {}
     try:
         space = _base_space(name, config, backbone)
@@ -174,11 +194,11 @@ def _space(
             fixed = {key: value for key, value in {**fixed, **newly}.items() if key not in space}
     except ValueError as error:
         raise InvalidInput(f"search space of adapter '{name}': {error}") from None
-    set_by_hand = _by_hand(config)
-    space = {key: value for key, value in space.items() if key not in set_by_hand}
-    fixed = {key: value for key, value in fixed.items() if key not in set_by_hand}
+    given = _given_fields(config)
+    space = {key: value for key, value in space.items() if key not in given}
+    fixed = {key: value for key, value in fixed.items() if key not in given}
     _check_fields(name, space, fixed, recipe)
-    _check_places(name, space, fixed, backbone)
+    _check_targets(name, space, fixed, backbone)
     return space, fixed
 
 
@@ -197,7 +217,7 @@ def _base_space(name: str, config: SweepConfig, backbone: str) -> search_spaces.
 def _check_fields(
     name: str, space: search_spaces.Space, fixed: Mapping[str, Any], recipe: Recipe
 ) -> None:
-    """Every field exists, and every value that can be tried is one that the field allows."""
+    """Every field exists, and allows every value that can be tried."""
     fields = get(name).__dataclass_fields__
     for key in (*space, *fixed):
         if key not in fields and key not in RECIPE_FIELDS:
@@ -206,16 +226,16 @@ def _check_fields(
         for values in _candidates(space, fixed):
             tried = recipe.with_values({k: v for k, v in values.items() if k in RECIPE_FIELDS})
             if tried.precision == "auto":
-                raise InvalidInput("precision 'auto' is no choice to search; name bf16 or fp32.")
+                raise InvalidInput("precision 'auto' cannot be searched; name bf16 or fp32.")
             _adapter(name, values)
     except (AdapterError, InvalidInput) as error:
         raise InvalidInput(f"search space of adapter '{name}': {error}") from None
 
 
-def _check_places(
+def _check_targets(
     name: str, space: search_spaces.Space, fixed: Mapping[str, Any], backbone: str
 ) -> None:
-    """Every selection of blocks and parts that can be tried has a place in the backbone."""
+    """Every selection of layers and sites that can be tried exists in the backbone."""
     chosen = [key for key in search_spaces.SELECTIONS if key in space]
     if not chosen and not fixed.keys() & set(search_spaces.SELECTIONS):
         return  # the adapter's defaults: nothing to check, and no model to build
@@ -230,7 +250,7 @@ def _check_places(
 
 @cache
 def _sites(backbone: str) -> Sites:
-    """The places of a backbone, from its architecture alone."""
+    """The modules of a backbone that adapters can target, from its architecture alone."""
     from adapters.backbones import find_sites
     from orchestrator.backbones.names import check, empty_model
 
@@ -239,7 +259,7 @@ def _sites(backbone: str) -> Sites:
 
 
 def _adapter(name: str, values: Mapping[str, Any]) -> Adapter:
-    """The adapter with those of the values that are its own, selections made from their texts."""
+    """The adapter with those of the values that are its own fields, selections parsed."""
     own = {key: value for key, value in values.items() if key not in RECIPE_FIELDS}
     return build(name, {key: search_spaces.to_field(key, value) for key, value in own.items()})
 
@@ -247,7 +267,7 @@ def _adapter(name: str, values: Mapping[str, Any]) -> Adapter:
 def _candidates(
     space: search_spaces.Space, fixed: Mapping[str, Any]
 ) -> Iterator[Mapping[str, Any]]:
-    """The fixed values with each searched one; epochs and warm-up, which must agree, together."""
+    """The fixed values with each searched one; epochs and warm-up, which must agree, jointly."""
     paired = [key for key in ("epochs", "warmup_epochs") if key in space]
     for values in product(*(_extremes(space[key]) for key in paired)):
         yield {**fixed, **dict(zip(paired, values, strict=True))}
@@ -258,7 +278,7 @@ def _candidates(
 
 
 def _extremes(distribution: BaseDistribution) -> Sequence[Any]:
-    """Values that stand for a distribution: all choices, or both ends of a range."""
+    """All choices of a distribution, or both ends of its range."""
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices
     assert isinstance(distribution, IntDistribution | FloatDistribution)

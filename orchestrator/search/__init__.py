@@ -1,4 +1,7 @@
-"""Which trial next, and may it go on: samplers, stopping rules and stages behind one object."""
+"""Which trial to run next and which to stop: samplers, stopping rules and stages of a sweep.
+
+`Search` is the only object that a backend uses; everything here is plain Python and Optuna.
+"""
 
 from __future__ import annotations
 

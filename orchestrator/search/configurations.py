@@ -10,14 +10,14 @@ from orchestrator.spec import RECIPE_FIELDS, Stage, Study, Trial
 from search_spaces import to_choice, to_field
 
 SEARCH_SEED = 0
-"""Every configuration is searched with this seed; replicate and final use 1, 2, …"""
+"""Seed of every search trial; replicate and final use 1, 2, …"""
 
 
 def search_trial(study: Study, values: Mapping[str, Any]) -> Trial:
     """The search-stage trial of one configuration: the study's values with `values` over them."""
     recipe = {name: value for name, value in values.items() if name in RECIPE_FIELDS}
     params = {
-        name: _like(study.params.get(name), to_field(name, value))
+        name: _as_type_of(study.params.get(name), to_field(name, value))
         for name, value in values.items()
         if name not in RECIPE_FIELDS
     }
@@ -37,13 +37,13 @@ def search_trial(study: Study, values: Mapping[str, Any]) -> Trial:
 
 
 def searched_values(study: Study, trial: Trial) -> dict[str, Any]:
-    """What a trial has in the fields of the study's space; fields it lacks are left out."""
+    """A trial's values of the fields of the study's space; fields that it lacks are left out."""
     known = {name: getattr(trial.recipe, name) for name in RECIPE_FIELDS} | dict(trial.params)
     return {name: to_choice(name, known[name]) for name in study.space if name in known}
 
 
-def again(study: Study, trial: Trial, stage: Stage, seed: int) -> Trial:
-    """The same configuration in another stage with another seed."""
+def repeat(study: Study, trial: Trial, stage: Stage, seed: int) -> Trial:
+    """The same configuration in another stage, with another seed."""
     return replace(trial, stage=stage, seed=seed, data=_readable(study, stage))
 
 
@@ -53,7 +53,7 @@ def _readable(study: Study, stage: Stage) -> str:
     return study.data.final if every else study.data.search
 
 
-def _like(default: Any, value: Any) -> Any:
-    """Whole numbers as floats where the default is one: 1 and 1.0 are the same configuration."""
+def _as_type_of(default: Any, value: Any) -> Any:
+    """An integer as a float if the default is one: 1 and 1.0 are the same configuration."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     return float(value) if whole and isinstance(default, float) else value

@@ -1,4 +1,4 @@
-"""The configurations of one study: asked before, its warm start, and the sampler's."""
+"""The configurations of one study: those suggested before, its warm start, the sampler's."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from orchestrator.search.warm_start import warm_start
 from orchestrator.spec import Study, Sweep, Trial, TrialResult
 
 
-class Asked:
-    """Search-stage trials by key, in the order asked. Called by `StudyRun` only."""
+class Proposals:
+    """The search-stage trials of a study by key, in the order of their suggestion.
+
+    Used by `StudyRun` only.
+    """
 
     def __init__(
         self, sweep: Sweep, study: Study, store: SuggestionStore, rows: Mapping[str, TrialResult]
@@ -22,19 +25,22 @@ class Asked:
         self.trials: dict[str, Trial] = {}
         self._seed, self._study, self._store = sweep.seed, study, store
         self._sampler = make_sampler(sweep.sampler)
-        self._first = warm_start(sweep.warm_start, study)
+        self._warm_start = warm_start(sweep.warm_start, study)
         last = -1
         for suggestion in store.load(study.name):
             trial, last = search_trial(study, suggestion.values), suggestion.index
             if trial.key != suggestion.key:
-                self._refuse(suggestion)
+                raise self._conflict(suggestion)
             self.trials[trial.key] = trial
         for key, row in rows.items():
             self._adopt(key, row.trial)
         self._index = max(last + 1, len(self.trials))
 
-    def new(self, rows: Mapping[str, TrialResult], failed: Container[str]) -> Trial | None:
-        """The next configuration, on disk before anyone hears of it; None if there is none left."""
+    def next(self, rows: Mapping[str, TrialResult], failed: Container[str]) -> Trial | None:
+        """The trial of a new configuration, None if there is none left.
+
+        Its suggestion is written to disk before the trial is returned.
+        """
         study, index = self._study, self._index
         history = [self._observe(key, rows.get(key), key in failed) for key in self.trials]
         values = self._suggest(history)
@@ -47,21 +53,22 @@ class Asked:
         return trial
 
     def _suggest(self, history: Sequence[Observation]) -> Mapping[str, Any] | None:
-        """The warm start, if there is one that was never asked; then the sampler's."""
-        if self._first is not None and all(self._first != seen.values for seen in history):
-            return self._first
+        """The warm start if it was not suggested before, else the sampler's suggestion."""
+        first = self._warm_start
+        if first is not None and all(first != observed.values for observed in history):
+            return first
         study = self._study
-        # Without the protocol: where a sampler does not learn, both try the same configurations.
+        # Without the protocol: a sampler that does not learn suggests the same under both.
         name = f"{study.task}/{study.adapter}"
         identity = (self._seed, study.suite, study.backbone, name, self._index)
         return propose(self._sampler, study.space, history, *identity)
 
     def _adopt(self, key: str, trial: Trial) -> None:
-        """Counts a finished configuration of this study whose suggestion was lost as asked."""
+        """Add a configuration that has a result but whose suggestion was lost."""
         if trial.stage == "search" and key not in self.trials:
-            again = search_trial(self._study, searched_values(self._study, trial))
-            if again.key == key:
-                self.trials[key] = again
+            rebuilt = search_trial(self._study, searched_values(self._study, trial))
+            if rebuilt.key == key:
+                self.trials[key] = rebuilt
 
     def _observe(self, key: str, row: TrialResult | None, failed: bool) -> Observation:
         values = searched_values(self._study, self.trials[key])
@@ -69,10 +76,10 @@ class Asked:
             return Observation(values, "failed" if failed else "running")
         return Observation(values, row.status, row.value, row.epochs_run)
 
-    def _refuse(self, suggestion: Suggestion) -> None:
+    def _conflict(self, suggestion: Suggestion) -> SweepConflict:
         path = self._store.path(self._study.name, suggestion.index)
-        raise SweepConflict(
+        return SweepConflict(
             f"the suggestion '{path}' belongs to trial {suggestion.key}, which study "
-            f"'{self._study.name}' can no longer make: its data, weights, recipe or fixed fields "
-            "changed. Choose another output folder, or go back to the earlier settings."
+            f"'{self._study.name}' no longer has: its data, weights, recipe or fixed fields "
+            "changed. Use another --out, or the earlier settings."
         )

@@ -1,8 +1,8 @@
-"""Samplers: which configuration of a study next.
+"""Samplers: which configuration of a study is tried next.
 
-A sampler is a class in `SAMPLERS` that obeys `Sampler`: from the space, what was asked so far and a
-seed it makes one point. It keeps no state, so a sweep that was interrupted goes on as if it had
-not been. Refusing repeats and closing a finished space is not its affair: `propose` does both.
+A sampler is a class in `SAMPLERS` with the methods of `Sampler`: it makes one point from the space,
+the previous suggestions and a seed. It keeps no state, so an interrupted sweep continues as if it
+had not been. `propose` refuses repeated points and recognises an exhausted space.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from orchestrator.errors import InvalidInput, unknown
 from orchestrator.spec import derived_seed
 from search_spaces import contains, grid_point, grid_size, snap
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)  # It announces each study it creates.
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # it logs each study that it creates
 
 Space = Mapping[str, BaseDistribution]
 
 DEFAULT_CONFIGURATIONS = 30
-"""How many configurations of a larger space are tried when nobody says."""
+"""How many configurations of a larger space are tried by default."""
 
 _ATTEMPTS = 10
-"""How often a sampler may repeat itself before an unseen point is drawn for it."""
+"""How often a sampler may repeat a point before an unseen one is drawn instead."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """One configuration asked before: the searched fields' values and what came of it.
+    """A previous suggestion: the searched fields' values and the state of its trial.
 
     `value` is the accuracy after `epoch` epochs; None while running, when diverged or failed.
     """
@@ -45,16 +45,16 @@ class Observation:
 
 
 class Sampler(Protocol):
-    """What `propose` asks of a sampler."""
+    """The interface that `propose` uses."""
 
     exhaustive: ClassVar[bool]
-    """True if it goes through a finite space point by point (and has no use for another)."""
+    """True if it enumerates a finite space (and cannot be used with another)."""
 
     def suggest(self, space: Space, history: Sequence[Observation], seed: int) -> dict[str, Any]:
         """One value per field of `space`, which is neither empty nor exhausted.
 
-        `history` is in the order asked. Equal arguments must give equal values. A point that was
-        asked before is refused, and `suggest` called again with another seed.
+        `history` is in the order of suggestion. Equal arguments must give equal values. For a point
+        that was suggested before, `suggest` is called again with another seed.
         """
         ...
 
@@ -65,7 +65,7 @@ class Grid:
     exhaustive: ClassVar[bool] = True
 
     def suggest(self, space: Space, history: Sequence[Observation], seed: int) -> dict[str, Any]:
-        """The first point that was not asked."""
+        """The first point that was not suggested before."""
         taken = _taken(space, history)
         return next(point for point in _points(space) if _identity(space, point) not in taken)
 
@@ -81,7 +81,7 @@ class Random:
 
 
 class Tpe:
-    """Optuna's multivariate TPE; running trials count as bad ones, so that a batch spreads out.
+    """Optuna's multivariate TPE; running trials count as bad ones, which spreads parallel trials.
 
     Reference: Bergstra et al. 2011, "Algorithms for hyper-parameter optimization".
     """
@@ -89,7 +89,7 @@ class Tpe:
     exhaustive: ClassVar[bool] = False
 
     def suggest(self, space: Space, history: Sequence[Observation], seed: int) -> dict[str, Any]:
-        """A point that looks good given what has finished; uniform for the first ten."""
+        """A promising point given the finished trials; uniform for the first ten."""
         sampler = optuna.samplers.TPESampler(
             seed=seed % 2**32, multivariate=True, constant_liar=True
         )
@@ -107,10 +107,10 @@ def make_sampler(name: str) -> Sampler:
 
 
 def planned_configurations(sampler: str, space: Space, trials: int | None) -> int:
-    """How many configurations a study asks for: never more than the space has.
+    """How many configurations a study searches: never more than its space has.
 
-    `trials` None means all of a grid, and otherwise all of a finite space up to 30 points, 30 of a
-    larger one. `InvalidInput` if a grid is asked of a space that is not finite.
+    `trials` None means a whole grid; for other samplers a finite space up to 30 points, 30 points
+    of a larger one. `InvalidInput` for a grid over a space that is not finite.
     """
     size, exhaustive = grid_size(space), make_sampler(sampler).exhaustive
     if trials is not None and trials < 1:
@@ -129,12 +129,12 @@ def planned_configurations(sampler: str, space: Space, trials: int | None) -> in
 def propose(
     sampler: Sampler, space: Space, history: Sequence[Observation], *identity: Any
 ) -> dict[str, Any] | None:
-    """A point that was never asked, or None when there is none left.
+    """A point that was not suggested before, or None if there is none left.
 
-    `identity` names the study and the number of the ask: with the attempt it makes the seed, so a
-    rebuilt sampler does not repeat its first suggestions. One that repeats itself all the same, as
-    TPE does on small spaces, gets an unseen point in a seeded order. Points outside the space,
-    asked before it was narrowed, count for nothing.
+    `identity` names the study and the number of the suggestion. With the attempt it makes the seed,
+    so a rebuilt sampler does not repeat its first suggestions. If a sampler repeats itself all the
+    same, as TPE does on small spaces, an unseen point in a seeded order is taken. Points outside
+    the space, suggested before it was narrowed, are ignored.
     """
     history = [observation for observation in history if contains(space, observation.values)]
     taken = _taken(space, history)
@@ -153,7 +153,7 @@ def _unseen(space: Space, taken: set[tuple[Any, ...]], seed: int) -> dict[str, A
     size = grid_size(space)
     if size is None:
         return None
-    # One more draw than there are taken points must meet an unseen one, however large the space.
+    # One more draw than there are taken points must include an unseen one.
     order = random.Random(seed).sample(range(size), min(size, len(taken) + 1))
     points = (grid_point(space, index) for index in order)
     return next((point for point in points if _identity(space, point) not in taken), None)
@@ -174,7 +174,7 @@ def _taken(space: Space, history: Sequence[Observation]) -> set[tuple[Any, ...]]
 def _ask(
     sampler: optuna.samplers.BaseSampler, space: Space, history: Sequence[Observation]
 ) -> dict[str, Any]:
-    """One suggestion of an Optuna sampler that is told the history first."""
+    """One suggestion of an Optuna sampler for a study with this history."""
     study = optuna.create_study(direction="maximize", sampler=sampler)
     for observation in history:
         study.add_trial(_frozen(space, observation))
@@ -182,7 +182,7 @@ def _ask(
 
 
 def _frozen(space: Space, observation: Observation) -> FrozenTrial:
-    """A stopped trial ranks by how far it came, below every full one; a diverged one last."""
+    """For Optuna: a stopped trial ranks below every finished one, a diverged one last."""
     state = {
         "running": TrialState.RUNNING,
         "finished": TrialState.COMPLETE,

@@ -1,4 +1,4 @@
-"""The one object that both backends drive: ask → Trial | Wait | Done; rung → go on?; tell."""
+"""The object that both backends drive: ask → Trial | Wait | Done, rung → continue or stop, tell."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from orchestrator.spec import Study, Sweep, Trial, TrialResult
 
 @dataclass(frozen=True)
 class Wait:
-    """Nothing to start before a trial in flight has been told or has failed."""
+    """No trial can start before one in flight is told or has failed."""
 
 
 @dataclass(frozen=True)
@@ -23,26 +23,28 @@ class Done:
 
 
 class Search:
-    """Plain, synchronous and deterministic: what it asks depends only on what it was told.
+    """Synchronous and deterministic: its trials depend only on the results that it was told.
 
-    `finished` are the ledger's rows. Studies of one adapter come one after another, since their
-    trials share a pool, and take turns over the tasks; a later adapter's trials fill the gaps.
-    Not thread-safe. `LedgerError` for a damaged suggestion, `SweepConflict` for one of another
-    sweep, `InvalidInput` for an unknown sampler or stopping rule.
+    `finished` are the ledger's rows. Adapters come one after another, because trials of one adapter
+    share a pool; their studies take turns, and a later adapter's trials fill the gaps. Not
+    thread-safe.
+
+    Raises `LedgerError` for a damaged suggestion, `SweepConflict` for one of another sweep,
+    `InvalidInput` for an unknown sampler or stopping rule.
     """
 
     def __init__(
         self,
         sweep: Sweep,
         studies: Sequence[Study],
-        asks: SuggestionStore,
+        suggestions: SuggestionStore,
         finished: Iterable[TrialResult],
     ) -> None:
         rows: defaultdict[str, list[TrialResult]] = defaultdict(list)
         for row in finished:
             rows[row.trial.study].append(row)
         self._runs = {
-            study.name: StudyRun(sweep, study, asks, rows[study.name]) for study in studies
+            study.name: StudyRun(sweep, study, suggestions, rows[study.name]) for study in studies
         }
         self._groups: defaultdict[str, deque[StudyRun]] = defaultdict(deque)
         for run in self._runs.values():
@@ -50,15 +52,15 @@ class Search:
         self._owners: dict[str, StudyRun] = {}
 
     def ask(self) -> Trial | Wait | Done:
-        """The next trial to start. Every one asked must be told or reported as failed.
+        """The next trial to start. Each must be told or reported as failed later.
 
-        `StorageError` if its suggestion cannot be written: asking again is as if nothing had been.
+        Raises `StorageError` if its suggestion cannot be written; the call can be repeated.
         """
         for group in self._groups.values():
             for _ in range(len(group)):
                 run = group[0]
                 trial = run.next()
-                group.rotate(-1)  # only now: a study that failed to answer is asked again
+                group.rotate(-1)  # not before: after an error the same study is asked again
                 if trial is not None:
                     self._owners[trial.key] = run
                     return trial
@@ -69,24 +71,24 @@ class Search:
         return self._runs[trial.study].rungs(trial)
 
     def rung(self, key: str, epoch: int, value: float) -> Literal["continue", "stop"]:
-        """Whether the trial goes on, given its accuracy on val after `epoch` epochs."""
+        """Whether the trial continues, given its accuracy on val after `epoch` epochs."""
         run = self._owners.get(key)
         return "stop" if run is not None and run.stops(key, epoch, value) else "continue"
 
     def tell(self, result: TrialResult) -> None:
-        """A result that is in the ledger. Telling it twice, or a stranger's, does no harm."""
+        """Record a result of the ledger; a repeated one, or one of another sweep, is ignored."""
         run = self._runs.get(result.trial.study)
         if run is not None:
             run.tell(result)
 
     def failed(self, key: str, message: str) -> None:
-        """A trial was lost to a machine, not to itself: it is asked again, twice at most."""
+        """Record that a trial was lost with its machine: it is repeated, twice at most."""
         run = self._owners.get(key)
         if run is not None:
             run.failed(key, message)
 
     def close_search(self) -> None:
-        """The time budget is spent: no new configurations, replicate and choose among those had."""
+        """Suggest no new configurations; replicate and choose among the existing ones."""
         for run in self._runs.values():
             run.close_search()
 
@@ -95,5 +97,5 @@ class Search:
         return [run.progress() for run in self._runs.values()]
 
     def failures(self) -> Mapping[str, str]:
-        """Trials given up, by key, with the last message."""
+        """Trial key → last message, of trials that were given up."""
         return {key: text for run in self._runs.values() for key, text in run.failures.items()}

@@ -1,8 +1,8 @@
 """Stopping rules: which trials of a study are ended early.
 
-A rule is a class in `RULES` with two methods: `rungs` says at which epochs a trial of a
-recipe reports, `stops` records what it reported and answers. There is one object per study, so
-trials are only ever compared with trials of their own study. Called by `StudyRun`.
+A rule is a class in `RULES` with two methods: `rungs` gives the epochs at which a trial reports its
+accuracy, `stops` records the report and decides. Each study has an object of its own, so trials are
+compared only with trials of their study. Used by `StudyRun`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ETA = 3
 
 
 class StoppingRule(Protocol):
-    """What a study asks of a rule; both methods must depend on nothing but what was reported."""
+    """The interface of a rule; the results of both methods depend only on what was reported."""
 
     def rungs(self, recipe: Recipe) -> tuple[int, ...]:
         """The epochs (1 … epochs - 1, ascending) after which a search trial reports."""
@@ -36,11 +36,11 @@ class NoStopping:
     """Every trial runs to its last epoch."""
 
     def rungs(self, recipe: Recipe) -> tuple[int, ...]:
-        """None."""
+        """No rungs."""
         return ()
 
     def stops(self, key: str, epoch: int, value: float) -> bool:
-        """Never."""
+        """Always False."""
         return False
 
 
@@ -70,7 +70,7 @@ class Asha:
     def stops(self, key: str, epoch: int, value: float) -> bool:
         """True if `value` is strictly below the best third at this rung; see the class."""
         if not math.isfinite(value):
-            return False  # The pool ends a diverged trial itself.
+            return False  # the pool ends a diverged trial itself
         rung = self._values[epoch]
         rung[key] = value
         if len(rung) < ETA:

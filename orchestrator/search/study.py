@@ -1,14 +1,14 @@
 """The stages of one study: search, then replicate, then final.
 
-search     the sampler's configurations, seed 0, ended early where the stopping rule says so
-replicate  the best of them again with seeds 1 … n; skipped where there is just one configuration
-final      the winner with seeds 1 … n, trained on train + val, reading test once each
+search     the sampler's configurations with seed 0, ended early by the stopping rule
+replicate  the best of them with seeds 1 … n; skipped if there is only one configuration
+final      the winner with seeds 1 … n, trained on train + val, each reading test once
 
 Under the protocol `paper` every trial trains on train + val and reads test every tenth epoch; as in
-the published scripts nothing is ended early and nothing replicated.
+the published scripts nothing is stopped early and nothing replicated.
 
-A stage begins when every trial of the one before has a result or has failed for good. What the
-ledger holds already is never asked again, so more configurations, seeds or tasks merely extend.
+A stage starts when every trial of the previous one has a result or was given up. A trial with a row
+in the ledger is never run again: more configurations, seeds or tasks only add trials.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from dataclasses import dataclass
 from typing import Literal
 
 from orchestrator.results.selection import rank_configurations, winner
-from orchestrator.search.configurations import again
-from orchestrator.search.proposals import Asked
+from orchestrator.search.configurations import repeat
+from orchestrator.search.proposals import Proposals
 from orchestrator.search.samplers import planned_configurations
 from orchestrator.search.stopping import make_rule
 from orchestrator.search.suggestions import SuggestionStore
 from orchestrator.spec import STAGES, Stage, Study, Sweep, Trial, TrialResult
 
 MAX_RETRIES = 2
-"""How often a trial is asked again after an infrastructure failure."""
+"""How often a trial is repeated after an infrastructure failure."""
 
 
 @dataclass(frozen=True)
 class StudyProgress:
-    """How far a study is. `done` are full-length results; `total` is the best known plan.
+    """Numbers of trials of a study: `done` ran to their last epoch; `total` is the present plan.
 
-    `stage` is empty in a sum over studies. `best` is the highest value of a configuration searched
-    to the end, in [0, 1]: on val or, where the protocol `leaks`, on test.
+    `stage` is empty in a sum over studies. `best` is the highest accuracy in [0, 1] of a search
+    trial that ran to its end: on val or, where the protocol `leaks`, on test.
     """
 
     study: str
@@ -51,10 +51,14 @@ class StudyProgress:
 
 
 class StudyRun:
-    """The state of one study while it is swept. Called by `Search` only."""
+    """The state of a study during a sweep. Used by `Search` only."""
 
     def __init__(
-        self, sweep: Sweep, study: Study, asks: SuggestionStore, finished: Iterable[TrialResult]
+        self,
+        sweep: Sweep,
+        study: Study,
+        suggestions: SuggestionStore,
+        finished: Iterable[TrialResult],
     ) -> None:
         self.study = study
         self.stage: Stage | Literal["done"] = "search"
@@ -67,40 +71,40 @@ class StudyRun:
         self._retries: Counter[str] = Counter()
         for row in finished:
             self._accept(row)
-        self._asked = Asked(sweep, study, asks, self._rows)
+        self._proposals = Proposals(sweep, study, suggestions, self._rows)
         self._plans: dict[Stage, dict[str, Trial]] = {
-            "search": dict(list(self._asked.trials.items())[: self._wanted])
+            "search": dict(list(self._proposals.trials.items())[: self._wanted])
         }
         self._advance()
 
     def next(self) -> Trial | None:
-        """A trial to run now, or None while the stage is waiting or everything is done."""
+        """A trial to run now; None while the stage waits for trials in flight, or at the end."""
         if self.stage == "done":
             return None
         plan = self._plans[self.stage]
         for key in plan:
             if self._is_open(key):
-                return self._hand_out(key)
+                return self._start(key)
         if self.stage != "search" or len(plan) >= self._wanted:
             return None
-        trial = self._asked.new(self._rows, self.failures)
+        trial = self._proposals.next(self._rows, self.failures)
         if trial is None:
             self._close()
             return self.next()
         plan[trial.key] = trial
-        return self._hand_out(trial.key)
+        return self._start(trial.key)
 
     def tell(self, row: TrialResult) -> None:
-        """Take in a result; one that is known already changes nothing."""
+        """Record a result; one that is known already changes nothing."""
         if not self._accept(row):
-            self.failed(row.key, f"ended early by the rule '{row.stopping}'")
+            self.failed(row.key, f"stopped early by the rule '{row.stopping}'")
             return
         self._in_flight.discard(row.key)
         self.failures.pop(row.key, None)
         self._advance()
 
     def failed(self, key: str, message: str) -> None:
-        """A trial in flight was lost: it is asked again, or given up after `MAX_RETRIES`."""
+        """Record the loss of a trial in flight: it is repeated at most `MAX_RETRIES` times."""
         if key not in self._in_flight:
             return
         self._in_flight.discard(key)
@@ -114,19 +118,19 @@ class StudyRun:
         return self._rule.rungs(trial.recipe) if trial.stage == "search" else ()
 
     def stops(self, key: str, epoch: int, value: float) -> bool:
-        """True if a search trial ends at this rung; False for any other."""
-        trial = self._asked.trials.get(key)
+        """Whether a trial is stopped at this rung; False for all but search trials."""
+        trial = self._proposals.trials.get(key)
         if trial is None or epoch not in self.rungs(trial):
             return False
         return self._rule.stops(key, epoch, value)
 
     def close_search(self) -> None:
-        """Ask no configuration any more; go on with those that are finished or in flight."""
+        """Suggest no further configuration; continue with those that are finished or in flight."""
         if self.stage == "search":
             self._close()
 
     def progress(self) -> StudyProgress:
-        """Counts over the plans of the stages begun so far."""
+        """Counts over the plans of the stages started so far."""
         keys = {key for plan in self._plans.values() for key in plan}
         states = Counter(self._rows[key].status for key in keys if key in self._rows)
         searched = [row for row in self._rows.values() if row.trial.stage == "search"]
@@ -145,7 +149,7 @@ class StudyRun:
         )
 
     def _accept(self, row: TrialResult) -> bool:
-        """Keep a row unless another stopping rule cut it short."""
+        """Keep a row unless another stopping rule ended it early; whether it is kept."""
         if row.status == "stopped" and row.stopping != self._sweep.stopping:
             return False
         if row.key not in self._rows:
@@ -165,13 +169,13 @@ class StudyRun:
     def _is_open(self, key: str) -> bool:
         return not (key in self._rows or key in self._in_flight or key in self.failures)
 
-    def _hand_out(self, key: str) -> Trial:
+    def _start(self, key: str) -> Trial:
         assert self.stage != "done"
         self._in_flight.add(key)
         return self._plans[self.stage][key]
 
     def _advance(self) -> None:
-        """Begin the next stage, and the one after it, while there is nothing left to do."""
+        """Start the next stage while the present one is finished."""
         while self.stage != "done" and self._is_settled(self.stage):
             following = STAGES[STAGES.index(self.stage) + 1 :]
             if not following:
@@ -186,11 +190,11 @@ class StudyRun:
         return settled and (stage != "search" or len(plan) >= self._wanted)
 
     def _repeats(self, stage: Stage) -> dict[str, Trial]:
-        """The plan of replicate or final, by key: each chosen configuration with every seed."""
+        """The trials of replicate or final by key: each chosen configuration with every seed."""
         rows = list(self._rows.values())
         by_config = {row.trial.config: row.trial for row in rows}
         trials = [
-            again(self.study, by_config[config], stage, seed)
+            repeat(self.study, by_config[config], stage, seed)
             for config in self._chosen(stage, rows)
             for seed in range(1, self._sweep.seeds + 1)
         ]

@@ -1,4 +1,4 @@
-"""Suggestions on disk, written before their trial is handed out: it comes back as it was."""
+"""Suggestions on disk, each written before its trial starts, so that a resumed sweep repeats it."""
 
 from __future__ import annotations
 
@@ -23,25 +23,23 @@ class Suggestion:
 
 
 class SuggestionStore:
-    """`<root>/<task>--<adapter>/<index>.json`, one small file per suggestion, whole or absent.
+    """One file per suggestion, `<root>/<task>--<adapter>/<index>.json`, written atomically.
 
-    Studies go by their names (`Study.name`).
-
-    A sampler's answer depends on what had finished when it was asked; without these files an
-    interrupted sweep would ask for other configurations than the ones it had begun. `publish` makes
-    a file visible to other machines, where the folder alone does not.
+    A sampler's suggestion depends on the results at that time: without these files a resumed sweep
+    would suggest other configurations than those that it had started. `upload` copies a file to the
+    sweep's object store, if it has one. Studies are named by `Study.name`.
     """
 
-    def __init__(self, root: Path, publish: Callable[[Path], None] = lambda _: None) -> None:
+    def __init__(self, root: Path, upload: Callable[[Path], None] = lambda _: None) -> None:
         self.root = root
-        self._publish = publish
+        self._upload = upload
 
     def load(self, study: str) -> list[Suggestion]:
-        """The suggestions of one study by index; `LedgerError` names a file that is damaged."""
+        """The suggestions of a study by index; `LedgerError` names a damaged file."""
         return [_read(path) for path in sorted(self._folder(study).glob("*.json"))]
 
     def record(self, study: str, suggestion: Suggestion) -> None:
-        """Put one suggestion on the disk; `StorageError` if the folder cannot be written."""
+        """Write a suggestion; `StorageError` if the folder cannot be written."""
         path = self.path(study, suggestion.index)
         content = json.dumps(asdict(suggestion), indent=1, allow_nan=False)
         try:
@@ -52,7 +50,7 @@ class SuggestionStore:
                 f"cannot write the suggestion '{path}': {error.strerror}. "
                 "Free space or permissions, then run the same command again."
             ) from error
-        self._publish(path)
+        self._upload(path)
 
     def path(self, study: str, index: int) -> Path:
         """The file of one suggestion."""
@@ -71,6 +69,6 @@ def _read(path: Path) -> Suggestion:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LedgerError(
             f"the suggestion '{path}' cannot be read ({error}). Move the file away and run the "
-            "same command again: unless its trial had finished, another one is asked for."
+            "same command again: unless its trial has a result, another one is suggested."
         ) from error
     return suggestion

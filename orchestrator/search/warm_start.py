@@ -1,4 +1,4 @@
-"""Warm starts: the configuration that a study tries before its sampler's."""
+"""Warm starts: a configuration that a study tries before the sampler's."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ WARM_STARTS = ("none", "published")
 
 
 def warm_start(kind: str, study: Study) -> dict[str, Any] | None:
-    """One value per field of the study's space, or None: the sampler begins.
+    """One value per field of the study's space; None if there is no warm start.
 
-    `published` is what the authors published for this adapter on a VTAB-1k task of that name, every
-    other searched field at the study's default. None if there is no such publication, if it lies
-    outside the space, or if the study holds one of its fields at another value.
+    `published` is the authors' configuration for this adapter on the VTAB-1k task of that name,
+    with the other searched fields at the study's defaults. None if nothing is published, if it is
+    outside the space, or if the study fixes one of its fields at another value.
     """
     found = published(study.adapter, study.task) if kind == "published" else None
     if found is None:

@@ -1,4 +1,4 @@
-"""The command line's promises: clear refusals, exit codes, going on, extending."""
+"""The command line: refusals, exit codes, resuming and extending a sweep."""
 
 from __future__ import annotations
 
@@ -19,20 +19,10 @@ from tests.commands import Here, check_once_each, events, refused, results, run,
         (["sweep", "vtabb"], ["'vtabb'", "vtab"]),
         (["sweep", "mini", "--protocol", "papers"], ["'papers'", "paper", "honest"]),
         (["sweep", "nowhere.yaml"], ["nowhere.yaml"]),
-        (["sweep", "mini", "--suite-root", "nowhere", "--tasks", "digit"], ["'digit'"]),
-        (["sweep", "mini", "--tasks", "digit"], ["'digit'", "digits"]),
-        (["sweep", "mini", "--adapter", "lorra"], ["'lorra'", "lora"]),
         (["sweep", "mini", "--backbone", "vit_bass_patch16_224"], ["vit_base_patch16_224"]),
-        (["sweep", "mini", "--sampler", "tpee"], ["'tpee'", "tpe"]),
-        (["sweep", "mini", "--stopping", "asa"], ["'asa'", "asha"]),
-        (["sweep", "mini", "--set", "lrr=1"], ["'lrr'", "lr"]),
         (["sweep", "mini", "--set", "lr=-1"], ["lr", "-1", "above 0"]),
-        (["sweep", "mini", "--set", "lr=fast"], ["lr", "fast"]),
         (["sweep", "mini", "--set", "lr"], ["FIELD=VALUE"]),
-        (["sweep", "mini", "--precision", "fp8"], ["'fp8'", "bf16"]),
         (["sweep", "mini", "--trials", "0"], ["trials", "0"]),
-        (["sweep", "mini", "--seeds", "-3"], ["seeds", "-3"]),
-        (["sweep", "mini", "--epochs", "0"], ["epochs", "0"]),
         (["sweep", "mini", "--time-budget", "soon"], ["'soon'", "30m"]),
         (["sweep", "mini", "--backend", "slurm"], ["slurm"]),
         (["sweep", "mini", "--device", "tpu", "--backend", "local"], ["'tpu'", "cuda"]),
@@ -46,7 +36,7 @@ from tests.commands import Here, check_once_each, events, refused, results, run,
         (["report", "nowhere"], ["nowhere"]),
         (["export", "nowhere"], ["nowhere"]),
         (["audit", "nowhere"], ["nowhere"]),
-        (["data", "verify", "mini"], ["mini", "formula"]),
+        (["data", "verify", "mini"], ["mini", "is generated"]),
         (["data", "prepare", "vtab", "--suite-root", "nowhere"], ["nowhere", "--suite-root"]),
         (["data", "show", "vtab", "--tasks", "cifarr"], ["'cifarr'", "cifar"]),
         (["data", "fetch", "vtab", "--from", "nowhere.zip"], ["nowhere.zip", "owner/name"]),
@@ -77,8 +67,6 @@ def test_files_that_a_person_wrote_are_checked(tmp_path: Path, here: Here) -> No
     refused(here, ["sweep", "mini", "--config", str(config), *out], "config.yaml", "YAML")
     space.write_text("lora: {rnk: [1, 2]}\n")
     refused(here, ["sweep", "mini", "--space", str(space), *out], "'rnk'", "rank")
-    space.write_text("lora: {rank: [0, 2]}\n")
-    refused(here, ["sweep", "mini", "--space", str(space), *out], "rank", "0", "at least 1")
 
 
 def test_an_unwritable_folder_is_refused(tmp_path: Path, here: Here) -> None:

@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from orchestrator.cli import main as cli
-from orchestrator.cluster.submit import Typed, Work, prepare, there
+from orchestrator.cluster.submit import GivenOption, Submission, cluster_path, prepare
 from orchestrator.errors import InvalidInput
 from orchestrator.planning.config import SweepConfig
 from tests.commands import Here, refused
@@ -24,14 +24,16 @@ def _options(command: str) -> dict[str, Any]:
     return {p.name: p for p in commands.commands[command].params if p.param_type_name == "option"}
 
 
-def _prepare(typed: dict[str, list[str]] | None = None, **values: Any) -> Work:
-    given = [Typed(name, f"--{name.replace('_', '-')}", v) for name, v in (typed or {}).items()]
+def _prepare(typed: dict[str, list[str]] | None = None, **values: Any) -> Submission:
+    given = [
+        GivenOption(name, f"--{name.replace('_', '-')}", v) for name, v in (typed or {}).items()
+    ]
     config = SweepConfig.model_validate({"suite": "mini", "out": "/mnt/shared/mini", **values})
     return prepare(config, given, HOME)
 
 
-def _words(work: Work) -> list[str]:
-    return shlex.split(work.entrypoint.partition("; ")[2])
+def _words(job: Submission) -> list[str]:
+    return shlex.split(job.entrypoint.partition("; ")[2])
 
 
 def test_submit_has_every_option_of_sweep_and_an_id() -> None:
@@ -96,21 +98,18 @@ def test_the_head_finds_the_command_and_its_own_home(tmp_path: Path) -> None:
         ("s3://bucket/x", "s3://bucket/x"),
     ],
 )
-def test_places_of_the_cluster(given: str, meant: str) -> None:
-    assert there("--out", given, HOME) == meant
-
-
-def test_a_home_that_is_the_root_stands_for_nothing() -> None:
-    assert there("--out", "/mnt/x", Path("/")) == "/mnt/x"
+def test_paths_on_the_cluster(given: str, meant: str) -> None:
+    assert cluster_path("--out", given, HOME) == meant
+    assert cluster_path("--out", "/mnt/x", Path("/")) == "/mnt/x", "a home that is the root"
 
 
 @pytest.mark.parametrize("name", ["out", "data_root", "suite_root"])
-def test_a_place_relative_to_this_machine_is_refused(name: str) -> None:
+def test_a_path_relative_to_this_machine_is_refused(name: str) -> None:
     with pytest.raises(InvalidInput, match="relative to a folder of this machine"):
         _prepare(**{name: "runs/mini"})
 
 
-def test_without_a_place_nothing_is_submitted(here: Here) -> None:
+def test_submit_needs_out(here: Here) -> None:
     refused(here, ["submit", "mini"], "needs --out", "~/shared/NAME")
 
 
@@ -122,7 +121,7 @@ def test_without_a_place_nothing_is_submitted(here: Here) -> None:
         (["--backbone", "vit_base_patch16_224"], ["does not say which weights"]),
         (["--backbone", "vit_mini@weights.npz"], ["relative to a folder of this machine"]),
         (["--backend", "local"], ["leave it out to submit"]),
-        (["--name", "a/b"], ["'a/b' is no id"]),
+        (["--name", "a/b"], ["'a/b' is not an id"]),
         (["--space", "nowhere.yaml"], ["nowhere.yaml", "cannot be read"]),
         (["--address", "ray://head:10001"], ["is no address of a cluster's dashboard"]),
         (["--address", "http://127.0.0.1:1"], ["no cluster answers at http://127.0.0.1:1"]),
@@ -161,11 +160,11 @@ def _suite(folder: Path, train: str) -> Path:
 
 def test_an_own_suite_travels_as_a_file(tmp_path: Path) -> None:
     path = _suite(tmp_path, "/mnt/garden/train")
-    work = _prepare(suite=str(path))
-    assert work.files == {"suite/garden.yaml": path.read_bytes()}
-    assert "suite/garden.yaml" in _words(work)
-    assert work.id.startswith("garden-")
-    assert work.metadata["suite"] == "garden"
+    job = _prepare(suite=str(path))
+    assert job.files == {"suite/garden.yaml": path.read_bytes()}
+    assert "suite/garden.yaml" in _words(job)
+    assert job.id.startswith("garden-")
+    assert job.metadata["suite"] == "garden"
 
 
 def test_its_images_must_be_named_as_the_cluster_knows_them(tmp_path: Path) -> None:

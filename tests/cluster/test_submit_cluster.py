@@ -1,4 +1,4 @@
-"""A sweep from the laptop to a running cluster and back, by nothing but the dashboard's port."""
+"""A sweep from the laptop to a running cluster and back, through the dashboard's port alone."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from orchestrator import registry
+from tests.cluster.headnode import TOKEN, Head, head_node
 from tests.commands import check_once_each, results, small_sweep
-from tests.headnode import TOKEN, Head, head_node
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(280), pytest.mark.xdist_group("submit")]
 
@@ -31,7 +31,7 @@ def _submit(head: Head, out: str, *more: str) -> list[str]:
     return ["submit", *words]
 
 
-def test_a_sweep_goes_there_and_comes_home(head: Head) -> None:
+def test_a_sweep_is_submitted_and_fetched(head: Head) -> None:
     started = head.type(*_submit(head, str(head.laptop / "shared" / "mini"), "--name", "first"))
     assert started.returncode == 0, started.stdout
     for command in ("status", "logs --follow", "fetch"):
@@ -43,7 +43,7 @@ def test_a_sweep_goes_there_and_comes_home(head: Head) -> None:
     assert "~/shared/mini" in listed.stdout
     taken = head.type(*_submit(head, "~/shared/mini"))
     assert taken.returncode == 2
-    assert "is being swept by first" in taken.stdout
+    assert "is used by the running sweep first" in taken.stdout
 
     followed = head.type("logs", "first", "--follow")
     assert followed.returncode == 0, followed.stdout
@@ -57,11 +57,11 @@ def test_a_sweep_goes_there_and_comes_home(head: Head) -> None:
     assert again.returncode == 2
     assert "'first' was submitted before" in again.stdout
 
-    _comes_home(head)
+    _check_fetched(head)
     assert TOKEN not in head.logs()
 
 
-def _comes_home(head: Head) -> None:
+def _check_fetched(head: Head) -> None:
     there, home = head.home / "shared" / "mini", head.laptop / "runs" / "mini"
     fetched = head.type("fetch", "first")
     assert fetched.returncode == 0, fetched.stdout
@@ -69,7 +69,7 @@ def _comes_home(head: Head) -> None:
     check_once_each(there)
     assert (home / "report.html").read_bytes() == (there / "report.html").read_bytes()
     assert not (home / "asks").exists()
-    assert not [path for path in home.rglob("*") if "parcel" in path.name or "fetch" in path.name]
+    assert not [path for path in home.rglob("*") if ".sync" in path.name or "fetch" in path.name]
 
     model = registry.load(home / "registry", "orientation", "lora")
     same = registry.load(there / "registry", "orientation", "lora")
@@ -102,7 +102,7 @@ def test_a_sweep_that_is_stopped_ends_in_good_order(head: Head) -> None:
     assert "long: " in early.stdout
     _wait_for(head.home / "shared" / "long" / "logs" / "trials.log")
     stopped = head.type("stop", "long")
-    assert "asked to end" in stopped.stdout
+    assert "is stopping" in stopped.stdout
     log = head.type("logs", "long", "--follow").stdout
     assert "stopped; nothing finished is lost" in log, log
     assert "Traceback" not in log
@@ -120,7 +120,7 @@ def _wait_for(path: Path) -> None:
         time.sleep(0.3)
 
 
-def test_whom_the_cluster_does_not_know(head: Head, tmp_path: Path) -> None:
+def test_wrong_tokens_and_names_are_refused(head: Head, tmp_path: Path) -> None:
     wrong = head.type("status", RAY_AUTH_TOKEN="6" * 64)
     assert wrong.returncode == 2
     assert "refuses this machine's token" in wrong.stdout

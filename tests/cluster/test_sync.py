@@ -1,4 +1,4 @@
-"""A sweep's files through a log and back: whole, only what is new, and never outside."""
+"""A sweep's files through a log and back: complete, only what is new, never outside the folder."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pytest
 from pyarrow.fs import LocalFileSystem
 
 from orchestrator import registry
-from orchestrator.cli.tables import rebuild
-from orchestrator.cluster.sync.contents import Contents, areas
+from orchestrator.cli.outputs import rebuild
+from orchestrator.cluster.sync.file_list import FileList, entries
 from orchestrator.cluster.sync.log_stream import BLOCK, DATA, END, Receiver, Sender
-from orchestrator.cluster.sync.pack import at_hand, pack
-from orchestrator.cluster.sync.unpack import held, put
+from orchestrator.cluster.sync.pack import local_copy, pack
+from orchestrator.cluster.sync.unpack import existing_files, merge
 from orchestrator.errors import BackendError, DataError, InvalidInput, SweepConflict
 from orchestrator.storage.files import fingerprint
 from orchestrator.storage.object_store import ObjectStore
@@ -27,9 +27,9 @@ from tests.commands import results, run
 
 
 @pytest.fixture(scope="module")
-def there(tmp_path_factory: pytest.TempPathFactory, mini_data: Path) -> Path:
+def remote(tmp_path_factory: pytest.TempPathFactory, mini_data: Path) -> Path:
     """A finished sweep: two configurations, both replicated, and a final."""
-    out = tmp_path_factory.mktemp("there") / "out"
+    out = tmp_path_factory.mktemp("remote") / "out"
     (out.parent / "space.yaml").write_text("lora: {rank: [2, 4]}\n")
     ended = run(
         [
@@ -43,14 +43,14 @@ def there(tmp_path_factory: pytest.TempPathFactory, mini_data: Path) -> Path:
     return out
 
 
-def _said(out: Path, home: Path, everything: bool = False) -> list[str]:
+def _packed(out: Path, home: Path, everything: bool = False) -> list[str]:
     lines: list[str] = []
-    pack(out, held(home, everything), everything, lines.append, rebuild)
+    pack(out, existing_files(home, everything), everything, lines.append, rebuild)
     return lines
 
 
 def _archive(lines: list[str], folder: Path) -> Path:
-    path = folder / "parcel.tar.gz"
+    path = folder / "files.tar.gz"
     with open(path, "wb") as sink:
         receiver = Receiver(sink)
         receiver.feed("Running entrypoint\n" + "\n".join(lines) + "\n")
@@ -59,48 +59,49 @@ def _archive(lines: list[str], folder: Path) -> Path:
 
 
 def _fetch(out: Path, home: Path, folder: Path, everything: bool = False) -> tuple[int, int]:
-    arrived = put(_archive(_said(out, home, everything), folder), home)
-    return arrived.new, arrived.kept
+    synced = merge(_archive(_packed(out, home, everything), folder), home)
+    return synced.new, synced.unchanged
 
 
-def test_ledger_registry_and_report_come_home(there: Path, tmp_path: Path) -> None:
+def test_ledger_registry_and_report_come_home(remote: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    new, kept = _fetch(there, home, tmp_path)
-    assert kept == 0
-    assert results(home) == results(there)
-    assert fingerprint(home / "report.html") == fingerprint(there / "report.html")
-    sent = {name for name in areas(everything=False) if (there / name).exists()}
+    new, unchanged = _fetch(remote, home, tmp_path)
+    assert unchanged == 0
+    assert results(home) == results(remote)
+    assert fingerprint(home / "report.html") == fingerprint(remote / "report.html")
+    sent = {name for name in entries(everything=False) if (remote / name).exists()}
     assert {path.name for path in home.iterdir()} == sent | {"adapters"}
     assert registry.load(home / "registry", "textures", "lora")
     rebuild(home)  # what it exports are the adapters that the registry brought
-    assert _fetch(there, home, tmp_path) == (2, new - 2), "report and index were written anew"
+    assert _fetch(remote, home, tmp_path) == (2, new - 2), "report and index were written anew"
 
 
-def test_only_what_is_new_travels(there: Path, tmp_path: Path) -> None:
+def test_only_what_is_new_travels(remote: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    new, _ = _fetch(there, home, tmp_path)
-    assert _fetch(there, home, tmp_path) == (0, new)
-    assert len("".join(_said(there, home))) < 8000 < len("".join(_said(there, tmp_path / "none")))
+    new, _ = _fetch(remote, home, tmp_path)
+    assert _fetch(remote, home, tmp_path) == (0, new)
+    again, everything = _packed(remote, home), _packed(remote, tmp_path / "none")
+    assert len("".join(again)) < 8000 < len("".join(everything))
     row = next((home / "ledger" / "fragments").iterdir())
     row.write_bytes(b"damaged")
     shutil.rmtree(home / "registry")
-    fetched, _ = _fetch(there, home, tmp_path)
+    fetched, _ = _fetch(remote, home, tmp_path)
     assert fetched > 1
-    assert results(home) == results(there)
+    assert results(home) == results(remote)
 
 
-def test_everything_is_what_another_command_would_need(there: Path, tmp_path: Path) -> None:
+def test_everything_is_what_another_command_would_need(remote: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    _fetch(there, home, tmp_path, everything=True)
+    _fetch(remote, home, tmp_path, everything=True)
     for name in ("asks", "adapters", "logs"):
-        theirs = {p.relative_to(there) for p in (there / name).rglob("*") if p.is_file()}
+        theirs = {p.relative_to(remote) for p in (remote / name).rglob("*") if p.is_file()}
         assert theirs
         assert theirs == {p.relative_to(home) for p in (home / name).rglob("*") if p.is_file()}
 
 
-def test_a_running_sweep_comes_with_a_report_of_its_ledger(there: Path, tmp_path: Path) -> None:
+def test_a_running_sweep_comes_with_a_report_of_its_ledger(remote: Path, tmp_path: Path) -> None:
     running, home = tmp_path / "running", tmp_path / "home"
-    shutil.copytree(there, running)
+    shutil.copytree(remote, running)
     shutil.rmtree(running / "registry")
     (running / "report.html").unlink()
     for row in sorted((running / "ledger" / "fragments").iterdir())[::2]:
@@ -109,29 +110,29 @@ def test_a_running_sweep_comes_with_a_report_of_its_ledger(there: Path, tmp_path
     assert (home / "report.html").exists()
     assert registry.read_index(home / "registry") is not None
     assert results(home) == results(running)
-    for row in (there / "ledger" / "fragments").iterdir():
+    for row in (remote / "ledger" / "fragments").iterdir():
         shutil.copy(row, running / "ledger" / "fragments")
     _fetch(running, home, tmp_path)
-    assert results(home) == results(there)
+    assert results(home) == results(remote)
 
 
-def test_a_report_that_cannot_be_written_keeps_no_row_back(there: Path, tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_written_keeps_no_row_back(remote: Path, tmp_path: Path) -> None:
     torn, home = tmp_path / "torn", tmp_path / "home"
-    shutil.copytree(there, torn)
+    shutil.copytree(remote, torn)
     shutil.rmtree(torn / "adapters")
     (torn / "report.html").unlink()
-    lines = _said(torn, home)
+    lines = _packed(torn, home)
     assert lines[0].startswith("notice: registry and report are as they were")
-    put(_archive(lines, tmp_path), home)
-    assert results(home) == results(there)
+    merge(_archive(lines, tmp_path), home)
+    assert results(home) == results(remote)
 
 
 def test_what_changes_while_it_is_read_is_read_again(
-    there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    remote: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A compaction takes listed fragments away, and puts their rows elsewhere."""
     out, home = tmp_path / "out", tmp_path / "home"
-    shutil.copytree(there, out)
+    shutil.copytree(remote, out)
     read, done = Path.read_bytes, []
 
     def compacting(path: Path) -> bytes:
@@ -143,36 +144,36 @@ def test_what_changes_while_it_is_read_is_read_again(
         return read(path)
 
     monkeypatch.setattr(Path, "read_bytes", compacting)
-    lines = _said(out, home)
+    lines = _packed(out, home)
     monkeypatch.undo()
-    put(_archive(lines, tmp_path), home)
+    merge(_archive(lines, tmp_path), home)
     assert done
-    assert results(home) == results(there)
+    assert results(home) == results(remote)
 
 
-def test_another_sweep_is_not_mixed_in(there: Path, tmp_path: Path) -> None:
+def test_another_sweep_is_not_mixed_in(remote: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    _fetch(there, home, tmp_path)
+    _fetch(remote, home, tmp_path)
     file = SweepPaths(home).sweep
     file.write_text(json.dumps(json.loads(file.read_text()) | {"id": "0" * 16}))
     before = {path: fingerprint(path) for path in home.rglob("*") if path.is_file()}
     with pytest.raises(SweepConflict, match="another sweep"):
-        _said(there, home)
+        _packed(remote, home)
     with pytest.raises(SweepConflict, match="another sweep"):
-        put(_archive(_said(there, tmp_path / "none"), tmp_path), home)
+        merge(_archive(_packed(remote, tmp_path / "none"), tmp_path), home)
     assert before == {path: fingerprint(path) for path in home.rglob("*") if path.is_file()}
 
 
 def test_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(InvalidInput, match=r"thesis\.tex"):
-        held(tmp_path, False)
-    with pytest.raises(InvalidInput, match="is no folder"):
-        held(tmp_path / "thesis.tex", False)
+        existing_files(tmp_path, False)
+    with pytest.raises(InvalidInput, match="is a file"):
+        existing_files(tmp_path / "thesis.tex", False)
 
 
 def test_a_sweep_in_an_object_store_is_copied_first(
-    there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    remote: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, copy = tmp_path / "home", tmp_path / "copy"
     monkeypatch.setenv("ORCHESTRATE_CACHE", str(tmp_path / "cache"))
@@ -180,26 +181,26 @@ def test_a_sweep_in_an_object_store_is_copied_first(
     def at(place: str) -> SweepStorage:
         assert place == "s3://bucket/sweep"
         found = SweepStorage(SweepPaths(copy))
-        found.store = ObjectStore(LocalFileSystem(), str(there), place)
+        found.store = ObjectStore(LocalFileSystem(), str(remote), place)
         return found
 
     monkeypatch.setattr(SweepStorage, "at", at)
-    with at_hand("s3://bucket/sweep") as folder:
-        put(_archive(_said(folder, home), tmp_path), home)
+    with local_copy("s3://bucket/sweep") as folder:
+        merge(_archive(_packed(folder, home), tmp_path), home)
     monkeypatch.undo()
-    assert results(home) == results(there)
+    assert results(home) == results(remote)
     assert registry.load(home / "registry", "textures", "lora")
 
 
-def test_a_folder_is_read_where_it_lies(there: Path) -> None:
-    for name in (str(there), there.as_uri()):
-        with at_hand(name) as folder:
-            assert folder == there
+def test_a_folder_is_read_where_it_lies(remote: Path) -> None:
+    for name in (str(remote), remote.as_uri()):
+        with local_copy(name) as folder:
+            assert folder == remote
 
 
 def test_where_there_is_no_sweep(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="holds no sweep"):
-        _said(tmp_path / "nothing", tmp_path / "home")
+        _packed(tmp_path / "nothing", tmp_path / "home")
 
 
 def _evil(folder: Path, names: list[str], listed: dict[str, str]) -> Path:
@@ -207,7 +208,7 @@ def _evil(folder: Path, names: list[str], listed: dict[str, str]) -> Path:
     with tarfile.open(path, "w:gz") as archive:
         for name, data in [
             *((name, b"x") for name in names),
-            ("contents.json", Contents("a" * 16, listed).dump()),
+            ("contents.json", FileList("a" * 16, listed).dump()),
         ]:
             member = tarfile.TarInfo(name)
             member.size = len(data)
@@ -227,12 +228,12 @@ def _evil(folder: Path, names: list[str], listed: dict[str, str]) -> Path:
         (["sweep.json"], {"ledger/fragments/gone.parquet": "0" * 64}),
     ],
 )
-def test_a_bad_parcel_changes_nothing(
+def test_a_bad_archive_changes_nothing(
     names: list[str], listed: dict[str, str], tmp_path: Path
 ) -> None:
     home = tmp_path / "a" / "home"
     with pytest.raises(DataError):
-        put(_evil(tmp_path, names, listed), home)
+        merge(_evil(tmp_path, names, listed), home)
     assert not list(home.iterdir())
     assert not list(tmp_path.rglob("outside"))
 
@@ -249,7 +250,7 @@ def _through(data: bytes, change: Callable[[list[str]], list[str]] = lambda line
     for start in range(0, len(text), 9973):  # cut anywhere
         receiver.feed(text[start : start + 9973])
     receiver.finish()
-    assert receiver.said == ["a warning of somebody else"]
+    assert receiver.other_lines == ["a warning of somebody else"]
     return sink.getvalue()
 
 
@@ -270,5 +271,5 @@ def test_bytes_come_through_a_log(size: int) -> None:
     ],
 )
 def test_what_does_not_come_whole_is_refused(change: Callable[[list[str]], list[str]]) -> None:
-    with pytest.raises(BackendError, match="did not arrive whole"):
+    with pytest.raises(BackendError, match="did not arrive completely"):
         _through(bytes(index % 251 for index in range(3 * BLOCK)), change)

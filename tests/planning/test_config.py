@@ -45,9 +45,9 @@ def test_yaml_numbers_without_a_point_are_numbers(tmp_path: Path) -> None:
 
 
 def test_the_output_folder_follows_the_suite() -> None:
-    assert SweepConfig(suite="mini").place == "runs/mini"
-    assert make_config({"suite": "mini", "out": Path("here")}, None).place == "here"
-    assert SweepConfig(suite="mini", out="s3://bucket/name").place == "s3://bucket/name"
+    assert SweepConfig(suite="mini").location == "runs/mini"
+    assert make_config({"suite": "mini", "out": Path("here")}, None).location == "here"
+    assert SweepConfig(suite="mini", out="s3://bucket/name").location == "s3://bucket/name"
     assert SweepConfig(suite="mini").budget_seconds is None
 
 

@@ -98,8 +98,8 @@ def diverged(trial: Trial) -> TrialResult:
 
 
 @dataclass
-class Machine:
-    """Runs up to `width` trials at once and ends them in an order of its own."""
+class SimulatedSweep:
+    """Runs up to `width` trials at once and ends them in a random order given by `seed`."""
 
     search: Search
     stopping: str = "none"
@@ -108,19 +108,19 @@ class Machine:
     outcome: Callable[[Trial], TrialResult] | None = None
     asked: list[Trial] = field(default_factory=list)
     rows: list[TrialResult] = field(default_factory=list)
-    flying: list[Trial] = field(default_factory=list)
+    in_flight: list[Trial] = field(default_factory=list)
 
     def run(self, results: int | None = None) -> list[TrialResult]:
         """Until the search is done, or until there are that many results."""
         order = random.Random(self.seed)
-        flying = self.flying
+        in_flight = self.in_flight
         while results is None or len(self.rows) < results:
-            answer = self.search.ask() if len(flying) < self.width else Wait()
+            answer = self.search.ask() if len(in_flight) < self.width else Wait()
             if isinstance(answer, Trial):
                 self.asked.append(answer)
-                flying.append(answer)
-            elif flying:
-                self._end(flying.pop(order.randrange(len(flying))))
+                in_flight.append(answer)
+            elif in_flight:
+                self._end(in_flight.pop(order.randrange(len(in_flight))))
             else:
                 assert isinstance(answer, Done), "nothing runs and nothing is asked"
                 break
@@ -138,20 +138,20 @@ class Machine:
         return result(trial)
 
 
-def machine(
+def simulate(
     folder: Path,
     finished: Iterable[TrialResult] = (),
     studies: Iterable[Study] | None = None,
     width: int = 4,
     seed: int = 0,
     **changes: Any,
-) -> Machine:
-    """A machine on the sweep with these changes, whose suggestions lie in `folder`."""
+) -> SimulatedSweep:
+    """A simulated sweep with these changes, whose suggestions are in `folder`."""
     if studies is None:
         studies = [study(task) for task in TASKS]
     chosen = sweep(**changes)
     search = Search(chosen, list(studies), SuggestionStore(folder), finished)
-    return Machine(search, stopping=chosen.stopping, width=width, seed=seed)
+    return SimulatedSweep(search, stopping=chosen.stopping, width=width, seed=seed)
 
 
 def configurations(trials: Iterable[Trial]) -> dict[str, list[str]]:

@@ -51,13 +51,6 @@ def walk(name: str, space: dict[str, BaseDistribution], count: int, study: str =
     return [item.values for item in history]
 
 
-@ALL
-def test_finite_space_is_exhausted_without_repeats_and_closes(name: str) -> None:
-    points = walk(name, SPACE, 100)
-    assert len(points) == 15
-    assert len({tuple(point.values()) for point in points}) == 15
-
-
 def test_grid_follows_declared_order() -> None:
     assert walk("grid", SPACE, 15) == [grid_point(SPACE, index) for index in range(15)]
     assert walk("grid", SPACE, 4) == [
@@ -127,15 +120,8 @@ def test_every_small_space_closes(name: str, sizes: list[int], seed: int) -> Non
 
 def test_stepped_floats_are_spelt_as_the_grid_spells_them() -> None:
     space: dict[str, BaseDistribution] = {"scale": FloatDistribution(0.1, 0.7, step=0.1)}
-    assert sorted(p["scale"] for p in walk("random", space, 7)) == [
-        0.1,
-        0.2,
-        0.3,
-        0.4,
-        0.5,
-        0.6,
-        0.7,
-    ]
+    found = sorted(point["scale"] for point in walk("random", space, 7))
+    assert found == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_a_name_cannot_leave_the_folder(tmp_path: Path) -> None:
         b"\xff\xfe",
     ],
 )
-def test_damage_is_named(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
     store = SuggestionStore(tmp_path)
     store.record("t/a", Suggestion(0, {}, "k"))
     store.path("t/a", 0).write_bytes(content)

@@ -1,4 +1,4 @@
-"""Warm starts and selections of blocks, from the study to its trials."""
+"""Warm starts and searched selections of layers and sites."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orchestrator.search import SuggestionStore
 from orchestrator.search.configurations import search_trial, searched_values
 from orchestrator.search.warm_start import warm_start
 from orchestrator.spec import Study, Trial
-from tests.search.simulated import Machine, configurations, machine, study
+from tests.search.simulated import SimulatedSweep, configurations, simulate, study
 
 TASKS = ("svhn", "digits")
 SVHN = {"scale": 80.0, "rank": 32, "init": "vu"}
@@ -35,15 +35,15 @@ def without(name: str, value: Any, task: str = "svhn") -> Study:
     return replace(made, space=space, params={**made.params, name: value})
 
 
-def tried(run: Machine, task: str) -> list[dict[str, Any]]:
+def tried(run: SimulatedSweep, task: str) -> list[dict[str, Any]]:
     trials = [t for t in run.asked if t.stage == "search" and t.task == task]
     return [{name: trial.params[name] for name in SVHN} for trial in trials]
 
 
-def warm(folder: Path, **changes: Any) -> Machine:
+def warm(folder: Path, **changes: Any) -> SimulatedSweep:
     studies = [spaced(task) for task in TASKS]
     values = {"sampler": "tpe", "trials": 6, "warm_start": "published", "width": 1, **changes}
-    return machine(folder, studies=studies, **values)
+    return simulate(folder, studies=studies, **values)
 
 
 @pytest.mark.parametrize("sampler", ["grid", "random", "tpe"])
@@ -56,7 +56,7 @@ def test_the_published_configuration_is_asked_first_and_once(tmp_path: Path, sam
     assert len(found) == 6, "it counts as one of the trials"
     stored = SuggestionStore(tmp_path).load("svhn/efft2")
     assert (stored[0].index, dict(stored[0].values)) == (0, SVHN)
-    assert [ask.index for ask in stored] == [*range(6)]
+    assert [suggestion.index for suggestion in stored] == [*range(6)]
 
 
 def test_a_grid_with_a_warm_start_still_has_every_point_once(tmp_path: Path) -> None:
@@ -127,9 +127,9 @@ def test_selections_become_the_adapters_lists_and_come_back() -> None:
 def test_every_ablation_is_searched_once_and_resumes(tmp_path: Path, sampler: str) -> None:
     made = study(space=search_spaces.PRESETS["ablation"](4))
     made = replace(made, params={**made.params, "layers": None, "sites": ["mhsa", "ffn"]})
-    first = machine(tmp_path, studies=[made], sampler=sampler)
+    first = simulate(tmp_path, studies=[made], sampler=sampler)
     first.run(7)
-    again = machine(tmp_path, finished=first.rows, studies=[made], sampler=sampler)
+    again = simulate(tmp_path, finished=first.rows, studies=[made], sampler=sampler)
     again.run()
     found = {t.config for t in (*first.asked, *again.asked) if t.stage == "search"}
     assert len(found) == 15

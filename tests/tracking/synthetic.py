@@ -11,7 +11,7 @@ from orchestrator.results.ledger import Ledger
 from orchestrator.results.sweep_file import SweepFile, read_sweep
 from orchestrator.spec import Point, Recipe, Stage, Status, Sweep, Trial, TrialResult
 from orchestrator.storage.sweep_paths import SweepPaths
-from orchestrator.tasks.mini import MINI
+from orchestrator.tasks.suites import MINI
 
 EPOCHS = 10
 BEGAN = 1_700_000_000.0

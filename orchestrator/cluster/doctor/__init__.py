@@ -1,9 +1,8 @@
-"""What would keep a sweep from running well, told before it starts.
+"""Checks whether a sweep would run well on this machine or on every node of a cluster.
 
-`records`    what a machine is asked, and what it says of itself
-`probe`      the machine's answer, in plain Python; `heavy` is the part that needs torch, in a
-             process of its own; `code` the fingerprints of the project's files
-`tracking`   whether MLflow's address answers
-`visit`      asks this machine and, with an address, every node of a cluster
-`findings`   pure functions from the answers to lines: `software`, `machines`, `shared`
+`records`        what a machine is asked, what it reports, and what is found wrong
+`probe`          what one machine reports about itself; `torch_probe` is the part that needs torch
+`collect`        probes this machine and every node, the output folder and the tracking address
+`checks`         pure functions from these reports to findings: cluster, code, versions, hardware
+`shared_checks`  the same for what machines share: output folder, locks, data, weights, tracking
 """

@@ -1,7 +1,8 @@
-"""What this machine says of itself. Plain Python: it runs here and on every node."""
+"""What one machine reports about itself. Plain Python: it runs here and on every node."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
@@ -9,64 +10,62 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cluster.doctor import code, heavy
-from orchestrator.cluster.doctor.records import Gpu, Probe, Question
+from orchestrator.cluster.doctor import torch_probe
+from orchestrator.cluster.doctor.records import Gpu, ProbeRequest, ProbeResult
 from orchestrator.data.prepared.store import presence
 from orchestrator.storage.sharing import is_uri, look
 
 PACKAGES = ("torch", "timm", "ray", "optuna", "mlflow", "pyarrow", "safetensors", "numpy")
+"""Packages whose versions are reported."""
+CODE = ("adapters", "orchestrator", "search_spaces")
+"""The project's own packages."""
 SECONDS = 60.0
-"""What torch may take to be imported and to look at GPUs and weights."""
+"""Time limit for importing torch and probing GPUs and weights."""
 _SMI = ("nvidia-smi", "--query-gpu=driver_version,name", "--format=csv,noheader")
 _CGROUP = Path("/sys/fs/cgroup")
+_DIGITS = 12
 
 
-def examine(question: Question) -> Probe:
-    """Looks at everything that is asked for; what cannot be looked at becomes one of `troubles`.
+def probe_machine(request: ProbeRequest) -> ProbeResult:
+    """Everything that is requested; a probe that raises an error is added to `troubles`.
 
-    Leaves nothing: no process, no memory on a GPU, no file but the answer to a sign.
+    Leaves no process, no GPU memory, and no file but the reply to a marker.
     """
-    probe = Probe()
-    for look_at in (_software, _machine, _driver, _torch, _data, _out):
-        probe = _looked(look_at, question, probe)
-    return probe
+    result = ProbeResult()
+    for probe in (_software, _machine, _driver, _torch, _data, _out):
+        result = _add(probe, request, result)
+    return result
 
 
-def _looked(
-    look_at: Callable[[Question], dict[str, Any]], question: Question, probe: Probe
-) -> Probe:
+def _add(
+    probe: Callable[[ProbeRequest], dict[str, Any]], request: ProbeRequest, result: ProbeResult
+) -> ProbeResult:
     try:
-        return replace(probe, **look_at(question))
-    except Exception as error:  # one look that fails is a finding, and the others go on
-        name = look_at.__name__.strip("_")
-        return replace(probe, troubles=(*probe.troubles, f"{name}: {error}"))
+        return replace(result, **probe(request))
+    except Exception as error:  # a failed probe is a finding, and the others go on
+        name = probe.__name__.strip("_")
+        return replace(result, troubles=(*result.troubles, f"{name}: {error}"))
 
 
-def _software(_: Question) -> dict[str, Any]:
-    found = [("python", platform.python_version()), *((name, _version(name)) for name in PACKAGES)]
-    return {"versions": tuple(found), "code": code.fingerprints()}
+def code_fingerprints() -> tuple[tuple[str, str], ...]:
+    """(file, digest) of every source file of the project that this process would import, sorted."""
+    found = []
+    for package in CODE:
+        spec = find_spec(package)
+        root = Path(((spec and spec.submodule_search_locations) or [os.devnull])[0])
+        for file in (path for path in root.rglob("*") if path.suffix in (".py", ".yaml")):
+            digest = hashlib.sha256(file.read_bytes()).hexdigest()[:_DIGITS]
+            found.append((f"{package}/{file.relative_to(root).as_posix()}", digest))
+    return tuple(sorted(found))
 
 
-def _machine(_: Question) -> dict[str, Any]:
-    return {
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_free": _free_memory(),
-        "tmp_free": shutil.disk_usage("/tmp").free,
-    }
-
-
-def _driver(_: Question) -> dict[str, Any]:
-    """What NVIDIA's driver shows, whatever torch makes of it."""
-    if shutil.which(_SMI[0]) is None:
-        return {}
-    done = subprocess.run(_SMI, capture_output=True, text=True, timeout=20)
-    if done.returncode:
-        said = (done.stdout + done.stderr).strip().splitlines() or ["no reason given"]
-        raise RuntimeError(f"nvidia-smi: {said[0]}")
-    return parse_smi(done.stdout.splitlines())
+def code_digest(files: Sequence[tuple[str, str]]) -> str:
+    """One digest for all of `code_fingerprints`."""
+    return hashlib.sha256(repr(sorted(files)).encode()).hexdigest()[:_DIGITS]
 
 
 def parse_smi(lines: Sequence[str]) -> dict[str, Any]:
@@ -80,32 +79,54 @@ def parse_smi(lines: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _torch(question: Question) -> dict[str, Any]:
-    found = heavy.look(question.backbone, SECONDS)
-    return {**found, "gpus": tuple(Gpu(**gpu) for gpu in found["gpus"])}
+def _software(_: ProbeRequest) -> dict[str, Any]:
+    found = [("python", platform.python_version()), *((name, _version(name)) for name in PACKAGES)]
+    return {"versions": tuple(found), "code": code_fingerprints()}
 
 
-def _data(question: Question) -> dict[str, Any]:
-    if not question.store:
-        return {}
-    sign = question.data_sign
+def _machine(_: ProbeRequest) -> dict[str, Any]:
     return {
-        "data": presence(question.store, question.tasks, question.data_root),
-        "data_sight": look(sign) if sign else None,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_free": _free_memory(),
+        "tmp_free": shutil.disk_usage("/tmp").free,
     }
 
 
-def _out(question: Question) -> dict[str, Any]:
-    if not question.out:
+def _driver(_: ProbeRequest) -> dict[str, Any]:
+    """The GPUs that NVIDIA's driver lists, whether torch can use them or not."""
+    if shutil.which(_SMI[0]) is None:
         return {}
-    folder = None if is_uri(question.out) else Path(question.out)
-    free = shutil.disk_usage(_existing(folder)).free if folder else None
-    return {"out_free": free, "sight": look(question.sign) if question.sign else None}
+    done = subprocess.run(_SMI, capture_output=True, text=True, timeout=20)
+    if done.returncode:
+        output = (done.stdout + done.stderr).strip().splitlines() or ["no reason given"]
+        raise RuntimeError(f"nvidia-smi: {output[0]}")
+    return parse_smi(done.stdout.splitlines())
 
 
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
-    return next(place for place in (folder, *folder.parents) if place.exists())
+def _torch(request: ProbeRequest) -> dict[str, Any]:
+    found = torch_probe.probe_with_torch(request.backbone, SECONDS)
+    return {**found, "gpus": tuple(Gpu(**gpu) for gpu in found["gpus"])}
+
+
+def _data(request: ProbeRequest) -> dict[str, Any]:
+    if not request.store:
+        return {}
+    marker = request.data_marker
+    return {
+        "data": presence(request.store, request.tasks, request.data_root),
+        "data_reply": look(marker) if marker else None,
+    }
+
+
+def _out(request: ProbeRequest) -> dict[str, Any]:
+    if not request.out:
+        return {}
+    free = None
+    if not is_uri(request.out):
+        folder = Path(request.out)
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        free = shutil.disk_usage(existing).free
+    return {"out_free": free, "out_reply": look(request.out_marker) if request.out_marker else None}
 
 
 def _version(package: str) -> str:
@@ -116,7 +137,7 @@ def _version(package: str) -> str:
 
 
 def _free_memory() -> int:
-    """Bytes that are free for a process; a container's own limit counts."""
+    """Bytes that a process can still get; a container's own limit counts."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     (line,) = (line for line in lines if line.startswith("MemAvailable"))
     free = int(line.split()[1]) * 1024

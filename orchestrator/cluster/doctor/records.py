@@ -1,32 +1,38 @@
-"""What the doctor asks a machine, and what it is told.
+"""What a machine is asked, what it reports, and the findings of the checks.
 
-These travel between nodes whose copies of this file may differ: every field of an answer has an
-immutable default, which stands for what an older copy does not say.
+Requests and reports travel between nodes whose copies of this file may differ: every field of a
+report has an immutable default, which stands for what an older copy does not report.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeVar
 
 from orchestrator.data.prepared.store import Present
 from orchestrator.spec import Suite, Task
-from orchestrator.storage.sharing import Sight, Sign
+from orchestrator.storage.sharing import Sight, Sign, listed
+
+Level = Literal["ok", "note", "warn", "wrong"]
+_K = TypeVar("_K")
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 @dataclass(frozen=True)
-class Question:
-    """What a machine is to look at.
+class ProbeRequest:
+    """What one machine should report.
 
-    `out` is a folder or the address of an object store, empty for none; `sign` what was left in it.
-    Without a `store` no data is looked for, without a `backbone` no weights. `data_sign` was left
-    in `data_root`, where data that is not prepared yet will have to be seen.
+    `out` is a folder or the address of an object store, empty for none; `out_marker` is what the
+    command wrote there. Data is checked only with a `store`, weights only with a `backbone`.
+    `data_marker` is in `data_root`, set if the sweep will prepare data there for all nodes.
     """
 
     out: str = ""
-    sign: Sign | None = None
+    out_marker: Sign | None = None
     data_root: Path = Path()
-    data_sign: Sign | None = None
+    data_marker: Sign | None = None
     store: str = ""
     tasks: tuple[Task, ...] = ()
     backbone: str = ""
@@ -42,14 +48,15 @@ class Gpu:
 
 
 @dataclass(frozen=True)
-class Probe:
-    """What a machine says of itself. Memory and disk in bytes; `cores` may be used, of all.
+class ProbeResult:
+    """What a machine reports. Memory and disk in bytes; `cores` are those this process may use.
 
-    `versions` are (package, version), empty for one that is missing; `code` is (file, fingerprint).
-    `driver_gpus` are the names of those that NVIDIA's driver shows, `gpus` those that torch can
-    use; `gpu_problem` is torch's reason, `cuda` what it is built for (empty: for no GPUs).
-    `weights` is the fingerprint of the backbone, or `weights_problem` says why there is none, and
-    `weights_fetchable` that a download would help. `troubles` are looks that failed themselves.
+    `versions` are (package, version), the version empty if missing; `code` is (file, fingerprint).
+    `driver_gpus` are the names that NVIDIA's driver lists, `gpus` those that torch can use;
+    `gpu_problem` is torch's error, `cuda` the version torch is built for (empty: none).
+    `weights` is the fingerprint of the backbone, or `weights_problem` the reason that there is
+    none; `weights_fetchable` says that a download would provide them. `troubles` are probes that
+    raised an error.
     """
 
     versions: tuple[tuple[str, str], ...] = ()
@@ -67,48 +74,48 @@ class Probe:
     weights: str = ""
     weights_problem: str = ""
     weights_fetchable: bool = False
-    sight: Sight | None = None
-    data_sight: Sight | None = None
+    out_reply: Sight | None = None
+    data_reply: Sight | None = None
     troubles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Reach:
-    """Whether tracking at `where` (without secrets) can be used.
+class TrackingStatus:
+    """Whether MLflow at `where` (an address without secrets) can be used.
 
-    `problem` says why not, `doubt` what may go wrong, `fix` what to do about either.
+    `problem` is why it cannot, `risk` what may go wrong, `fix` what to do about either.
     """
 
     where: str
     problem: str = ""
-    doubt: str = ""
+    risk: str = ""
     fix: str = ""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A node of the cluster, or this machine: its probe, or the `trouble` that there is none.
+    """A node of the cluster, or this machine: its report, or the `trouble` why there is none.
 
-    `ray_gpus` is how many Ray counts, None without Ray; `sight_problem` says how it fails to share
-    the output folder, `data_problem` that of data; `ahead` is by how many seconds its clock is
-    ahead of the command's.
+    `ray_gpus` is the number of GPUs that Ray counts, None without Ray. `out_problem` and
+    `data_problem` say why the node does not share the output folder and the data folder; `ahead`
+    is by how many seconds its clock is ahead of the command's.
     """
 
     name: str
-    probe: Probe | None = None
+    probe: ProbeResult | None = None
     trouble: str = ""
     ray_gpus: float | None = None
-    sight_problem: str = ""
+    out_problem: str = ""
     data_problem: str = ""
     ahead: float | None = None
 
 
 @dataclass(frozen=True)
-class Examination:
-    """Everything that was found out. `here` is the command's own machine and environment.
+class Inspection:
+    """All reports, the input of the checks. `here` is the command's own machine and environment.
 
     `nodes` are the cluster's, none without an address. `out_problem` is why nothing can be written
-    to `out`; `locks` whether files there could be locked.
+    to `out`; `locks` is whether files there can be locked.
     """
 
     here: Machine
@@ -119,17 +126,66 @@ class Examination:
     out_kind: str = ""
     out_problem: str = ""
     locks: str = ""
-    tracking: Reach | None = None
+    tracking: TrackingStatus | None = None
     suite: Suite | None = None
     data_root: Path = Path()
     backbone: str = ""
 
     @property
     def machines(self) -> tuple[Machine, ...]:
-        """Those that would train: the cluster's nodes, or this one."""
+        """The machines that would train: the cluster's nodes, or this one."""
         return self.nodes or (self.here,)
 
     @property
-    def probes(self) -> dict[str, Probe]:
-        """What was answered, by the machine's name."""
+    def probes(self) -> dict[str, ProbeResult]:
+        """Machine name → report, of the machines that answered."""
         return {m.name: m.probe for m in self.machines if m.probe is not None}
+
+    def on(self, names: Sequence[str], same: bool = False) -> str:
+        """` on every node`, or ` on ` the nodes of these names; empty without a cluster.
+
+        `same` adds that they agree, if there is more than one.
+        """
+        if not self.nodes:
+            return ""
+        alike = ", the same" if same and len(names) > 1 else ""
+        every = len(names) == len(self.nodes) > 1
+        return f"{alike} on every node" if every else f"{alike} on {listed(names)}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's output: subject, level, what was found and what to do about it.
+
+    `note` is something that was not checked, or that needs no action.
+    """
+
+    subject: str
+    level: Level
+    text: str
+    fix: str = ""
+
+
+def by_value(values: Mapping[str, _K]) -> dict[_K, list[str]]:
+    """Value → the machines that have it, in their order."""
+    found: dict[_K, list[str]] = {}
+    for name, value in values.items():
+        found.setdefault(value, []).append(name)
+    return found
+
+
+def size(count: int) -> str:
+    """A number of bytes with its unit, such as `1.5 KiB`."""
+    value = float(count)
+    for unit in _UNITS:
+        if value < 1024 or unit == _UNITS[-1]:
+            break
+        value /= 1024
+    return f"{value:.1f} {unit}" if value < 10 and unit != "B" else f"{value:.0f} {unit}"
+
+
+def size_range(counts: Iterable[int]) -> str:
+    """The smallest and the largest of some sizes."""
+    found = sorted(counts)
+    low, high = size(found[0]), size(found[-1])
+    return low if low == high else f"{low} to {high}"

@@ -1,4 +1,4 @@
-"""What this machine says of itself."""
+"""What a machine reports about itself, and whether tracking can be used."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 
 from orchestrator import tasks
 from orchestrator.backbones import MINI_FILE
-from orchestrator.cluster.doctor import code, heavy, probe
-from orchestrator.cluster.doctor.records import Question
+from orchestrator.cluster.doctor import probe, torch_probe
+from orchestrator.cluster.doctor.records import ProbeRequest
 from orchestrator.storage.files import fingerprint
 from orchestrator.storage.sharing import Shared
 
@@ -24,26 +24,28 @@ SUITE = tasks.suite("mini")
 @pytest.fixture
 def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the process that loads torch."""
-    monkeypatch.setattr(heavy, "look", lambda backbone, seconds: {"gpus": [], "cuda": ""})
+    monkeypatch.setattr(
+        torch_probe, "probe_with_torch", lambda backbone, seconds: {"gpus": [], "cuda": ""}
+    )
 
 
-def test_it_answers_everything_that_is_asked(tmp_path: Path, mini_data: Path) -> None:
+def test_everything_that_is_requested_is_reported(tmp_path: Path, mini_data: Path) -> None:
     with Shared(tmp_path / "out") as shared, Shared(mini_data) as data:
-        found = probe.examine(
-            Question(
+        found = probe.probe_machine(
+            ProbeRequest(
                 out=str(tmp_path / "out"),
-                sign=shared.sign,
+                out_marker=shared.sign,
                 data_root=mini_data,
-                data_sign=data.sign,
+                data_marker=data.sign,
                 store=SUITE.store,
                 tasks=SUITE.tasks,
                 backbone="vit_mini",
             )
         )
-        assert found.sight is not None
-        assert shared.confirm(found.sight) == ""
-        assert found.data_sight is not None
-        assert data.confirm(found.data_sight) == ""
+        assert found.out_reply is not None
+        assert shared.confirm(found.out_reply) == ""
+        assert found.data_reply is not None
+        assert data.confirm(found.data_reply) == ""
     assert found.troubles == ()
     assert dict(found.versions)["torch"] == importlib.metadata.version("torch")
     assert found.cores == len(os.sched_getaffinity(0))
@@ -52,17 +54,17 @@ def test_it_answers_everything_that_is_asked(tmp_path: Path, mini_data: Path) ->
     assert found.weights == fingerprint(MINI_FILE)
 
 
-def test_nothing_is_looked_for_that_nobody_asked(cheap: None) -> None:
-    found = probe.examine(Question())
-    assert (found.data, found.weights, found.sight, found.out_free) == ((), "", None, None)
+def test_nothing_is_probed_that_was_not_requested(cheap: None) -> None:
+    found = probe.probe_machine(ProbeRequest())
+    assert (found.data, found.weights, found.out_reply, found.out_free) == ((), "", None, None)
 
 
-def test_a_look_that_fails_leaves_the_others(cheap: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_probe_that_fails_leaves_the_others(cheap: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> int:
         raise OSError("no /proc here")
 
     monkeypatch.setattr(probe, "_free_memory", broken)
-    found = probe.examine(Question())
+    found = probe.probe_machine(ProbeRequest())
     assert found.troubles == ("machine: no /proc here",)
     assert found.versions
     assert found.code
@@ -72,7 +74,7 @@ def test_a_package_that_is_missing_has_no_version(
     cheap: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probe, "PACKAGES", ("torch", "no-such-package"))
-    assert dict(probe.examine(Question()).versions)["no-such-package"] == ""
+    assert dict(probe.probe_machine(ProbeRequest()).versions)["no-such-package"] == ""
 
 
 def test_nvidias_table_is_read() -> None:
@@ -81,14 +83,14 @@ def test_nvidias_table_is_read() -> None:
     assert probe.parse_smi([]) == {}
 
 
-def test_nvidias_own_trouble_is_told(
+def test_the_error_of_nvidia_smi_is_reported(
     cheap: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 'Driver/library version mismatch'; exit 18\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    (told,) = probe.examine(Question()).troubles
+    (told,) = probe.probe_machine(ProbeRequest()).troubles
     assert told == "driver: nvidia-smi: Driver/library version mismatch"
 
 
@@ -96,24 +98,24 @@ def test_weights_that_are_not_cached_are_not_downloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    found = heavy.look("vit_base_patch16_224.augreg_in21k", 60)
+    found = torch_probe.probe_with_torch("vit_base_patch16_224.augreg_in21k", 60)
     assert found["weights_fetchable"]
     assert "neither cached nor reachable" in found["weights_problem"]
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_a_file_of_weights_that_is_not_there_is_a_problem() -> None:
-    found = heavy.weights("vit_base_patch16_224.augreg_in21k@/no/such.safetensors")
+    found = torch_probe.weights("vit_base_patch16_224.augreg_in21k@/no/such.safetensors")
     assert not found["weights_fetchable"]
     assert "there is no file" in found["weights_problem"]
 
 
-def test_torch_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_that_does_not_answer_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match=r"not ready after 0\.01 s"):
-        heavy.look("", 0.01)
+        torch_probe.probe_with_torch("", 0.01)
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RuntimeError, match="torch cannot be used: exit code 1"):
-        heavy.look("", 60)
+        torch_probe.probe_with_torch("", 60)
 
 
 def test_the_driver_that_torch_refuses_is_its_problem(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,26 +126,25 @@ def test_the_driver_that_torch_refuses_is_its_problem(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "init", init)
-    assert heavy.devices() == {
+    assert torch_probe.devices() == {
         "cuda": "13.0",
         "gpus": [],
         "gpu_problem": "The NVIDIA driver on your system is too old",
     }
 
 
-def test_code_is_that_of_the_packages_and_a_change_is_found(tmp_path: Path) -> None:
-    found = code.fingerprints()
-    names = [name for name, _ in found]
+def test_a_changed_file_changes_the_code_digest(tmp_path: Path) -> None:
+    names = [name for name, _ in probe.code_fingerprints()]
     assert {"orchestrator/sweep.py", "adapters/lora.py", "search_spaces/published.yaml"} <= set(
         names
     )
-    source = Path(code.__file__).parents[2]
-    for package in code.PACKAGES:
+    for package in probe.CODE:
         ignored = shutil.ignore_patterns("__pycache__")
+        source = Path(probe.__file__).parents[3]
         shutil.copytree(source / package, tmp_path / package, ignore=ignored)
-    run = "from orchestrator.cluster.doctor import code; print(code.whole(code.fingerprints()))"
+    run = "from orchestrator.cluster.doctor.probe import *; print(code_digest(code_fingerprints()))"
 
-    def there() -> str:
+    def copy() -> str:
         command = [sys.executable, "-c", run]
         environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
         done = subprocess.run(
@@ -151,11 +152,6 @@ def test_code_is_that_of_the_packages_and_a_change_is_found(tmp_path: Path) -> N
         )
         return done.stdout.strip()
 
-    assert there() == code.whole(found)
+    assert copy() == probe.code_digest(probe.code_fingerprints())
     (tmp_path / "adapters" / "lora.py").write_text("# other\n")
-    assert there() != code.whole(found)
-
-
-def test_files_that_differ_or_are_missing_are_named() -> None:
-    mine, theirs = (("a", "1"), ("b", "2"), ("c", "3")), (("a", "1"), ("b", "9"))
-    assert code.differences(mine, theirs) == ["b", "c"]
+    assert copy() != probe.code_digest(probe.code_fingerprints())

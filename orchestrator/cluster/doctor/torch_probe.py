@@ -1,7 +1,7 @@
-"""The looks that need torch: GPUs and weights. A process of its own, whose end frees the devices.
+"""The probes that need torch: GPUs and weights, in a process of its own that releases the devices.
 
-`python -m orchestrator.cluster.doctor.heavy` reads the backbone's name (or nothing) from its
-input and prints one line of JSON, the last of its output.
+`python -m orchestrator.cluster.doctor.torch_probe` reads the backbone's name (or nothing) from
+its input and prints one line of JSON, the last of its output.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ from typing import Any
 
 from orchestrator.errors import OrchestrateError
 
-_OFFLINE = {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
-"""What is not in the cache is not downloaded: the doctor only looks."""
+_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
+"""The doctor downloads nothing."""
 
 
-def look(backbone: str, seconds: float) -> dict[str, Any]:
-    """What the process found: fields of `Probe`. `OSError` or `RuntimeError` if it did not."""
+def probe_with_torch(backbone: str, seconds: float) -> dict[str, Any]:
+    """Fields of `ProbeResult`; `RuntimeError` if the process fails or exceeds `seconds`."""
+    package = str(Path(__file__).parents[3])  # where this process has imported the project from
+    path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
     try:
         done = subprocess.run(
             [sys.executable, "-m", __name__],
             input=backbone,
-            env={**os.environ, **_OFFLINE, "PYTHONPATH": _path()},
+            env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": path},
             capture_output=True,
             text=True,
             timeout=seconds,
@@ -41,7 +43,7 @@ def look(backbone: str, seconds: float) -> dict[str, Any]:
 
 
 def devices() -> dict[str, Any]:
-    """What torch says of the GPUs."""
+    """The GPUs that torch can use, or its error."""
     import torch
 
     found: dict[str, Any] = {"cuda": torch.version.cuda or "", "gpus": []}
@@ -62,7 +64,7 @@ def devices() -> dict[str, Any]:
 
 
 def weights(backbone: str) -> dict[str, Any]:
-    """The fingerprint of a backbone's weights, as far as they are on this machine."""
+    """The fingerprint of a backbone's weights on this machine, or why there is none."""
     from orchestrator.backbones import MINI, fingerprint
 
     try:
@@ -72,14 +74,8 @@ def weights(backbone: str) -> dict[str, Any]:
         return {"weights_problem": str(error), "weights_fetchable": hub}
 
 
-def _path() -> str:
-    """Lets the process import what this one does, wherever that has it from."""
-    own = str(Path(__file__).parents[3])
-    return os.pathsep.join(filter(None, (own, os.environ.get("PYTHONPATH"))))
-
-
 def main() -> None:
-    """Prints what was found."""
+    """Print the report as JSON."""
     backbone = sys.stdin.read().strip()
     found = devices() | (weights(backbone) if backbone else {})
     print()

@@ -1,0 +1,246 @@
+"""Probes this machine and, with an address, every node of a cluster, all at once."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sqlite3
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from orchestrator.cluster.doctor.probe import SECONDS, probe_machine
+from orchestrator.cluster.doctor.records import (
+    Inspection,
+    Machine,
+    ProbeRequest,
+    TrackingStatus,
+)
+from orchestrator.data.prepared.store import presence
+from orchestrator.errors import InvalidInput
+from orchestrator.spec import Suite
+from orchestrator.storage.addresses import redacted
+from orchestrator.storage.sharing import Shared, filesystem, is_network, is_uri, said
+from orchestrator.storage.sweep_paths import SweepPaths
+from orchestrator.tracking.locations import is_database, sqlite_file
+
+NODE_SECONDS = SECONDS + 30
+"""Time limit for a node: torch's own, and that of starting a process."""
+_CLOCK_SECONDS = 10.0
+_TRACKING_SECONDS = 3.0
+_OTHER_URI = "--tracking-uri sqlite:///$HOME/mlflow.db, or a server"
+
+
+@dataclass(frozen=True)
+class DoctorOptions:
+    """The options of `orchestrate doctor`. `out` is absolute or an address, empty for none."""
+
+    address: str | None = None
+    device: str = "auto"
+    out: str = ""
+    suite: Suite | None = None
+    backbone: str = ""
+    data_root: Path = Path()
+    tracking_uri: str = ""
+
+
+def inspect(options: DoctorOptions) -> Inspection:
+    """Collect all reports. Leaves no file and no process.
+
+    Raises `BackendError` if the cluster cannot be reached, `InvalidInput` for a malformed address.
+    """
+    suite, out = options.suite, options.out
+    with _cluster(options.address) as nodes, contextlib.ExitStack() as stack:
+        shared, problem = _leave_marker(out, stack)
+        data, _ = _leave_marker(_unprepared_root(options) if nodes else "", stack)
+        request = ProbeRequest(
+            out=out,
+            out_marker=shared.sign if shared else None,
+            data_root=options.data_root,
+            data_marker=data.sign if data else None,
+            store=suite.store if suite else "",
+            tasks=suite.tasks if suite else (),
+            backbone=options.backbone,
+        )
+        with ThreadPoolExecutor(2) as threads:
+            uri = options.tracking_uri
+            tracking = threads.submit(tracking_status, uri) if uri else None
+            here = threads.submit(probe_machine, request)
+            machines = _probe_nodes(request, nodes, shared, data) if nodes else ()
+            probe = here.result()
+        return Inspection(
+            here=Machine("this machine", probe),
+            nodes=machines,
+            address=options.address,
+            device=options.device,
+            out=out,
+            out_kind="" if not out or is_uri(out) else filesystem(Path(out)),
+            out_problem=problem,
+            locks=shared.locks if shared else "",
+            tracking=tracking.result() if tracking else None,
+            suite=suite,
+            data_root=options.data_root,
+            backbone=options.backbone,
+        )
+
+
+def absolute_location(paths: SweepPaths) -> str:
+    """A sweep's location as other machines must find it; `InvalidInput` for a file."""
+    if paths.uri:
+        return paths.uri
+    path = paths.out.expanduser().resolve()
+    if path.exists() and not path.is_dir():
+        raise InvalidInput(f"--out '{paths.out}' is a file; name a folder, or s3://BUCKET/PATH.")
+    return str(path)
+
+
+@contextlib.contextmanager
+def _cluster(address: str | None) -> Iterator[Any]:
+    """The nodes of the cluster while connected to it; None without an address."""
+    if address is None:
+        yield None
+        return
+    from orchestrator.backends import ray_settings
+
+    ray_settings.apply(address)
+    from orchestrator.backends.ray import nodes
+
+    with nodes.connected(address):
+        yield nodes.nodes()
+
+
+def _leave_marker(out: str, stack: contextlib.ExitStack) -> tuple[Shared | None, str]:
+    """The marker in `out`, or why none could be written."""
+    if not out:
+        return None, ""
+    try:
+        return stack.enter_context(Shared(out)), ""
+    except OSError as error:
+        return None, said(error)
+
+
+def _unprepared_root(options: DoctorOptions) -> str:
+    """The folder in which the sweep will prepare data for all nodes; empty if it has all it may
+    need, or sends it through an object store.
+    """
+    if options.suite is None or is_uri(options.out):
+        return ""
+    found = presence(options.suite.store, options.suite.tasks, options.data_root)
+    return "" if all(task.fingerprint for task in found) else str(options.data_root)
+
+
+def _probe_nodes(
+    request: ProbeRequest, found: Any, shared: Shared | None, data: Shared | None
+) -> tuple[Machine, ...]:
+    from orchestrator.backends.ray import nodes
+
+    answers = nodes.ask(probe_machine, request, of=found, seconds=NODE_SECONDS)
+    ahead = nodes.clocks([answer.node for answer in answers if answer.value], _CLOCK_SECONDS)
+    machines = []
+    for answer in answers:
+        probe = answer.value
+        out_reply, data_reply = (probe.out_reply, probe.data_reply) if probe else (None, None)
+        machine = Machine(
+            name=answer.node.name,
+            probe=probe,
+            trouble=answer.trouble,
+            ray_gpus=answer.node.gpus,
+            out_problem=shared.confirm(out_reply) if shared and out_reply else "",
+            data_problem=data.confirm(data_reply) if data and data_reply else "",
+            ahead=ahead.get(answer.node.name),
+        )
+        machines.append(machine)
+    return tuple(machines)
+
+
+def tracking_status(uri: str) -> TrackingStatus:
+    """Ask a server for its version, or open a database read-only; takes a few seconds at most."""
+    where = redacted(uri)
+    if uri.startswith(("http://", "https://")):
+        return _server_status(uri, where)
+    if not is_database(uri):
+        return TrackingStatus(
+            where,
+            problem="is neither a server nor a database, and MLflow refuses folders",
+            fix=f"give {_OTHER_URI}",
+        )
+    file = sqlite_file(uri)
+    return _database_status(uri, where) if file is None else _sqlite_status(file, where)
+
+
+def _server_status(uri: str, where: str) -> TrackingStatus:
+    start = "start it, or give another --tracking-uri (a sweep goes on without; then "
+    fix = start + "`orchestrate track DIR` writes what is missing)"
+    try:
+        with urllib.request.urlopen(
+            f"{uri.rstrip('/')}/version", timeout=_TRACKING_SECONDS
+        ) as answer:
+            version = answer.read(40).decode(errors="replace").strip()
+            return TrackingStatus(f"{where}, MLflow {version}")
+    except urllib.error.HTTPError as error:
+        status = f"(HTTP {error.code})"
+        if error.code in (401, 403):
+            fix = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or …_TOKEN)"
+            return TrackingStatus(where, risk=f"requires authentication {status}", fix=fix)
+        return TrackingStatus(where, problem=f"is not an MLflow server {status}", fix=fix)
+    except (OSError, ValueError) as error:
+        return TrackingStatus(where, problem=f"does not answer ({_reason(error)})", fix=fix)
+
+
+def _sqlite_status(file: Path, where: str) -> TrackingStatus:
+    folder = next((path for path in file.absolute().parents if path.exists()), Path("/"))
+    kind = filesystem(folder)
+    if is_network(kind):
+        risk = f"SQLite on {kind} gets corrupted when two machines write"
+        return TrackingStatus(where, risk=risk, fix=f"give {_OTHER_URI}")
+    if not file.exists():
+        return TrackingStatus(f"{where}, created when the sweep starts")
+    try:
+        read_only = f"{file.absolute().as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(read_only, uri=True)) as opened:
+            opened.execute("SELECT version_num FROM alembic_version").fetchone()
+    except sqlite3.Error as error:
+        return TrackingStatus(
+            where,
+            problem=f"is not an MLflow database ({error})",
+            fix="move it away: `orchestrate track DIR` writes it again from the ledger",
+        )
+    return TrackingStatus(where)
+
+
+def _database_status(uri: str, where: str) -> TrackingStatus:
+    """Try the port first, since drivers wait for minutes; then connect, which creates nothing."""
+    fix = "start it, or give another --tracking-uri"
+    try:
+        parts = urlsplit(uri)
+        host, port = parts.hostname, parts.port or (5432 if uri.startswith("postgres") else 3306)
+        if host:
+            socket.create_connection((host, port), timeout=_TRACKING_SECONDS).close()
+    except (OSError, ValueError) as error:
+        return TrackingStatus(where, problem=f"does not answer ({_reason(error)})", fix=fix)
+    import sqlalchemy
+
+    try:
+        limit = {} if uri.startswith("mssql") else {"connect_timeout": int(_TRACKING_SECONDS)}
+        engine = sqlalchemy.create_engine(uri, connect_args=limit)
+        with contextlib.closing(engine.connect()):
+            return TrackingStatus(where)
+    except ImportError as error:
+        package = error.name or "its driver"
+        fix = '`pip install "psycopg[binary]"` where the command runs'
+        if not uri.startswith("postgres"):
+            fix = f"install {package} where the command runs"
+        return TrackingStatus(where, problem=f"needs the package {package}", fix=fix)
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        return TrackingStatus(where, problem=f"refuses ({_reason(error)})", fix=fix)
+
+
+def _reason(error: Exception) -> str:
+    reason = getattr(error, "reason", None) or error
+    text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
+    return redacted(text.strip().splitlines()[0].rstrip("."))
