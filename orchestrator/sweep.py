@@ -13,7 +13,7 @@ from orchestrator.analysis.aggregate import summarise
 from orchestrator.analysis.report import write_report
 from orchestrator.analysis.summary import Summary
 from orchestrator.backbones import fingerprint, normalisation_of
-from orchestrator.backends.plan import HostPlan
+from orchestrator.backends.pool_config import PoolConfig
 from orchestrator.data.prepared import travel
 from orchestrator.data.prepared.manifest import Manifest
 from orchestrator.data.prepared.store import default_root
@@ -280,7 +280,7 @@ def _train(planned: Planned, search: Search, lease: str, watch: Watch) -> bool:
     """Runs the backend until the search is done; True if a person interrupted it."""
     config = planned.config
     observe = _observer(search, config.budget_seconds, watch)
-    host = HostPlan(
+    host = PoolConfig(
         out=planned.paths.out.resolve(),
         data_root=planned.data_root.resolve(),
         suite=planned.suite,
@@ -312,7 +312,7 @@ def _train(planned: Planned, search: Search, lease: str, watch: Watch) -> bool:
 
 def _run_local(
     search: Search,
-    host: HostPlan,
+    host: PoolConfig,
     config: SweepConfig,
     observe: Callable[[], None],
     say: Callable[[str], None],
@@ -322,12 +322,12 @@ def _run_local(
     if config.address:
         raise InvalidInput("--address is for --backend ray; leave it out with --backend local.")
     device = local.pick_device(config.device)
-    local.run(search, host, device=device, observe=observe, say=say)
+    local.run(search, host, device=device, observe=observe, notify=say)
 
 
 def _run_ray(
     search: Search,
-    host: HostPlan,
+    host: PoolConfig,
     config: SweepConfig,
     observe: Callable[[], None],
     say: Callable[[str], None],

@@ -85,10 +85,10 @@ def _cluster(call: Call) -> Iterator[Any]:
     from orchestrator.backends import ray_settings
 
     ray_settings.apply(call.address)
-    from orchestrator.backends.ray import nodes
+    from orchestrator.backends.ray import cluster
 
-    with nodes.connected(call.address):
-        yield nodes.nodes()
+    with cluster.connected(call.address):
+        yield cluster.nodes()
 
 
 def _sign(out: str, stack: contextlib.ExitStack) -> tuple[Shared | None, str]:
@@ -114,10 +114,10 @@ def _unprepared(call: Call) -> str:
 def _ask(
     question: Question, found: Any, shared: Shared | None, data: Shared | None
 ) -> tuple[Machine, ...]:
-    from orchestrator.backends.ray import nodes
+    from orchestrator.backends.ray import cluster
 
-    answers = nodes.ask(examine, question, of=found, seconds=PATIENCE)
-    ahead = nodes.clocks([answer.node for answer in answers if answer.value], _CLOCK_SECONDS)
+    answers = cluster.ask(examine, question, of=found, seconds=PATIENCE)
+    ahead = cluster.clocks([answer.node for answer in answers if answer.value], _CLOCK_SECONDS)
     return tuple(
         Machine(
             name=answer.node.name,
