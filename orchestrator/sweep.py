@@ -17,7 +17,7 @@ from orchestrator.analysis.aggregate import summarise
 from orchestrator.analysis.report import Extras, write_report
 from orchestrator.analysis.summary import Summary
 from orchestrator.backbones import fingerprint, normalisation_of
-from orchestrator.backends.plan import HostPlan
+from orchestrator.backends.pool_config import PoolConfig
 from orchestrator.data.contact_sheet import write_sheets
 from orchestrator.data.prepared import transfer
 from orchestrator.data.prepared.prepare import deviations, prepare_tasks
@@ -257,7 +257,7 @@ def _publish_data(planned: Planned, observer: Observer) -> None:
 def _train(planned: Planned, search: Search, lease: str, observer: Observer) -> bool:
     """Run the backend until the search is done; True if it was interrupted."""
     config = planned.config
-    host = HostPlan(
+    host = PoolConfig(
         out=planned.paths.out.resolve(),
         data_root=planned.data_root.resolve(),
         suite=planned.suite,
@@ -284,7 +284,7 @@ def _train(planned: Planned, search: Search, lease: str, observer: Observer) -> 
     return False
 
 
-def _run_backend(search: Search, host: HostPlan, config: SweepConfig, observer: Observer) -> None:
+def _run_backend(search: Search, host: PoolConfig, config: SweepConfig, observer: Observer) -> None:
     observe = _progress_callback(search, config.budget_seconds, observer)
     if config.backend == "local":
         from orchestrator.backends import local
@@ -292,7 +292,7 @@ def _run_backend(search: Search, host: HostPlan, config: SweepConfig, observer: 
         if config.address:
             raise InvalidInput("--address is for --backend ray; leave it out with --backend local.")
         device = local.pick_device(config.device)
-        local.run(search, host, device=device, observe=observe, say=observer.message)
+        local.run(search, host, device=device, observe=observe, notify=observer.message)
         return
     from orchestrator.backends import ray_settings
 

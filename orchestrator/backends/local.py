@@ -1,4 +1,9 @@
-"""The sweep in this process: nothing to start, easy to step through with a debugger."""
+"""A whole sweep in this process: nothing to start, and easy to step through with a debugger.
+
+Ask the search for trials until the pool is full, train one step, answer the trials that reached a
+rung, tell the search the results; again until the search has no more. The Ray backend does the same
+with many pools (`ray/dispatcher.py`).
+"""
 
 from __future__ import annotations
 
@@ -6,8 +11,8 @@ from collections.abc import Callable
 
 import torch
 
-from orchestrator.backends.host import PoolHost
-from orchestrator.backends.plan import HostPlan
+from orchestrator.backends.pool_config import PoolConfig
+from orchestrator.backends.pool_worker import PoolWorker
 from orchestrator.engine.pool import AtRung
 from orchestrator.search.search import Done, Search
 from orchestrator.spec import Trial, TrialResult
@@ -16,49 +21,51 @@ from orchestrator.storage.retry import RetryPolicy
 
 def run(
     search: Search,
-    plan: HostPlan,
+    config: PoolConfig,
     *,
     device: str = "cpu",
     observe: Callable[[], None] = lambda: None,
-    say: Callable[[str], None] | None = None,
+    notify: Callable[[str], None] | None = None,
 ) -> None:
-    """Runs every trial that `search` asks for, as many at a time as the pool has slots for.
+    """Run every trial that `search` asks for, as many at a time as the pool has slots.
 
-    `observe` is called after every step that changed something; `say` hears of storage that
-    refuses.
+    Args:
+        search: gives trials, decides at rungs, hears results.
+        config: the pool's settings.
+        device: as torch names it, see `pick_device`.
+        observe: called after every event, for progress displays and time budgets.
+        notify: called with a sentence when storage fails and is retried, and when it works again.
     """
-    patience = RetryPolicy(plan.storage_patience, say)
-    host = PoolHost(plan, device, say=say)
+    retry = RetryPolicy(config.storage_patience, notify)
+    worker = PoolWorker(config, device, notify=notify)
     try:
-        while not (_fill(host, search, patience) and len(host) == 0):
-            for event in host.advance():
-                _answer(host, search, event)
+        while _fill(worker, search, retry) or len(worker.pool):
+            for event in worker.advance():
+                result: TrialResult | None
+                if isinstance(event, AtRung):
+                    decision = search.rung(event.key, event.epoch, event.value)
+                    result = worker.answer(event.key, decision)
+                else:
+                    result = event
+                if result is not None:
+                    search.tell(result)
                 observe()
     finally:
-        host.close()
+        worker.close()
+
+
+def _fill(worker: PoolWorker, search: Search, retry: RetryPolicy) -> bool:
+    """Add trials until every slot is taken; False once the search has no more."""
+    while len(worker.pool) < worker.pool.slots:
+        asked = retry.call(search.ask)
+        if not isinstance(asked, Trial):
+            return not isinstance(asked, Done)
+        worker.add(asked, search.rungs(asked))
+    return True
 
 
 def pick_device(wanted: str) -> str:
-    """`auto` is cuda where there is one, else cpu; anything else is taken as it is."""
+    """`auto` is cuda where there is one, else cpu; any other name is returned as it is."""
     if wanted != "auto":
         return wanted
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _fill(host: PoolHost, search: Search, patience: RetryPolicy) -> bool:
-    """Adds trials until every slot is taken; True if the search has no more."""
-    while len(host) < host.slots:
-        asked = patience.call(search.ask)
-        if not isinstance(asked, Trial):
-            return isinstance(asked, Done)
-        host.add(asked, search.rungs(asked))
-    return False
-
-
-def _answer(host: PoolHost, search: Search, event: AtRung | TrialResult) -> None:
-    if isinstance(event, AtRung):
-        result = host.answer(event.key, search.rung(event.key, event.epoch, event.value))
-        if result is not None:
-            search.tell(result)
-    else:
-        search.tell(event)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from orchestrator.backends import local
-from orchestrator.backends.host import PoolHost
+from orchestrator.backends.pool_worker import PoolWorker
 from orchestrator.data.prepared.prepare import prepare_tasks
 from orchestrator.engine import pool
 from orchestrator.engine.width import WidthPlan
@@ -24,7 +24,7 @@ from orchestrator.search.suggestions import SuggestionStore
 from orchestrator.spec import Sweep, Trial, TrialResult
 from orchestrator.storage.folder_lock import SweepLease
 from orchestrator.storage.sweep_paths import SweepPaths
-from tests.backends.worlds import RECIPE, SUITE, TASK, host_plan, keys, logged, trial
+from tests.backends.worlds import RECIPE, SUITE, TASK, keys, logged, pool_config, trial
 from tests.commands import events, widest
 
 
@@ -65,8 +65,8 @@ class Scripted:
 
 def run(search: Any, out: Path, data: Path, width: int, observe: Callable[[], None]) -> None:
     with SweepLease(out, patience=0) as lease:
-        plan = host_plan(out, data, lease.token, width=width)
-        local.run(search, plan, device="cpu", observe=observe)
+        config = pool_config(out, data, lease.token, width=width)
+        local.run(search, config, device="cpu", observe=observe)
 
 
 def test_width_order_and_waiting(tmp_path: Path, mini_data: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_pool_holds_as_many_as_it_measured_unless_told_otherwise(
     monkeypatch.setattr(pool, "benchmark_width", lambda *_: WidthPlan(3, (), "throughput"))
     with SweepLease(tmp_path) as lease:
         search: Any = Scripted([trial(mini_data, seed, epochs=1) for seed in range(6)])
-        local.run(search, host_plan(tmp_path, mini_data, lease.token))
+        local.run(search, pool_config(tmp_path, mini_data, lease.token))
     assert widest(tmp_path) == 3
     window = throughput.total(throughput.read(SweepPaths(tmp_path).pools))
     assert (window.trained, window.evaluated) == (6 * 25 * 32, 6 * 200)
@@ -132,10 +132,10 @@ def test_a_refused_trial_ends_it_and_keeps_the_results(tmp_path: Path, mini_data
 def test_ctrl_c_leaves_no_lock(
     tmp_path: Path, mini_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(_: PoolHost) -> None:
+    def interrupt(_: PoolWorker) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(PoolHost, "advance", interrupt)
+    monkeypatch.setattr(PoolWorker, "advance", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(Scripted([trial(mini_data)]), tmp_path, mini_data, 1, lambda: None)
     with SweepLease(tmp_path, patience=0):
@@ -157,7 +157,7 @@ def test_every_stage_of_a_real_search(tmp_path: Path, mini_data: Path) -> None:
         spaces={"linear": {"lr": [0.01, 0.001]}},
     )
     data = {TASK: prepare_tasks(SUITE, [SUITE.task(TASK)], mini_data, None)[TASK].identity}
-    studies = plan_studies(sweep, data, host_plan(tmp_path, mini_data, "").weights)
+    studies = plan_studies(sweep, data, pool_config(tmp_path, mini_data, "").weights)
     asks = SuggestionStore(tmp_path / "asks")
     search = Search(sweep, studies, asks, ())
     run(search, tmp_path, mini_data, 2, lambda: None)

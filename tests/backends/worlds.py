@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator import tasks
 from orchestrator.backbones import fingerprint
-from orchestrator.backends.plan import HostPlan
+from orchestrator.backends.pool_config import PoolConfig
 from orchestrator.data.prepared.prepare import prepare_tasks
 from orchestrator.results.ledger import Ledger
 from orchestrator.spec import Stage, Trial
@@ -22,9 +22,9 @@ RECIPE = SUITE.recipe.with_values(
 """Without drop-path `linear` trains on features that are computed once."""
 
 
-def host_plan(out: Path, data: Path, lease: str, **changes: Any) -> HostPlan:
+def pool_config(out: Path, data: Path, lease: str, **changes: Any) -> PoolConfig:
     values = {"stopping": "asha", "weights": fingerprint("vit_mini"), **changes}
-    return HostPlan(
+    return PoolConfig(
         out=out, data_root=data, suite=SUITE, backbone="vit_mini", lease=lease, **values
     )
 

@@ -1,19 +1,42 @@
-"""The cluster itself: reached or started, and what its nodes have."""
+"""The cluster: connecting to it, its nodes, and calling a function on each of them."""
 
 from __future__ import annotations
 
 import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError, TaskUnschedulableError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orchestrator.errors import BackendError
+from orchestrator.data.prepared.store import Present, presence
+from orchestrator.errors import BackendError, InvalidInput, StorageError
+from orchestrator.spec import Suite, Task
+from orchestrator.storage.sharing import (
+    Shared,
+    Sight,
+    Sign,
+    is_uri,
+    listed,
+    look,
+    said,
+    shown,
+    told,
+)
 
 NAMESPACE = "orchestrate"
 CPU_POOLS = 4
-"""Pools on a node without GPUs, at most; its cores are shared out among them."""
+"""Pools on a node without GPUs, at most; its cores are divided among them."""
+CHECK_SECONDS = 20.0
+"""How long a sweep waits at its start for the nodes' answers."""
+_CLOCK_READINGS = 3
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -25,33 +48,65 @@ class Cluster:
     width: int | None = None
 
 
+@dataclass(frozen=True)
+class Node:
+    """A living node: Ray's id for it, its host's name, GPUs and cores as Ray counts them."""
+
+    id: str
+    name: str
+    gpus: float = 0.0
+    cores: float = 0.0
+
+    def trains(self, kind: str) -> bool:
+        """Whether a sweep on devices of this kind (GPU, CPU) may give it trials."""
+        return (self.gpus if kind == "GPU" else self.cores) > 0
+
+
+@dataclass(frozen=True)
+class Answer(Generic[T]):
+    """What a node answered; `trouble` says why there is no `value`.
+
+    `sent` and `received` are times of the asking machine's clock, in seconds.
+    """
+
+    node: Node
+    value: T | None = None
+    trouble: str = ""
+    sent: float = 0.0
+    received: float = 0.0
+
+
 def connect(cluster: Cluster) -> None:
-    """Joins the cluster at its address, or starts one here; `BackendError` says what to do."""
+    """Join the cluster at its address, or start one here; `BackendError` says what to do."""
     if cluster.address:
         check_reachable(cluster.address)
-    quiet: dict[str, Any] = {
+    where = f"Ray cluster '{cluster.address}'" if cluster.address else "a local Ray cluster"
+    options: dict[str, Any] = {
+        "namespace": NAMESPACE,
         "log_to_driver": False,
         "logging_level": "ERROR",
-        "namespace": NAMESPACE,
     }
+    if not cluster.address:
+        options |= {"include_dashboard": False, "object_store_memory": 100 * 2**20}
     try:
-        if cluster.address:
-            ray.init(address=cluster.address, **quiet)
-        else:
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                object_store_memory=100 * 2**20,
-                **quiet,
-            )
+        ray.init(address=cluster.address or "local", **options)
     except (ConnectionError, ValueError, RuntimeError, RayError) as error:
-        where = f"Ray cluster '{cluster.address}'" if cluster.address else "a local Ray cluster"
         why, *_ = str(error).strip().splitlines() or [type(error).__name__]
         raise _unusable(where, why) from error
 
 
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """Connect to the cluster at that address; disconnect at the end."""
+    try:
+        connect(Cluster(address))
+        yield
+    finally:
+        ray.shutdown()
+
+
 def check_reachable(address: str) -> None:
-    """Knocks at HOST:PORT first: Ray itself tries for minutes."""
+    """`BackendError` at once if nobody listens at HOST:PORT; Ray itself tries for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdecimal():
         return  # `auto` and the like
@@ -61,6 +116,166 @@ def check_reachable(address: str) -> None:
         raise _unusable(f"Ray cluster '{address}'", str(error)) from error
 
 
+def device_kind(device: str) -> str:
+    """The resource to request: GPU for `cuda`, CPU for `cpu`, what the cluster has for `auto`."""
+    if device == "auto":
+        return "GPU" if ray.cluster_resources().get("GPU", 0) > 0 else "CPU"
+    return "GPU" if device.startswith("cuda") else "CPU"
+
+
+def nodes() -> list[Node]:
+    """The living nodes, by name; hosts of one name are told apart by their addresses."""
+    described = [node for node in ray.nodes() if node["Alive"]]
+    hosts = [str(node["NodeManagerHostname"]) for node in described]
+    found = [
+        Node(
+            id=node["NodeID"],
+            name=host if hosts.count(host) == 1 else f"{host} ({node['NodeManagerAddress']})",
+            gpus=float(node["Resources"].get("GPU", 0)),
+            cores=float(node["Resources"].get("CPU", 0)),
+        )
+        for node, host in zip(described, hosts, strict=True)
+    ]
+    return sorted(found, key=lambda node: node.name)
+
+
+def devices_of(node: Node, wanted: str, kind: str) -> list[str]:
+    """The devices of a node that are certain to be used, as torch names them."""
+    if kind == "GPU":
+        found = [f"cuda:{index}" for index in range(int(node.gpus))]
+        return found if wanted in ("auto", "cuda") else []
+    return ["cpu"] if node.cores > 0 else []
+
+
+def cpu_pools(cores: float) -> int:
+    """Pools of a node without GPUs."""
+    return max(min(int(cores), CPU_POOLS), 1)
+
+
+def ask(call: Callable[..., T], *given: Any, of: Iterable[Node], seconds: float) -> list[Answer[T]]:
+    """Call `call(*given)` on each node, all at once; `seconds` is how long to wait for answers.
+
+    It reserves neither cores nor GPUs, so a busy cluster answers too. The function must be one that
+    every node can import: a node runs its own copy of it.
+    """
+    remote: Any = ray.remote(call)
+    asked: dict[Any, tuple[Node, float]] = {}
+    for node in of:
+        here = NodeAffinitySchedulingStrategy(node.id, soft=False)
+        options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": here}
+        asked[remote.options(**options).remote(*given)] = (node, time.time())
+    answers = _collect(asked, time.monotonic() + seconds, seconds)
+    return sorted(answers, key=lambda answer: answer.node.name)
+
+
+def clocks(of: Sequence[Node], seconds: float) -> dict[str, float]:
+    """By how many seconds each node's clock is ahead of this one, by name.
+
+    Half of the round trip is subtracted; the quickest of a few readings counts.
+    """
+    best: dict[str, tuple[float, float]] = {}
+    for _ in range(_CLOCK_READINGS):
+        for answer in ask(_now, of=of, seconds=seconds):
+            if answer.value is not None:
+                trip = answer.received - answer.sent
+                ahead = answer.value - (answer.sent + answer.received) / 2
+                best[answer.node.name] = min(
+                    (trip, ahead), best.get(answer.node.name, (trip, ahead))
+                )
+    return {name: ahead for name, (_, ahead) in best.items()}
+
+
+def check_storage(
+    out: str | Path, suite: Suite, data_root: Path, device: str, seconds: float = CHECK_SECONDS
+) -> None:
+    """`InvalidInput` if a node that may get trials does not see the sweep's folder or its data.
+
+    `out` is a folder, or an address in an object store, which nodes download the data from. Nodes
+    that do not answer in time, or that join later, are checked by their pools. `StorageError` if
+    this machine cannot write to `out`.
+    """
+    given = (suite.store, suite.tasks, data_root)
+    kind = device_kind(device)
+    training = [node for node in nodes() if node.trains(kind)]
+    try:
+        with Shared(out) as shared:
+            answers = ask(_see, shared.sign, *given, of=training, seconds=seconds)
+            seen = {answer.node.name: answer.value for answer in answers if answer.value}
+            blind = {name: shared.confirm(sight) for name, (sight, _) in seen.items()}
+    except OSError as error:
+        raise StorageError(
+            f"cannot write to '{shown(out)}': {said(error)}. Nothing was lost; check free space, "
+            "permissions and the connection, then run the same command again."
+        ) from error
+    if unseen := told(blind):
+        raise InvalidInput(
+            f"the output folder '{shown(out)}' is not shared with every node that would train for "
+            f"this command ({unseen}). Give --out a folder that all of them see at the same path "
+            "(an NFS share), or an object store (--out s3://BUCKET/PATH), or use a cluster of one "
+            "node (leave --address out). `orchestrate doctor` with the same --address and --out "
+            "checks it."
+        )
+    present = presence(*given)
+    lacking = [name for name, (_, there) in seen.items() if _has_none(present, there)]
+    if lacking and not is_uri(out):
+        raise InvalidInput(
+            f"the prepared data in '{data_root}' is not on {listed(lacking)}. Give --data-root (or "
+            "$ORCHESTRATE_DATA) a folder that all nodes see at the same path, or copy this one "
+            "there."
+        )
+
+
+def _now() -> float:
+    return time.time()
+
+
+def _see(
+    sign: Sign, store: str, tasks: Sequence[Task], root: Path
+) -> tuple[Sight, tuple[Present, ...]]:
+    """What one node sees of the sweep's folder and of the data."""
+    return look(sign), presence(store, tasks, root)
+
+
+def _has_none(here: Sequence[Present], there: Sequence[Present]) -> bool:
+    """Whether nothing of what is prepared here is there: one task of many may not be needed."""
+    mine = {(task.task, task.fingerprint) for task in here if task.fingerprint}
+    return bool(mine) and not mine & {(task.task, task.fingerprint) for task in there}
+
+
+def _collect(
+    asked: Mapping[Any, tuple[Node, float]], until: float, seconds: float
+) -> list[Answer[Any]]:
+    """An answer for each question; those that come too late are cancelled."""
+    waiting, answers = list(asked), []
+    while waiting:
+        left = max(until - time.monotonic(), 0.0)
+        ready, waiting = ray.wait(waiting, timeout=left)
+        if not ready:
+            break
+        received = time.time()
+        answers += [_answer(question, *asked[question], received) for question in ready]
+    for question in waiting:
+        ray.cancel(question, force=True)
+        node, sent = asked[question]
+        answers.append(Answer(node, None, f"no answer within {seconds:g} s", sent, time.time()))
+    return answers
+
+
+def _answer(question: Any, node: Node, sent: float, received: float) -> Answer[Any]:
+    try:
+        return Answer(node, ray.get(question, timeout=5), "", sent, received)
+    except (RayError, GetTimeoutError, ImportError) as error:
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        return Answer(node, None, _line(cause), sent, received)
+
+
+def _line(error: BaseException) -> str:
+    if isinstance(error, TaskUnschedulableError):
+        return "it has left the cluster"
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[-1]}".rstrip(": .")
+
+
 def _unusable(where: str, why: str) -> BackendError:
     return BackendError(
         f"{where} cannot be used: {why.rstrip('.')}. Start one (`ray up cluster.yaml`, "
@@ -68,44 +283,3 @@ def _unusable(where: str, why: str) -> BackendError:
         "that asks for a token (InvalidAuthToken) wants its own in ~/.ray/auth_token here, and "
         "RAY_AUTH_MODE=token."
     )
-
-
-def device_kind(device: str) -> str:
-    """The resource to ask for: GPU for `cuda`, CPU for `cpu`, whatever is there for `auto`."""
-    if device == "auto":
-        return "GPU" if ray.cluster_resources().get("GPU", 0) > 0 else "CPU"
-    return "GPU" if device.startswith("cuda") else "CPU"
-
-
-def devices_of(wanted: str, kind: str, resources: dict[str, float]) -> list[str]:
-    """The devices of a node that are certain to be used, as torch names them."""
-    if kind == "GPU":
-        found = [f"cuda:{index}" for index in range(int(resources.get("GPU", 0)))]
-        return found if wanted in ("auto", "cuda") else []
-    return ["cpu"] if resources.get("CPU", 0) > 0 else []
-
-
-def alive() -> list[dict[str, Any]]:
-    """The nodes that live, as Ray describes them."""
-    return [node for node in ray.nodes() if node["Alive"]]
-
-
-def cores_of(resources: dict[str, float]) -> int:
-    """Cores that Ray may use on a node: `--num-cpus` or a container may leave it fewer than all."""
-    return int(resources.get("CPU", 1))
-
-
-def cores_on(node: str) -> int:
-    """The same by the node's id; 1 if it is gone."""
-    return next((cores_of(one["Resources"]) for one in alive() if one["NodeID"] == node), 1)
-
-
-def cores_of_nodes() -> list[float]:
-    """Of every node that has any."""
-    found = [float(node["Resources"].get("CPU", 0)) for node in alive()]
-    return [cores for cores in found if cores > 0]
-
-
-def cpu_pools(cores: int) -> int:
-    """Pools of a node without GPUs."""
-    return max(min(cores, CPU_POOLS), 1)

@@ -1,5 +1,5 @@
-"""Commands on the head of a running cluster, by Ray's Jobs API: from any machine that its dashboard
-can be reached from.
+"""Commands on the head of a running cluster by Ray's Jobs API, from any machine that reaches its
+dashboard.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient, JobType
 
-from orchestrator.errors import BackendError, InvalidInput
+from orchestrator.errors import BackendError, InvalidInput, OrchestrateError
 
 _TIMEOUT = 60.0
-"""Seconds that an answer may take; following a log waits as long as there is anything to come."""
+"""Seconds that an answer may take; following a log has no limit."""
 _STOP = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "60"}
-"""A stopped sweep ends as by Ctrl-C and has the time to. Without this Ray sends SIGTERM, which its
-own handler answers in the sweep's process, and SIGKILL after three seconds.
+"""A stopped sweep ends as by Ctrl-C, and has the time to: Ray's default is SIGTERM, which its own
+handler catches in the sweep's process, and SIGKILL after three seconds.
 """
 _STARTING = 60.0
 """Seconds that a head which has just started may take until it accepts commands."""
@@ -39,7 +39,7 @@ _CHATTY = (
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
 )
-"""What tells people which package it uploads."""
+"""Loggers that report every uploaded package."""
 
 
 @dataclass(frozen=True)
@@ -70,22 +70,22 @@ class Jobs:
     """
 
     def __init__(self, address: str) -> None:
-        if find_spec("aiohttp") is None:  # Ray's client goes without until a log is followed
+        if find_spec("aiohttp") is None:  # Ray's client needs it only to follow a log
             raise BackendError(
-                "Ray is installed here without what talks to a running cluster; "
+                "Ray is installed here without its client for running clusters; "
                 f"`pip install 'ray[default]=={ray.__version__}'` adds it."
             )
         self.address = _checked(address)
         for module in _CHATTY:
             logging.getLogger(module).setLevel(logging.ERROR)
-        with _explained(self.address), _environment_aside():
+        with _explained(self.address), _without_addresses():
             self._client = _Client(self.address)
             _check_version(self.address, self._client.ray_version())
 
     def submit(
         self, name: str, entrypoint: str, files: Mapping[str, bytes], metadata: Mapping[str, str]
     ) -> None:
-        """Starts a line for the shell on the head, in a folder that has these files.
+        """Start a shell command on the head, in a folder that has these files.
 
         `InvalidInput` if there has been one of this name.
         """
@@ -126,12 +126,12 @@ class Jobs:
             return _job(self._client.get_job_info(name))
 
     def log(self, name: str) -> str:
-        """All that it has printed so far."""
+        """The command's output so far."""
         with _explained(self.address, name):
             return str(self._client.get_job_logs(name))
 
     def follow(self, name: str, take: Callable[[str], object]) -> None:
-        """Hands over what it prints, in pieces cut anywhere, until it has ended."""
+        """Pass the command's output to `take`, in pieces cut anywhere, until it has ended."""
 
         async def pieces() -> None:
             async for piece in self._client.tail_job_logs(name):
@@ -141,7 +141,7 @@ class Jobs:
             asyncio.run(pieces())
 
     def stop(self, name: str) -> bool:
-        """Asks it to end, as Ctrl-C does; whether it was running."""
+        """Interrupt the command as Ctrl-C does; whether it was running."""
         with _explained(self.address, name):
             return bool(self._client.stop_job(name))
 
@@ -153,8 +153,9 @@ class Jobs:
         metadata: Mapping[str, str],
         take: Callable[[str], object],
     ) -> Job:
-        """Submits, hands over what is printed, and returns what became of it; Ray forgets it then
-        (but for its log).
+        """Submit a command, pass its output to `take`, and return how it ended.
+
+        Ray forgets it then, but for its log.
         """
         self.submit(name, entrypoint, files, metadata)
         self.follow(name, take)
@@ -166,7 +167,7 @@ class Jobs:
 
 
 class _Client(JobSubmissionClient):
-    """Ray's client, which by itself waits for an answer without end."""
+    """Ray's client, with a time limit for answers."""
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> requests.Response:
         answer: requests.Response = super()._do_request(
@@ -209,8 +210,8 @@ def _checked(address: str) -> str:
 
 
 @contextmanager
-def _environment_aside() -> Iterator[None]:
-    """Ray prefers these variables to the address that it is given."""
+def _without_addresses() -> Iterator[None]:
+    """Hide variables that Ray prefers to the address that it is given."""
     names = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
     kept = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
@@ -230,25 +231,36 @@ def _check_version(address: str, there: str) -> None:
 
 @contextmanager
 def _explained(address: str, name: str = "") -> Iterator[None]:
-    """Ray's errors, and those of the way there, as sentences for people."""
+    """Turn errors of Ray, and of the connection, into sentences that say what to do."""
     try:
         yield
-    except AuthenticationError as error:
-        raise _refused(address, str(error)) from error
-    except requests.JSONDecodeError as error:
-        raise _no_dashboard(address) from error
-    except (requests.RequestException, ConnectionError) as error:
-        raise _silent(address, _last_line(error)) from error
-    except (RuntimeError, KeyError, ValueError) as error:
-        raise _answered(address, name, error) from error
     except Exception as error:
-        if type(error).__module__.split(".")[0] != "aiohttp":
+        explained = _explain(address, name, error)
+        if explained is None:
             raise
-        raise _silent(address, _last_line(error)) from error
+        raise explained from error
 
 
-def _answered(address: str, name: str, error: Exception) -> Exception:
+def _explain(address: str, name: str, error: Exception) -> OrchestrateError | None:
     text = str(error)
+    if isinstance(error, AuthenticationError):
+        why = "asks for its token, and there is none here"
+        if text.startswith("Authentication failed"):
+            why = "refuses this machine's token, which is another cluster's"
+        return BackendError(
+            f"the cluster at {address} {why}: put its own into ~/.ray/auth_token (readable by you "
+            "alone), as it is where `ray up` was called."
+        )
+    if isinstance(error, requests.JSONDecodeError | KeyError) or "check returned 404" in text:
+        return BackendError(
+            f"what answers at {address} is no Ray dashboard; `ray dashboard cluster.yaml` opens a "
+            "tunnel to a cluster's, and --address names it."
+        )
+    library = type(error).__module__.split(".")[0]
+    if isinstance(error, requests.RequestException | ConnectionError) or library == "aiohttp":
+        return _silent(address, _last_line(error))
+    if not isinstance(error, RuntimeError | ValueError):
+        return None
     if "already exists" in text:
         return InvalidInput(
             f"'{name}' was submitted before; give another --name, or none. A sweep goes on where "
@@ -256,28 +268,7 @@ def _answered(address: str, name: str, error: Exception) -> Exception:
         )
     if "does not exist" in text:
         return InvalidInput(f"the cluster at {address} knows no '{name}'.")
-    if "Version check returned 404" in text or isinstance(error, KeyError):
-        return _no_dashboard(address)
     return BackendError(f"the cluster at {address} cannot do that: {_last_line(error)}")
-
-
-def _refused(address: str, why: str) -> BackendError:
-    if why.startswith("Authentication failed"):
-        return BackendError(
-            f"the cluster at {address} refuses this machine's token, which is another cluster's: "
-            "put its own into ~/.ray/auth_token, as it is where `ray up` was called."
-        )
-    return BackendError(
-        f"the cluster at {address} asks for its token, and there is none here: put it into "
-        "~/.ray/auth_token (readable by you alone), as it is where `ray up` was called."
-    )
-
-
-def _no_dashboard(address: str) -> BackendError:
-    return BackendError(
-        f"what answers at {address} is no Ray dashboard; `ray dashboard cluster.yaml` opens a "
-        "tunnel to a cluster's, and --address names it."
-    )
 
 
 def _silent(address: str, why: str) -> BackendError:

@@ -1,4 +1,4 @@
-"""One Tuner for all studies: what is connected to what."""
+"""What Ray Tune sees of a sweep: one Tuner for all studies, and the classes that it calls."""
 
 from __future__ import annotations
 
@@ -8,106 +8,216 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import ray
 from ray import tune
-from ray.exceptions import RayError
 from ray.tune.execution.placement_groups import PlacementGroupFactory
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
 
-from orchestrator.backends.plan import GUESSES, HostPlan
-from orchestrator.backends.ray.asks import Asks, Rows, Rungs
-from orchestrator.backends.ray.cluster import Cluster, connect, device_kind
-from orchestrator.backends.ray.directory import PoolDirectory
-from orchestrator.backends.ray.lookups import remembered
-from orchestrator.backends.ray.newcomers import Newcomers
-from orchestrator.backends.ray.nodes import check_places
-from orchestrator.backends.ray.trainable import PoolTrainable
-from orchestrator.backends.ray.width import Width
-from orchestrator.search.search import Search
+from orchestrator.backends.pool_config import PoolConfig
+from orchestrator.backends.pool_service import Report
+from orchestrator.backends.ray.cluster import (
+    NAMESPACE,
+    Cluster,
+    check_storage,
+    connect,
+    device_kind,
+)
+from orchestrator.backends.ray.dispatcher import Dispatcher
+from orchestrator.backends.ray.pool_manager import POOL_GONE, Capacity, Pools
+from orchestrator.search.search import Done, Search
+from orchestrator.spec import Trial
 
-_LAST_WORDS = 3.0
-"""Seconds that pools have to write what they note every few seconds."""
+_POOL_ATTEMPTS = 5
+_LAST_RECORDS_SECONDS = 3.0
+"""How long pools have to write their last records."""
 
 
 def run(
     search: Search,
-    plan: HostPlan,
+    config: PoolConfig,
     cluster: Cluster,
     observe: Callable[[], None] = lambda: None,
-    say: Callable[[str], None] | None = None,
+    notify: Callable[[str], None] | None = None,
 ) -> None:
-    """Runs every trial that `search` asks for on a Ray cluster; returns when it is done.
+    """Run every trial that `search` asks for on a Ray cluster; returns when all are done.
 
-    `ray_settings.apply` must have been called before this module is imported. Raises
-    `BackendError` if the cluster cannot be reached or a pool refuses its work. `say` hears of
-    storage that refuses.
+    `ray_settings.apply` must have been called before this module is imported. Raises `BackendError`
+    if the cluster cannot be reached or a pool refuses its work.
+
+    Args:
+        search: gives trials, decides at rungs, hears results.
+        config: the pools' settings.
+        cluster: where to run.
+        observe: called at every step, for progress displays and time budgets.
+        notify: called with a sentence when storage fails and is retried, and when it works again.
     """
-    # Not in the sweep's folder: nobody reads it back, and that disk may be full.
-    storage = Path(tempfile.mkdtemp(prefix="orchestrate-tune-"))
-    heeded = signal.getsignal(signal.SIGTERM)
+    # Not in the sweep's folder: nobody reads Tune's files back, and that disk may be full.
+    tune_files = Path(tempfile.mkdtemp(prefix="orchestrate-tune-"))
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         connect(cluster)
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, heeded)  # Ray has taken it, and would just die of it
+            signal.signal(signal.SIGTERM, handler)  # Ray has replaced it by one that just exits
         if cluster.address:
-            check_places(plan.uri or plan.out, plan.suite, plan.data_root, cluster.device)
-        _drive(search, plan, cluster, storage, observe, say)
+            check_storage(config.uri or config.out, config.suite, config.data_root, cluster.device)
+        capacity = Capacity(
+            device_kind(cluster.device), cluster.width, growing=cluster.address is not None
+        )
+        pools = Pools(config, cluster.device, capacity)
+        pools.poll()  # the pools start while Tune does
+        dispatcher = Dispatcher(search, config, pools, observe, notify)
+        _tuner(dispatcher, pools, cluster.device, tune_files).fit()
+        pools.close("the sweep is over", _LAST_RECORDS_SECONDS)
+        dispatcher.raise_error()
     finally:
         ray.shutdown()
-        shutil.rmtree(storage, ignore_errors=True)
+        shutil.rmtree(tune_files, ignore_errors=True)
 
 
-def _drive(
-    search: Search,
-    plan: HostPlan,
-    cluster: Cluster,
-    storage: Path,
-    observe: Callable[[], None],
-    say: Callable[[str], None] | None,
-) -> None:
-    kind = device_kind(cluster.device)
-    width = Width(kind, cluster.width or GUESSES[kind], growing=cluster.address is not None)
-    # Tune's own bound is one pending trial for a custom Searcher; ours is `Width`.
+def _tuner(dispatcher: Dispatcher, pools: Pools, device: str, files: Path) -> tune.Tuner:
+    # Tune's own bound is one pending trial for a custom Searcher; ours is `Capacity.in_flight`.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "100000"
-    name = f"directory-{uuid4().hex[:8]}"
-    remote: Any = ray.remote(PoolDirectory)
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = remote.options(name=name, num_cpus=0, scheduling_strategy=here)
-    directory = actor.remote(plan)
-    newcomers = Newcomers(directory, cluster.device, kind)
-    newcomers.look()  # the pools start while Tune does
+    kind = pools.capacity.kind
 
-    def watch() -> None:
-        newcomers.look()
-        observe()
+    def request(values: dict[str, Any]) -> PlacementGroupFactory:
+        return PlacementGroupFactory([{kind: values["share"]}])
 
-    asks = Asks(search, plan, width, directory, watch, say)
-
-    def request(config: dict[str, Any]) -> PlacementGroupFactory:
-        return PlacementGroupFactory([{kind: config["share"]}])
-
-    trainable = tune.with_resources(PoolTrainable, request)
-    tuner = tune.Tuner(
-        trainable,
-        param_space={"directory": name, "device": cluster.device},
+    return tune.Tuner(
+        tune.with_resources(PoolTrainable, request),
+        param_space={"manager": pools.name, "device": device},
         tune_config=tune.TuneConfig(
-            search_alg=asks, scheduler=Rungs(asks), num_samples=-1, reuse_actors=True
+            search_alg=TuneSearcher(dispatcher),
+            scheduler=TuneScheduler(dispatcher),
+            num_samples=-1,
+            reuse_actors=True,
         ),
         run_config=tune.RunConfig(
             name="trials",
-            storage_path=str(storage),
+            storage_path=str(files),
             verbose=0,
-            callbacks=[Rows(asks)],
+            callbacks=[TuneCallback(dispatcher)],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
-    with remembered():
-        tuner.fit()
-    with suppress(RayError):  # pools note their last figures; those that cannot are not missed
-        ray.get(directory.close.remote("the sweep is over", _LAST_WORDS), timeout=2 * _LAST_WORDS)
-    asks.close()
+
+
+class TuneSearcher(Searcher):
+    """Tune asks for the next trial, and says when it is done with one."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        super().__init__()
+        self._dispatcher = dispatcher
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial's values, None to wait, FINISHED at the end."""
+        asked = self._dispatcher.propose(trial_id)
+        if isinstance(asked, Trial):
+            return {
+                "trial": asked.to_dict(),
+                "key": asked.key,
+                "rungs": self._dispatcher.rungs(asked),
+                "share": self._dispatcher.pools.share,
+            }
+        return str(Searcher.FINISHED) if isinstance(asked, Done) else None
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Nothing: rungs are the scheduler's, ends are the callback's."""
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        self._dispatcher.close_trial(trial_id)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger and the suggestions are the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, see `save`."""
+
+
+class TuneScheduler(FIFOScheduler):
+    """Tune asks whether a trial goes on after a report; one that has ended does not come here."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._dispatcher = dispatcher
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        goes_on = self._dispatcher.decide(trial.trial_id, result["report"])
+        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+
+
+class TuneCallback(tune.Callback):
+    """Tune says when a trial has its trainable, and what the trainable reports."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+        self._dispatcher.started(trial.trial_id)
+
+    def on_trial_result(
+        self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **_: Any
+    ) -> None:
+        report = result.pop("report")  # Tune would keep a copy of it for every trial
+        if report.status != "rung":
+            self._dispatcher.report(trial.trial_id, report)
+
+
+class PoolTrainable(tune.Trainable):
+    """One Tune trial: a light process without torch that holds a share of a device.
+
+    It forwards its trial to a pool of that device and waits; Tune reuses it for the next trial.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._manager = ray.get_actor(config["manager"], namespace=NAMESPACE)
+        self._node = ray.get_runtime_context().get_node_id()
+        self._pool: Any = None
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next trial over. The old pool's handle stays until the new one has come: Ray
+        forgets where an actor is with the last handle to it.
+        """
+        self._entered = self._at_rung = False
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Wait for the trial's next rung or its end."""
+        report = self._report()
+        self._at_rung = report.status == "rung"
+        if not self._at_rung:
+            self._manager.leave.remote(self.config["key"])
+        return {"report": report, "done": not self._at_rung}
+
+    def _report(self) -> Report:
+        key = self.config["key"]
+        for _ in range(_POOL_ATTEMPTS):
+            if not self._entered:
+                device = own_device(self.config["device"])
+                entered: Any = self._manager.enter.remote(key, self._node, device)
+                self._pool, self._entered = ray.get(entered), True
+            try:
+                if self._at_rung:
+                    answer = self._pool.proceed.remote(key)
+                else:
+                    answer = self._pool.train.remote(self.config["trial"], self.config["rungs"])
+                report: Report = ray.get(answer)
+                return report
+            except POOL_GONE:  # the next pool continues the trial at its checkpoint
+                ray.get(self._manager.lost.remote(self._pool._actor_id.hex()))
+                self._entered = self._at_rung = False
+        return Report(key, "broken", message="its pool died repeatedly")
+
+
+def own_device(wanted: str) -> str:
+    """The device that this process was given, as torch names it."""
+    if wanted not in ("auto", "cuda"):
+        return wanted
+    gpus = ray.get_gpu_ids()
+    return f"cuda:{gpus[0]}" if gpus else "cpu"

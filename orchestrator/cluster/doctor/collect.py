@@ -108,10 +108,10 @@ def _cluster(address: str | None) -> Iterator[Any]:
     from orchestrator.backends import ray_settings
 
     ray_settings.apply(address)
-    from orchestrator.backends.ray import nodes
+    from orchestrator.backends.ray import cluster
 
-    with nodes.connected(address):
-        yield nodes.nodes()
+    with cluster.connected(address):
+        yield cluster.nodes()
 
 
 def _leave_marker(out: str, stack: contextlib.ExitStack) -> tuple[Shared | None, str]:
@@ -137,10 +137,10 @@ def _unprepared_root(options: DoctorOptions) -> str:
 def _probe_nodes(
     request: ProbeRequest, found: Any, shared: Shared | None, data: Shared | None
 ) -> tuple[Machine, ...]:
-    from orchestrator.backends.ray import nodes
+    from orchestrator.backends.ray import cluster
 
-    answers = nodes.ask(probe_machine, request, of=found, seconds=NODE_SECONDS)
-    ahead = nodes.clocks([answer.node for answer in answers if answer.value], _CLOCK_SECONDS)
+    answers = cluster.ask(probe_machine, request, of=found, seconds=NODE_SECONDS)
+    ahead = cluster.clocks([answer.node for answer in answers if answer.value], _CLOCK_SECONDS)
     machines = []
     for answer in answers:
         probe = answer.value

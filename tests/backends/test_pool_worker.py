@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.backends import host as room
-from orchestrator.backends.host import PoolHost
+from orchestrator.backends import pool_worker
+from orchestrator.backends.pool_worker import PoolWorker
 from orchestrator.engine import checkpoint
 from orchestrator.errors import (
     BackendError,
@@ -25,35 +25,35 @@ from orchestrator.storage import object_store as storage
 from orchestrator.storage import retry as patience
 from orchestrator.storage.folder_lock import SweepLease
 from orchestrator.storage.sweep_paths import SweepPaths
-from tests.backends.worlds import host_plan, keys, logged, trial
+from tests.backends.worlds import keys, logged, pool_config, trial
 
 
-def test_a_host_that_cannot_start_leaves_no_lock_behind(tmp_path: Path, mini_data: Path) -> None:
+def test_a_worker_that_cannot_start_leaves_no_lock_behind(tmp_path: Path, mini_data: Path) -> None:
     with SweepLease(tmp_path) as lease:
-        foreign = host_plan(tmp_path, mini_data, lease.token, weights="f" * 64)
+        foreign = pool_config(tmp_path, mini_data, lease.token, weights="f" * 64)
         with pytest.raises(CheckpointError, match=r"vit_mini.*fingerprint.*ffffffffffff"):
-            PoolHost(foreign, "cpu")
+            PoolWorker(foreign, "cpu")
         with pytest.raises(BackendError, match="'nonsense'"):
-            PoolHost(
-                replace(foreign, weights=host_plan(tmp_path, mini_data, "").weights), "nonsense"
+            PoolWorker(
+                replace(foreign, weights=pool_config(tmp_path, mini_data, "").weights), "nonsense"
             )
     with SweepLease(tmp_path, patience=0):
         pass
 
 
-def test_a_host_of_an_earlier_command_is_refused(tmp_path: Path, mini_data: Path) -> None:
+def test_a_worker_of_an_earlier_command_is_refused(tmp_path: Path, mini_data: Path) -> None:
     with SweepLease(tmp_path) as first:
-        late = host_plan(tmp_path, mini_data, first.token)
+        late = pool_config(tmp_path, mini_data, first.token)
     with SweepLease(tmp_path), pytest.raises(SweepConflict, match="no longer holds"):
-        PoolHost(late, "cpu")
+        PoolWorker(late, "cpu")
 
 
-def test_the_next_command_waits_for_a_host(tmp_path: Path, mini_data: Path) -> None:
+def test_the_next_command_waits_for_a_worker(tmp_path: Path, mini_data: Path) -> None:
     with SweepLease(tmp_path) as lease:
-        host = PoolHost(host_plan(tmp_path, mini_data, lease.token), "cpu")
+        worker = PoolWorker(pool_config(tmp_path, mini_data, lease.token), "cpu")
     with pytest.raises(SweepConflict, match="still run"), SweepLease(tmp_path, patience=0):
         pass
-    host.close()
+    worker.close()
     with SweepLease(tmp_path, patience=0):
         pass
 
@@ -64,16 +64,16 @@ def test_a_final_trial_has_its_weights_before_its_row(
     one = trial(mini_data, stage="final", epochs=1)
     weights = SweepPaths(tmp_path).adapters / one.key / "adapter_model.safetensors"
     with SweepLease(tmp_path) as lease:
-        host = PoolHost(host_plan(tmp_path, mini_data, lease.token), "cpu")
-        append = host._ledger.append
+        worker = PoolWorker(pool_config(tmp_path, mini_data, lease.token), "cpu")
+        append = worker._ledger.append
         there: list[bool] = []
         monkeypatch.setattr(
-            host._ledger, "append", lambda row: (there.append(weights.exists()), append(row))
+            worker._ledger, "append", lambda row: (there.append(weights.exists()), append(row))
         )
-        host.add(one, ())
-        while len(host):
-            host.advance()
-        host.close()
+        worker.add(one, ())
+        while len(worker.pool):
+            worker.advance()
+        worker.close()
     assert there == [True]
     assert keys(tmp_path) == {one.key}
     assert logged(tmp_path, one.key) == ["started", "recorded"]
@@ -82,11 +82,11 @@ def test_a_final_trial_has_its_weights_before_its_row(
 def test_a_final_trial_of_other_test_images_is_refused(tmp_path: Path, mini_data: Path) -> None:
     search = trial(mini_data)
     with SweepLease(tmp_path) as lease:
-        host = PoolHost(host_plan(tmp_path, mini_data, lease.token), "cpu")
+        worker = PoolWorker(pool_config(tmp_path, mini_data, lease.token), "cpu")
         with pytest.raises(DataError, match="'orientation'"):
-            host.add(replace(search, stage="final"), ())
-        host.close()
-    assert len(host) == 0
+            worker.add(replace(search, stage="final"), ())
+        worker.close()
+    assert len(worker.pool) == 0
 
 
 class Refusing:
@@ -118,8 +118,8 @@ def test_storage_that_refuses_for_a_while_costs_nothing(
 ) -> None:
     owner, name = {
         "row": (storage, "write_whole"),
-        "adapter": (room, "save_tensors"),
-        "lock": (room, "Worker"),
+        "adapter": (pool_worker, "save_tensors"),
+        "lock": (pool_worker, "Worker"),
         "log": (os, "write"),
         "figures": (throughput, "append"),
     }[place]
@@ -127,11 +127,13 @@ def test_storage_that_refuses_for_a_while_costs_nothing(
     one, said = trial(mini_data, stage="final", epochs=1), list[str]()
     with SweepLease(tmp_path) as lease:
         monkeypatch.setattr(owner, name, refusing)
-        host = PoolHost(host_plan(tmp_path, mini_data, lease.token), "cpu", say=said.append)
-        host.add(one, ())
-        while len(host):
-            host.advance()
-        host.close()
+        worker = PoolWorker(
+            pool_config(tmp_path, mini_data, lease.token), "cpu", notify=said.append
+        )
+        worker.add(one, ())
+        while len(worker.pool):
+            worker.advance()
+        worker.close()
     assert keys(tmp_path) == {one.key}
     assert (SweepPaths(tmp_path).adapters / one.key / "adapter_config.json").exists()
     if place == "log":
@@ -152,14 +154,14 @@ def test_patience_ends_with_what_storage_said(
 ) -> None:
     one = trial(mini_data, epochs=1)
     with SweepLease(tmp_path) as lease:
-        plan = host_plan(tmp_path, mini_data, lease.token, storage_patience=0.05)
-        host = PoolHost(plan, "cpu")
+        config = pool_config(tmp_path, mini_data, lease.token, storage_patience=0.05)
+        worker = PoolWorker(config, "cpu")
         monkeypatch.setattr(storage, "write_whole", Refusing(None, 10**6, FULL))
-        host.add(one, ())
+        worker.add(one, ())
         with pytest.raises(StorageError, match=r"No space left.*run the same command again"):
-            while len(host):
-                host.advance()
-        host.close()
+            while len(worker.pool):
+                worker.advance()
+        worker.close()
 
 
 def test_a_trial_goes_on_without_a_checkpoint_that_is_refused(
@@ -167,14 +169,14 @@ def test_a_trial_goes_on_without_a_checkpoint_that_is_refused(
 ) -> None:
     one, said = trial(mini_data, epochs=6), list[str]()
     with SweepLease(tmp_path) as lease:
-        plan = host_plan(tmp_path, mini_data, lease.token, checkpoint_seconds=0.0)
-        host = PoolHost(plan, "cpu", say=said.append)
+        config = pool_config(tmp_path, mini_data, lease.token, checkpoint_seconds=0.0)
+        worker = PoolWorker(config, "cpu", notify=said.append)
         refusing = Refusing(checkpoint.write_whole, 3, FULL)
         monkeypatch.setattr(checkpoint, "write_whole", refusing)
-        host.add(one, ())
-        while len(host):
-            host.advance()
-        host.close()
+        worker.add(one, ())
+        while len(worker.pool):
+            worker.advance()
+        worker.close()
     assert refusing.refused == 3
     assert [text.partition(",")[0] for text in said] == ["storage refuses", "storage works again"]
     assert keys(tmp_path) == {one.key}
@@ -185,13 +187,13 @@ def test_checkpoints_that_are_refused_for_too_long_end_the_pool(
 ) -> None:
     changes = {"checkpoint_seconds": 0.0, "storage_patience": 0.0}
     with SweepLease(tmp_path) as lease:
-        host = PoolHost(host_plan(tmp_path, mini_data, lease.token, **changes), "cpu")
+        worker = PoolWorker(pool_config(tmp_path, mini_data, lease.token, **changes), "cpu")
         monkeypatch.setattr(checkpoint, "write_whole", Refusing(None, 10**6, FULL))
-        host.add(trial(mini_data, epochs=6), ())
+        worker.add(trial(mini_data, epochs=6), ())
         with pytest.raises(StorageError, match=r"cannot write the checkpoint '.*No space left"):
-            while len(host):
-                host.advance()
-        host.close()
+            while len(worker.pool):
+                worker.advance()
+        worker.close()
 
 
 def test_every_epoch_has_a_checkpoint_where_machines_may_go(
@@ -203,10 +205,10 @@ def test_every_epoch_has_a_checkpoint_where_machines_may_go(
         checkpoint, "write", lambda one, folder: (written.append(one.epoch), write(one, folder))
     )
     with SweepLease(tmp_path) as lease:
-        plan = host_plan(tmp_path, mini_data, lease.token, checkpoint_seconds=0.0)
-        host = PoolHost(plan, "cpu")
-        host.add(trial(mini_data, epochs=4), ())
-        while len(host):
-            host.advance()
-        host.close()
+        config = pool_config(tmp_path, mini_data, lease.token, checkpoint_seconds=0.0)
+        worker = PoolWorker(config, "cpu")
+        worker.add(trial(mini_data, epochs=4), ())
+        while len(worker.pool):
+            worker.advance()
+        worker.close()
     assert written == [1, 2, 3]

@@ -1,10 +1,11 @@
-"""The process that owns a pool: hands it data, keeps its results. Used by both backends."""
+"""The process that owns a pool: gives it data and writes its results. Used by both backends."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
@@ -13,9 +14,8 @@ from adapters import build
 from adapters.storage import CONFIG, WEIGHTS, save_tensors
 from orchestrator import provenance
 from orchestrator.backbones import load_backbone
-from orchestrator.backends.meter import Meter
-from orchestrator.backends.notes import TrialLog, publisher
-from orchestrator.backends.plan import Decision, HostPlan
+from orchestrator.backends.pool_config import Decision, PoolConfig
+from orchestrator.backends.pool_records import TrialLog, UtilisationLog
 from orchestrator.data.prepared import transfer
 from orchestrator.data.splits import FinalData, SearchData, open_final, open_search
 from orchestrator.engine import memory
@@ -29,130 +29,118 @@ from orchestrator.storage.sweep_lock import Worker
 from orchestrator.storage.sweep_storage import SweepStorage
 
 
-class PoolHost:
-    """A pool with its data and its records: a result is in the ledger before anyone hears of it.
+class PoolWorker:
+    """A `pool` with its data and its records. A result is in the ledger before it is reported.
 
-    `part` tells it from the other pools of the device, of whose memory `share` is its own. While
-    storage refuses what must be written it tries again, for as long as the plan says; `say` hears
-    of that.
+    Args:
+        config: the sweep, and the command that this process works for.
+        device: as torch names it; `BackendError` if it cannot be used.
+        threads: of torch; None leaves torch's own number.
+        part: tells this pool from the others of the same device.
+        share: of the device's free memory, the part that is this pool's.
+        notify: called with a sentence when storage fails and is retried, and when it works again.
+
+    Raises `CheckpointError` if the weights here are not the sweep's, `SweepConflict` if another
+    command has the sweep.
     """
 
     def __init__(
         self,
-        plan: HostPlan,
+        config: PoolConfig,
         device: str,
         threads: int | None = None,
         part: str = "",
         share: float = 1.0,
-        say: Callable[[str], None] | None = None,
+        notify: Callable[[str], None] | None = None,
     ) -> None:
         if threads:
             torch.set_num_threads(threads)
         memory.keep_freed()
-        self._plan, self._storage = plan, SweepStorage.at(plan.uri or plan.out)
+        self._config, self._storage = config, SweepStorage.at(config.uri or config.out)
         self._paths = self._storage.paths
-        self._records = RetryPolicy(plan.storage_patience, say)
-        self._checkpoints = RetryPolicy(plan.storage_patience, say)
+        self._records = RetryPolicy(config.storage_patience, notify)
+        self._checkpoints = RetryPolicy(config.storage_patience, notify)
         self._ledger = Ledger(self._paths.ledger)
-        backbone = load_backbone(plan.backbone)
-        if backbone.fingerprint != plan.weights:
+        backbone = load_backbone(config.backbone)
+        if backbone.fingerprint != config.weights:
             raise CheckpointError(
-                f"the weights of '{plan.backbone}' on this machine have fingerprint "
-                f"{backbone.fingerprint[:12]}, the sweep's {plan.weights[:12]}; copy the same file "
-                "to every node."
+                f"the weights of '{config.backbone}' on this machine have fingerprint "
+                f"{backbone.fingerprint[:12]}, the sweep's {config.weights[:12]}; copy the same "
+                "file to every node."
             )
         self._backbone, self._device, self._share = backbone, _device(device), share
         name = f"{provenance.host()} {device} {part}".strip()
-        self._meter = Meter(self._paths.pools, name, self._device, publisher(self._storage))
-        self._log = TrialLog(self._storage)
+        self._utilisation = UtilisationLog(self._storage, name, self._device)
+        self._trial_log = TrialLog(self._storage)
         self._search_data: dict[str, SearchData] = {}
         self.reset()
-        # Last: what fails above must leave no lock behind, and nothing is written before.
-        self._worker = self._records.call(lambda: Worker(self._storage, plan.lease))
+        # Last: a failure above must leave no lock behind, and nothing is written before.
+        self._lock = self._records.call(lambda: Worker(self._storage, config.lease))
 
     def reset(self) -> None:
-        """Begins with an empty pool: what ran takes up its checkpoints when it is added again."""
-        self._meter.begin()
-        keeping = CheckpointStore(
+        """Start with an empty pool; a trial that is added again continues at its checkpoint."""
+        self._utilisation.begin()
+        checkpoints = CheckpointStore(
             self._paths.checkpoints,
-            self._plan.checkpoint_seconds,
+            self._config.checkpoint_seconds,
             self._checkpoints,
             self._storage.download,
             self._storage.upload,
         )
-        self._pool = Pool(
-            self._backbone, self._device, keeping, width=self._plan.width, share=self._share
+        self.pool = Pool(
+            self._backbone, self._device, checkpoints, width=self._config.width, share=self._share
         )
 
-    def __len__(self) -> int:
-        return len(self._pool)
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._pool
-
-    def recorded(self, key: str) -> bool:
-        """Whether the ledger has the trial's result."""
-        return self._records.call(lambda: key in self._ledger)
-
-    def at_rung(self, key: str) -> AtRung | None:
-        """The rung at which a trial waits, if it does."""
-        return self._pool.at_rung(key)
-
-    @property
-    def running(self) -> int:
-        """Trials that have a slot or wait for one."""
-        return self._pool.running
-
-    @property
-    def slots(self) -> int:
-        """Trials that can run at once."""
-        return self._pool.slots
+    def recorded(self, key: str) -> TrialResult | None:
+        """The trial's result in the ledger, if it has one."""
+        return self._records.call(lambda: self._ledger.result(key))
 
     def add(self, trial: Trial, rungs: Sequence[int]) -> None:
-        """Starts a trial, or takes it up again at its checkpoint."""
-        self._records.call(lambda: self._pool.add(trial, self._open(trial), rungs))
-        self._log.note("started", trial.key, self._pool.epoch(trial.key))
+        """Start a trial, or continue it at its checkpoint; it reports after the epochs `rungs`."""
+        self._records.call(lambda: self.pool.add(trial, self._open(trial), rungs))
+        self._trial_log.write("started", trial.key, self.pool.epoch(trial.key))
 
     def answer(self, key: str, decision: Decision) -> TrialResult | None:
-        """Continues or stops a trial that waits at a rung; a stopped one's record is returned."""
+        """Continue or stop a trial that waits at a rung; returns a stopped trial's result."""
         if decision == "continue":
-            self._pool.proceed(key)
+            self.pool.proceed(key)
             return None
-        return self._record(replace(self._pool.stop(key), stopping=self._plan.stopping))
+        return self._record(replace(self.pool.stop(key), stopping=self._config.stopping))
 
     def advance(self) -> list[AtRung | TrialResult]:
-        """One step of the pool; results are already in the ledger. `SweepConflict` where another
-        command has taken the sweep over.
+        """Train one step; results are in the ledger when this returns.
+
+        `SweepConflict` if another command has taken the sweep over.
         """
-        self._worker.check()
+        self._lock.check()
         began = time.perf_counter()
-        events = self._pool.advance()
-        self._meter.worked(time.perf_counter() - began, self._pool)
+        events = self.pool.advance()
+        self._utilisation.worked(time.perf_counter() - began, self.pool)
         return [self._keep(e) if isinstance(e, Ended) else e for e in events]
 
     def close(self) -> None:
-        """Lets the next command begin."""
-        self._meter.write(self._pool)
-        self._log.publish()
-        self._worker.close()
+        """Write the last records and release the lock, so that the next command can start."""
+        self._utilisation.write(self.pool)
+        self._trial_log.upload()
+        self._lock.close()
 
     def _open(self, trial: Trial) -> SearchData | FinalData:
-        """What the trial may see; only final trials, and leaking ones, get a test split."""
-        suite, task = self._plan.suite, self._plan.suite.task(trial.task)
+        """The splits that the trial may read: final and leaking trials get test, others do not."""
+        store, task = self._config.suite.store, self._config.suite.task(trial.task)
         if trial.reads_test:
-            root = transfer.local_root(
-                self._storage, suite, task, trial.data, True, self._plan.data_root
-            )
-            final = open_final(suite.store, task, root)
+            final = open_final(store, task, self._data_root(trial))
             _check_identity(trial, final.identity.final)
             return final
         if trial.task not in self._search_data:
-            root = transfer.local_root(
-                self._storage, suite, task, trial.data, False, self._plan.data_root
-            )
-            self._search_data[trial.task] = open_search(suite.store, task, root)
+            self._search_data[trial.task] = open_search(store, task, self._data_root(trial))
         _check_identity(trial, self._search_data[trial.task].identity)
         return self._search_data[trial.task]
+
+    def _data_root(self, trial: Trial) -> Path:
+        """Where the trial's task is prepared; it is downloaded from an object store if need be."""
+        suite, root = self._config.suite, self._config.data_root
+        task = suite.task(trial.task)
+        return transfer.local_root(self._storage, suite, task, trial.data, trial.reads_test, root)
 
     def _keep(self, ended: Ended) -> TrialResult:
         if ended.tensors is not None:
@@ -175,15 +163,15 @@ class PoolHost:
 
     def _record(self, result: TrialResult) -> TrialResult:
         self._records.call(lambda: self._append(result))
-        self._log.note("recorded", result.key, result.epochs_run)
+        self._trial_log.write("recorded", result.key, result.epochs_run)
         try:
             self._storage.remove(path_of(self._paths.checkpoints, result.key))
         except (OSError, StorageError) as error:  # never read again: the trial has its row
-            log.warning("the checkpoint of %s stays: %s", result.key, error)
+            log.warning("the checkpoint of %s is not removed: %s", result.key, error)
         return result
 
     def _append(self, result: TrialResult) -> None:
-        self._worker.check(now=True)
+        self._lock.check(now=True)
         self._ledger.append(result)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.backends.pool_actor import PoolService, Report
+from orchestrator.backends.pool_service import PoolService, Report
 from orchestrator.engine.checkpoint import path_of
 from orchestrator.engine.pool import Pool
 from orchestrator.errors import LedgerError
@@ -20,7 +20,7 @@ from orchestrator.results.ledger import Ledger
 from orchestrator.spec import Trial
 from orchestrator.storage.folder_lock import SweepLease
 from orchestrator.storage.sweep_paths import SweepPaths
-from tests.backends.worlds import host_plan, keys, logged, trial
+from tests.backends.worlds import keys, logged, pool_config, trial
 
 
 class Asked:
@@ -50,7 +50,7 @@ def token(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def service(tmp_path: Path, mini_data: Path, token: str) -> PoolService:
-    return PoolService(host_plan(tmp_path, mini_data, token), "cpu", 1)
+    return PoolService(pool_config(tmp_path, mini_data, token), "cpu", 1)
 
 
 def train(service: PoolService, one: Trial, *rungs: int) -> Asked:
@@ -82,8 +82,9 @@ def test_neighbours_train_to_the_end_with_their_rows_there_before_their_reports(
 
     for one, asked in [(one, Asked(ask, one)) for one in trials]:
         report = asked.report()
-        assert (report["key"], report["status"], report["epoch"]) == (one.key, "finished", 2)
-        assert 0 <= report["value"] <= 1
+        assert (report.key, report.status) == (one.key, "ended")
+        assert report.result is not None
+        assert report.result.key == one.key
         assert rows(tmp_path)[one.key] == ("finished", "", 2)
         assert logged(tmp_path, one.key) == ["started", "recorded"]
         assert not path_of(SweepPaths(tmp_path).checkpoints, one.key).exists()
@@ -95,11 +96,12 @@ def test_a_stopped_trial_is_recorded_with_its_rule(
 ) -> None:
     one = trial(mini_data)
     report = train(service, one, 1).report()
-    assert (report["status"], report["epoch"]) == ("rung", 1)
+    assert (report.status, report.epoch) == ("rung", 1)
     assert keys(tmp_path) == frozenset()
     ended = Asked(service.stop, one.key).report()
-    assert (ended["key"], ended["status"], ended["epoch"]) == (one.key, "stopped", 1)
-    assert ended["value"] == report["value"]
+    assert (ended.key, ended.status) == (one.key, "ended")
+    assert ended.result is not None
+    assert ended.result.value == report.value
     assert rows(tmp_path) == {one.key: ("stopped", "asha", 1)}
     assert logged(tmp_path, one.key) == ["started", "recorded"]
 
@@ -108,9 +110,9 @@ def test_a_trial_proceeds_from_its_rung(
     service: PoolService, tmp_path: Path, mini_data: Path
 ) -> None:
     one = trial(mini_data)
-    assert train(service, one, 1).report()["status"] == "rung"
+    assert train(service, one, 1).report().status == "rung"
     report = Asked(service.proceed, one.key).report()
-    assert (report["status"], report["epoch"]) == ("finished", 2)
+    assert report.status == "ended"
     assert rows(tmp_path) == {one.key: ("finished", "", 2)}
 
 
@@ -118,8 +120,9 @@ def test_a_recorded_trial_is_not_run_again(
     service: PoolService, tmp_path: Path, mini_data: Path
 ) -> None:
     one = trial(mini_data, epochs=1)
-    assert train(service, one).report()["status"] == "finished"
-    assert train(service, one).report()["status"] == "finished"
+    first = train(service, one).report()
+    assert first.status == "ended"
+    assert train(service, one).report() == first
     assert logged(tmp_path, one.key) == ["started", "recorded"]
 
 
@@ -130,7 +133,7 @@ def test_a_trial_that_waits_at_its_rung_reports_it_to_the_next_caller(
     first = train(service, one, 1).report()
     assert train(service, one, 1).report() == first
     assert logged(tmp_path, one.key) == ["started"]
-    assert Asked(service.proceed, one.key).report()["status"] == "finished"
+    assert Asked(service.proceed, one.key).report().status == "ended"
 
 
 def test_the_second_caller_of_a_trial_takes_it_over(
@@ -145,9 +148,9 @@ def test_the_second_caller_of_a_trial_takes_it_over(
     wait_until(lambda: logged(tmp_path, one.key) == ["started"])
     second = train(service, one)
     go_on.set()
-    assert second.report()["status"] == "finished"
+    assert second.report().status == "ended"
     report = first.report()
-    assert (report["status"], "took the trial over" in report["message"]) == ("broken", True)
+    assert (report.status, "took the trial over" in report.message) == ("broken", True)
     assert logged(tmp_path, one.key) == ["started", "recorded"]
 
 
@@ -156,14 +159,14 @@ def test_another_pool_takes_a_waiting_trial_up_at_its_rung(
 ) -> None:
     one = trial(mini_data)
     first = train(service, one, 1).report()
-    successor = PoolService(host_plan(tmp_path, mini_data, token), "cpu", 1)
+    successor = PoolService(pool_config(tmp_path, mini_data, token), "cpu", 1)
     lost = Asked(successor.stop, one.key).report()
-    assert (lost["status"], "began afresh" in lost["message"]) == ("broken", True)
+    assert (lost.status, "was reset" in lost.message) == ("broken", True)
     assert keys(tmp_path) == frozenset()
     again = train(successor, one, 1).report()
-    assert (again["status"], again["epoch"]) == ("rung", 1)
-    assert again["value"] == pytest.approx(first["value"])
-    assert Asked(successor.proceed, one.key).report()["status"] == "finished"
+    assert (again.status, again.epoch) == ("rung", 1)
+    assert again.value == pytest.approx(first.value)
+    assert Asked(successor.proceed, one.key).report().status == "ended"
 
 
 def test_a_damaged_checkpoint_is_refused_and_harms_no_neighbour(
@@ -175,10 +178,10 @@ def test_a_damaged_checkpoint_is_refused_and_harms_no_neighbour(
     damaged.write_bytes(b"no tensors")
     neighbour = train(service, other)
     report = train(service, one).report()
-    assert report["status"] == "refused"
-    assert str(damaged) in report["message"]
-    assert "delete it" in report["message"]
-    assert neighbour.report()["status"] == "finished"
+    assert report.status == "refused"
+    assert str(damaged) in report.message
+    assert "delete it" in report.message
+    assert neighbour.report().status == "ended"
     assert keys(tmp_path) == {other.key}
 
 
@@ -186,9 +189,9 @@ def test_data_of_another_fingerprint_is_refused(
     service: PoolService, tmp_path: Path, mini_data: Path
 ) -> None:
     report = train(service, replace(trial(mini_data), data="f" * 64)).report()
-    assert report["status"] == "refused"
-    assert "'orientation'" in report["message"]
-    assert "ffffffffffff" in report["message"]
+    assert report.status == "refused"
+    assert "'orientation'" in report.message
+    assert "ffffffffffff" in report.message
     assert keys(tmp_path) == frozenset()
 
 
@@ -199,11 +202,11 @@ def test_a_row_that_cannot_be_written_is_refused(
         raise LedgerError("no space left on the disk")
 
     one = trial(mini_data)
-    assert train(service, one, 1).report()["status"] == "rung"
+    assert train(service, one, 1).report().status == "rung"
     monkeypatch.setattr(Ledger, "append", full)
     report = Asked(service.stop, one.key).report()
-    assert (report["status"], report["message"]) == ("refused", "no space left on the disk")
-    assert train(service, trial(mini_data, 1)).report()["status"] == "refused"
+    assert (report.status, report.message) == ("refused", "no space left on the disk")
+    assert train(service, trial(mini_data, 1)).report().status == "refused"
 
 
 @pytest.mark.parametrize("place", ["advance", "_enter"])
@@ -216,7 +219,7 @@ def test_a_pool_that_breaks_tells_everyone_and_begins_afresh(
 ) -> None:
     """`_enter` leaves a trial half in the pool: it must neither hang nor be taken for running."""
     waiting, one = trial(mini_data, 1), trial(mini_data, 2)
-    assert train(service, waiting, 1).report()["status"] == "rung"
+    assert train(service, waiting, 1).report().status == "rung"
 
     def broken(*_: Any) -> None:
         raise RuntimeError("the device is gone")
@@ -224,33 +227,33 @@ def test_a_pool_that_breaks_tells_everyone_and_begins_afresh(
     with monkeypatch.context() as patch:
         patch.setattr(Pool, place, broken)
         report = train(service, one).report()
-        assert report["status"] == "broken"
-        assert report["message"] == "RuntimeError: the device is gone"
+        assert report.status == "broken"
+        assert report.message == "RuntimeError: the device is gone"
     lost = Asked(service.proceed, waiting.key).report()
-    assert (lost["status"], "began afresh" in lost["message"]) == ("broken", True)
+    assert (lost.status, "was reset" in lost.message) == ("broken", True)
     again = [train(service, waiting, 1), train(service, one)]
-    assert [asked.report()["status"] for asked in again] == ["rung", "finished"]
+    assert [asked.report().status for asked in again] == ["rung", "ended"]
     assert keys(tmp_path) == {one.key}
 
 
 def test_a_pool_that_cannot_start_tells_every_caller(
     tmp_path: Path, mini_data: Path, token: str
 ) -> None:
-    plan = host_plan(tmp_path, mini_data, token, weights="f" * 64)
-    service = PoolService(plan, "cpu", 1)
+    config = pool_config(tmp_path, mini_data, token, weights="f" * 64)
+    service = PoolService(config, "cpu", 1)
     asked = [train(service, trial(mini_data, seed)) for seed in (1, 2)]
     asked += [Asked(service.proceed, "unknown"), Asked(service.close, "the end")]
     for each in asked:
         report = each.report()
-        assert report["status"] == "refused"
-        assert "copy the same file" in report["message"]
+        assert report.status == "refused"
+        assert "copy the same file" in report.message
 
 
 def test_a_closed_pool_refuses_what_runs_waits_and_comes(
     service: PoolService, tmp_path: Path, mini_data: Path
 ) -> None:
     waiting, running = trial(mini_data, 1), trial(mini_data, 2, epochs=500)
-    assert train(service, waiting, 1).report()["status"] == "rung"
+    assert train(service, waiting, 1).report().status == "rung"
     asked = train(service, running)
     wait_until(lambda: logged(tmp_path, running.key) == ["started"])
     assert asked.pending
@@ -259,5 +262,5 @@ def test_a_closed_pool_refuses_what_runs_waits_and_comes(
     later = [train(service, trial(mini_data, 3)), Asked(service.proceed, waiting.key)]
     for each in (asked, *later):
         report = each.report()
-        assert (report["status"], report["message"]) == ("refused", "the disk is full")
+        assert (report.status, report.message) == ("refused", "the disk is full")
     assert keys(tmp_path) == frozenset()

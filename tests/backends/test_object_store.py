@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator import tasks
-from orchestrator.backends import notes
-from orchestrator.backends.host import PoolHost
-from orchestrator.backends.plan import HostPlan
+from orchestrator.backends import pool_records
+from orchestrator.backends.pool_config import PoolConfig
+from orchestrator.backends.pool_worker import PoolWorker
 from orchestrator.data.prepared import transfer
 from orchestrator.errors import StorageError, SweepConflict
 from orchestrator.results import throughput
@@ -17,7 +17,7 @@ from orchestrator.results.ledger import Ledger
 from orchestrator.storage.object_lease import NAME
 from orchestrator.storage.object_store import ObjectStore
 from orchestrator.storage.sweep_storage import SweepStorage, paths_of
-from tests.backends.worlds import TASK, host_plan, trial
+from tests.backends.worlds import TASK, pool_config, trial
 from tests.object_stores import Memory, memory, on_machine
 
 __all__ = ["memory"]
@@ -29,16 +29,16 @@ TOKEN = "token"
 @pytest.fixture
 def far(
     memory: Memory, mini_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> HostPlan:
-    """The plan as the command made it, on a machine where nothing of it is."""
+) -> PoolConfig:
+    """The config as the command made it, on a machine where nothing of it is."""
     suite = tasks.suite("mini")
     storage = SweepStorage.at(URI)
     transfer.upload(storage, suite, [suite.task(TASK)], mini_data)
     lease(storage)
     nowhere = Path("/nowhere")
-    plan = host_plan(paths_of(URI).out, nowhere, TOKEN, uri=URI, checkpoint_seconds=0.0)
+    config = pool_config(paths_of(URI).out, nowhere, TOKEN, uri=URI, checkpoint_seconds=0.0)
     on_machine("two", tmp_path, monkeypatch)
-    return plan
+    return config
 
 
 def lease(storage: SweepStorage, token: str = TOKEN) -> None:
@@ -46,25 +46,29 @@ def lease(storage: SweepStorage, token: str = TOKEN) -> None:
     storage.store.write("", NAME, f'{{"token": "{token}"}}'.encode())
 
 
-def run(host: PoolHost, epochs: int = 1000) -> None:
+def run(worker: PoolWorker, epochs: int = 1000) -> None:
     """Steps until nothing is left, or a checkpoint of that many epochs is published."""
-    while len(host) and not any(t.epoch >= epochs for t in host._pool._trainings.values()):
-        host.advance()
+    while len(worker.pool) and not any(t.epoch >= epochs for t in worker.pool._trainings.values()):
+        worker.advance()
 
 
 def test_a_trial_goes_on_where_another_machine_left_it(
-    far: HostPlan, mini_data: Path, memory: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    far: PoolConfig,
+    mini_data: Path,
+    memory: Memory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     one = trial(mini_data, epochs=5)
-    first = PoolHost(far, "cpu")
+    first = PoolWorker(far, "cpu")
     first.add(one, ())
     run(first, epochs=3)
     assert memory.names("sweep/checkpoints") == [f"{one.key}.safetensors"]
 
     on_machine("three", tmp_path, monkeypatch)
-    second = PoolHost(far, "cpu")
+    second = PoolWorker(far, "cpu")
     second.add(one, ())
-    assert second._pool._trainings[one.key].epoch == 3
+    assert second.pool._trainings[one.key].epoch == 3
     run(second)
     second.close()
     assert Ledger(f"{URI}/ledger").keys() == {one.key}
@@ -77,41 +81,41 @@ def test_a_trial_goes_on_where_another_machine_left_it(
 
 
 def test_weights_are_in_the_store_before_the_row(
-    far: HostPlan, mini_data: Path, memory: Memory, monkeypatch: pytest.MonkeyPatch
+    far: PoolConfig, mini_data: Path, memory: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = trial(mini_data, stage="final", epochs=1)
-    host = PoolHost(far, "cpu")
+    worker = PoolWorker(far, "cpu")
     there: list[list[str]] = []
-    append = host._ledger.append
+    append = worker._ledger.append
     monkeypatch.setattr(
-        host._ledger,
+        worker._ledger,
         "append",
         lambda row: (there.append(memory.names("sweep/adapters")), append(row)),
     )
-    host.add(one, ())
-    run(host)
-    host.close()
+    worker.add(one, ())
+    run(worker)
+    worker.close()
     assert there == [
         [f"{one.key}/adapter_config.json", f"{one.key}/adapter_model.safetensors"],
     ]
 
 
 def test_a_pool_ends_when_another_command_has_the_sweep(
-    far: HostPlan, mini_data: Path, monkeypatch: pytest.MonkeyPatch
+    far: PoolConfig, mini_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = trial(mini_data, epochs=2)
-    host = PoolHost(far, "cpu")
-    host.add(one, ())
+    worker = PoolWorker(far, "cpu")
+    worker.add(one, ())
     lease(SweepStorage.at(URI), "another")
     with pytest.raises(SweepConflict, match=f"no longer holds '{URI}'"):
-        run(host)
+        run(worker)
     assert Ledger(f"{URI}/ledger").keys() == frozenset(), "not even before it looks again"
     with pytest.raises(SweepConflict, match="no longer holds"):
-        PoolHost(far, "cpu")
+        PoolWorker(far, "cpu")
 
 
 def test_what_is_for_people_may_fail(
-    far: HostPlan, mini_data: Path, monkeypatch: pytest.MonkeyPatch
+    far: PoolConfig, mini_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upload = ObjectStore.upload
 
@@ -121,10 +125,10 @@ def test_what_is_for_people_may_fail(
         upload(store, source, folder, name)
 
     monkeypatch.setattr(ObjectStore, "upload", refusing)
-    monkeypatch.setattr(notes, "PERIOD", 0.0)
+    monkeypatch.setattr(pool_records, "UPLOAD_SECONDS", 0.0)
     one = trial(mini_data, epochs=1)
-    host = PoolHost(far, "cpu")
-    host.add(one, ())
-    run(host)
-    host.close()
+    worker = PoolWorker(far, "cpu")
+    worker.add(one, ())
+    run(worker)
+    worker.close()
     assert Ledger(f"{URI}/ledger").keys() == {one.key}

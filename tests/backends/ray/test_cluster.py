@@ -1,59 +1,113 @@
-"""A function on every node, and the refusal of a folder that nodes do not share."""
+"""Connecting, a function on every node, and the refusal of a folder that nodes do not share."""
 
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 
 from orchestrator import tasks
-from orchestrator.backends.ray import nodes
-from orchestrator.backends.ray.nodes import Answer, Node, check_places
+from orchestrator.backends.ray import cluster
+from orchestrator.backends.ray.cluster import (
+    Answer,
+    Cluster,
+    Node,
+    check_reachable,
+    check_storage,
+    connect,
+    devices_of,
+)
 from orchestrator.data.prepared.store import Present, presence
-from orchestrator.errors import InvalidInput, StorageError
-from orchestrator.storage.sharing import Shared, Sight, Sign, look
+from orchestrator.errors import BackendError, InvalidInput, StorageError
+from orchestrator.storage.sharing import Sign, look
 
 SUITE = tasks.suite("mini")
 NODES = [Node("a", "head", cores=4), Node("b", "worker1", gpus=1, cores=4)]
 
 
-def _described(name: str, **resources: float) -> dict[str, Any]:
-    address = f"10.0.0.{len(resources)}"
-    return {
-        "NodeID": name,
-        "NodeManagerHostname": name.rstrip("12"),
-        "NodeManagerAddress": address,
-        "Resources": resources,
-    }
-
-
 def test_nodes_are_named_by_host_and_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    described = [_described("twin2", CPU=1), _described("twin1", CPU=1, GPU=2), _described("a")]
-    monkeypatch.setattr(nodes, "alive", lambda: described)
-    found = nodes.nodes()
-    assert [node.name for node in found] == ["a", "twin (10.0.0.1)", "twin (10.0.0.2)"]
-    assert [(node.gpus, node.cores) for node in found] == [(0, 0), (0, 1), (2, 1)]
+    def described(host: str, alive: bool = True, **resources: float) -> dict[str, Any]:
+        address = f"10.0.0.{len(resources)}"
+        named = {"NodeID": host, "NodeManagerHostname": host, "NodeManagerAddress": address}
+        return {**named, "Alive": alive, "Resources": resources}
+
+    found = [described("b", CPU=1), described("b", CPU=1, GPU=2), described("a")]
+    monkeypatch.setattr(ray, "nodes", lambda: [*found, described("dead", alive=False, CPU=64)])
+    assert [(node.name, node.gpus, node.cores) for node in cluster.nodes()] == [
+        ("a", 0, 0),
+        ("b (10.0.0.1)", 0, 1),
+        ("b (10.0.0.2)", 2, 1),
+    ]
 
 
-@pytest.mark.parametrize(("kind", "names"), [("GPU", ["worker1"]), ("CPU", ["head", "worker1"])])
-def test_only_nodes_with_the_device_may_get_trials(
-    kind: str, names: list[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("wanted", "kind", "resources", "found"),
+    [
+        ("auto", "CPU", {"cores": 4}, ["cpu"]),
+        ("cpu", "CPU", {"cores": 4, "gpus": 2}, ["cpu"]),
+        ("cpu", "CPU", {}, []),
+        ("cuda", "GPU", {"cores": 4, "gpus": 2}, ["cuda:0", "cuda:1"]),
+        ("cuda", "GPU", {"cores": 4}, []),
+        ("cuda:1", "GPU", {"gpus": 2}, []),
+    ],
+)
+def test_devices_that_are_certain_to_be_used(
+    wanted: str, kind: str, resources: dict[str, float], found: list[str]
 ) -> None:
-    monkeypatch.setattr(nodes, "nodes", lambda: NODES)
-    monkeypatch.setattr(nodes, "device_kind", lambda _: kind)
-    assert [node.name for node in nodes.training_nodes("auto")] == names
+    node = Node("a", "a", **resources)
+    assert devices_of(node, wanted, kind) == found
+    assert node.trains(kind) or not found
+
+
+def test_an_address_where_nobody_listens_is_named_at_once() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    began = time.monotonic()
+    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "127.0.0.1:99999"):
+        with pytest.raises(BackendError, match=rf"'{address}'.*--backend local"):
+            check_reachable(address)
+    with pytest.raises(BackendError, match="cannot be used"):
+        check_reachable(f"{'a' * 70}.example:6379")
+    assert time.monotonic() - began < 2
+
+
+def test_an_address_where_somebody_listens_is_left_to_ray() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        check_reachable(f"127.0.0.1:{server.getsockname()[1]}")
+    check_reachable("auto")
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no token\ndetails"), ray.exceptions.RayError()])
+def test_what_ray_says_about_a_cluster_is_one_sentence(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(BackendError, match=r"cannot be used: (no token|RayError)\. Start one"):
+        connect(Cluster("auto"))
+
+
+def _two_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "device_kind", lambda _: "CPU")
+    monkeypatch.setattr(cluster, "nodes", lambda: NODES)
 
 
 def _on(
     monkeypatch: pytest.MonkeyPatch, places: dict[str, Path | None], data: dict[str, Path]
 ) -> None:
     """Nodes whose folder at the path of --out is this one; None: they do not answer."""
-    monkeypatch.setattr(nodes, "training_nodes", lambda _: NODES)
+    _two_nodes(monkeypatch)
 
     def ask(call: Any, sign: Sign, *_: Any, of: list[Node], seconds: float) -> list[Answer[Any]]:
         return [_answer(node, sign) for node in of]
@@ -65,7 +119,7 @@ def _on(
         seen = look(Sign(str(place), sign.name, sign.content))
         return Answer(node, (seen, presence(SUITE.store, SUITE.tasks, data[node.name])))
 
-    monkeypatch.setattr(nodes, "ask", ask)
+    monkeypatch.setattr(cluster, "ask", ask)
 
 
 def test_a_folder_that_all_see_is_fine(
@@ -73,7 +127,7 @@ def test_a_folder_that_all_see_is_fine(
 ) -> None:
     everywhere = dict.fromkeys(("head", "worker1"), mini_data)
     _on(monkeypatch, {"head": tmp_path, "worker1": tmp_path}, everywhere)
-    check_places(tmp_path, SUITE, mini_data, "auto")
+    check_storage(tmp_path, SUITE, mini_data, "auto")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -84,7 +138,7 @@ def test_a_folder_that_one_does_not_see_is_refused_with_the_ways_out(
     everywhere = dict.fromkeys(("head", "worker1"), mini_data)
     _on(monkeypatch, {"head": out, "worker1": own}, everywhere)
     with pytest.raises(InvalidInput) as refused:
-        check_places(out, SUITE, mini_data, "auto")
+        check_storage(out, SUITE, mini_data, "auto")
     said = str(refused.value)
     for told in (f"'{out}'", "worker1: there is no such folder", "NFS", "s3://", "one node"):
         assert told in said
@@ -99,7 +153,7 @@ def test_a_node_without_the_data_is_refused(
     data = {"head": mini_data, "worker1": tmp_path / "none"}
     _on(monkeypatch, {"head": tmp_path, "worker1": tmp_path}, data)
     with pytest.raises(InvalidInput, match=r"is not on worker1\. Give --data-root"):
-        check_places(tmp_path, SUITE, mini_data, "auto")
+        check_storage(tmp_path, SUITE, mini_data, "auto")
 
 
 def test_an_object_store_brings_the_data_along(
@@ -107,36 +161,31 @@ def test_an_object_store_brings_the_data_along(
 ) -> None:
     data = {"head": mini_data, "worker1": tmp_path / "none"}
     _on(monkeypatch, {"head": tmp_path, "worker1": tmp_path}, data)
-    monkeypatch.setattr(nodes, "is_uri", lambda _: True)
-    check_places(tmp_path, SUITE, mini_data, "auto")
+    monkeypatch.setattr(cluster, "is_uri", lambda _: True)
+    check_storage(tmp_path, SUITE, mini_data, "auto")
 
 
 def test_a_folder_that_refuses_is_told_as_storage(
     tmp_path: Path, mini_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(nodes, "training_nodes", lambda _: NODES)
+    _two_nodes(monkeypatch)
     with pytest.raises(StorageError, match=r"cannot write to .*run the same command again"):
-        check_places(tmp_path / "file" / "out", SUITE, mini_data, "auto")
+        check_storage(tmp_path / "file" / "out", SUITE, mini_data, "auto")
 
 
 def test_data_that_is_there_in_part_is_left_to_the_pools() -> None:
     here = [Present("a", "1"), Present("b", "2"), Present("c", problem="missing")]
-    assert not nodes._has_none(here, [Present("a", "1"), Present("b", problem="missing")])
-    assert nodes._has_none(here, [Present("a", "9"), Present("b", problem="missing")])
-    assert not nodes._has_none([Present("a", problem="missing")], [])
+    assert not cluster._has_none(here, [Present("a", "1"), Present("b", problem="missing")])
+    assert cluster._has_none(here, [Present("a", "9"), Present("b", problem="missing")])
+    assert not cluster._has_none([Present("a", problem="missing")], [])
 
 
 def test_a_node_that_does_not_answer_is_left_to_its_pool(
     tmp_path: Path, mini_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _on(monkeypatch, {"head": tmp_path, "worker1": None}, {"head": mini_data})
-    check_places(tmp_path, SUITE, mini_data, "auto")
-
-
-def test_an_answer_that_does_not_come_back_is_a_blind_node(tmp_path: Path) -> None:
-    with Shared(tmp_path) as shared:
-        assert shared.confirm(Sight(file="never", answer="x"))
+    check_storage(tmp_path, SUITE, mini_data, "auto")
 
 
 def test_clocks_take_half_of_the_quickest_round_trip(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,16 +195,16 @@ def test_clocks_take_half_of_the_quickest_round_trip(monkeypatch: pytest.MonkeyP
         trip, value = next(trips)
         return [Answer(NODES[0], value, "", 0.0, trip), Answer(NODES[1], None, "late")]
 
-    monkeypatch.setattr(nodes, "ask", ask)
-    assert nodes.clocks(NODES, 1.0) == {"head": pytest.approx(10.0)}
+    monkeypatch.setattr(cluster, "ask", ask)
+    assert cluster.clocks(NODES, 1.0) == {"head": pytest.approx(10.0)}
 
 
 def test_an_error_of_a_node_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def get(question: Any, timeout: float) -> Any:
         raise ImportError("No module named 'orchestrator.cluster.doctor'")
 
-    monkeypatch.setattr(nodes, "ray", SimpleNamespace(get=get))
-    answer = nodes._answer(object(), NODES[0], 1.0, 2.0)
+    monkeypatch.setattr(cluster, "ray", SimpleNamespace(get=get))
+    answer = cluster._answer(object(), NODES[0], 1.0, 2.0)
     assert answer.value is None
     assert answer.trouble == "ImportError: No module named 'orchestrator.cluster.doctor'"
 
@@ -167,27 +216,26 @@ from orchestrator import tasks
 from orchestrator.backends import ray_settings
 ray_settings.apply(None)
 import ray
-from orchestrator.backends.ray.cluster import Cluster, connect
-from orchestrator.backends.ray import nodes
+from orchestrator.backends.ray import cluster
 from orchestrator.storage.sharing import filesystem
 
-connect(Cluster())
+cluster.connect(cluster.Cluster())
 cores = int(ray.cluster_resources()["CPU"])
 busy = ray.remote(num_cpus=cores)(time_out := lambda: time.sleep(600)).remote()
 ray.wait([busy], timeout=3)
-found = nodes.nodes()
+found = cluster.nodes()
 said = {"cores": [node.cores for node in found]}
-said["kind"] = nodes.ask(filesystem, Path("/proc/self"), of=found, seconds=60)[0].value
+said["kind"] = cluster.ask(filesystem, Path("/proc/self"), of=found, seconds=60)[0].value
 began = time.monotonic()
-(late,) = nodes.ask(time_out, of=found, seconds=1.5)
+(late,) = cluster.ask(time_out, of=found, seconds=1.5)
 said["late"], said["waited"] = late.trouble, time.monotonic() - began
-(failed,) = nodes.ask(lambda: 1 / 0, of=found, seconds=60)
+(failed,) = cluster.ask(lambda: 1 / 0, of=found, seconds=60)
 said["failed"] = failed.trouble
-(gone,) = nodes.ask(filesystem, Path("/"), of=[nodes.Node("ab" * 28, "gone")], seconds=30)
+(gone,) = cluster.ask(filesystem, Path("/"), of=[cluster.Node("ab" * 28, "gone")], seconds=30)
 said["gone"] = gone.trouble
-said["ahead"] = list(nodes.clocks(found, 30).values())
+said["ahead"] = list(cluster.clocks(found, 30).values())
 began = time.monotonic()
-nodes.check_places(sys.argv[1], tasks.suite("mini"), Path(sys.argv[2]), "auto")
+cluster.check_storage(sys.argv[1], tasks.suite("mini"), Path(sys.argv[2]), "auto")
 said["checked"] = time.monotonic() - began
 ray.shutdown()
 print(json.dumps(said))
