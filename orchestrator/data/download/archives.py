@@ -13,10 +13,10 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Protocol
+from typing import NamedTuple
 
 from orchestrator.errors import DataError
 
@@ -28,15 +28,13 @@ BLOCK = 4096  # bytes that even the smallest file takes on a disk
 CHUNK = 2**20  # bytes between two calls of `tick`
 
 
-class _Opened(Protocol):
+class _Opened(NamedTuple):
     """An archive whose members have all been checked."""
 
-    @property
-    def sizes(self) -> list[int]:
-        """Bytes of every member."""
-
-    def write(self, folder: Path) -> Iterator[int]:
-        """Write the members into `folder`; yields the bytes written since the last yield."""
+    sizes: list[int]
+    """Bytes of every member."""
+    write: Callable[[Path], Iterator[int]]
+    """Writes the members into a folder; yields the bytes written since the last yield."""
 
 
 def is_archive(name: str) -> bool:
@@ -62,7 +60,8 @@ def unpack(archive: Path, target: Path, tick: Tick) -> None:
     """
     draft = target.with_name(f".{target.name}.unpacking")
     shutil.rmtree(draft, ignore_errors=True)
-    with _errors_named(archive, target), _open(archive) as opened:
+    open_archive = _open_zip if archive.name.lower().endswith(".zip") else _open_tar
+    with _errors_named(archive, target), open_archive(archive) as opened:
         require_space(target.parent, opened.sizes, f"unpacking '{archive}'")
         draft.mkdir()
         try:
@@ -95,53 +94,41 @@ def _write(opened: _Opened, folder: Path, what: str, tick: Tick) -> None:
     tick(what, total, total)
 
 
-def _open(archive: Path) -> AbstractContextManager[_Opened]:
-    return _zip(archive) if archive.name.lower().endswith(".zip") else _tar(archive)
-
-
 @contextmanager
-def _zip(archive: Path) -> Iterator[_Opened]:
+def _open_zip(archive: Path) -> Iterator[_Opened]:
     with zipfile.ZipFile(archive) as file:
-        for info in file.infolist():
+        infos = file.infolist()
+        for info in infos:
             _check_zip_member(info)
-        yield _Zip(file)
+
+        def write(folder: Path) -> Iterator[int]:
+            for info in infos:
+                path = folder / _zip_path(info)
+                if info.is_dir():
+                    path.mkdir(parents=True, exist_ok=True)
+                    continue
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with file.open(info) as source, open(path, "wb") as sink:
+                    while chunk := source.read(CHUNK):
+                        sink.write(chunk)
+                        yield len(chunk)
+
+        yield _Opened([info.file_size for info in infos], write)
 
 
 @contextmanager
-def _tar(archive: Path) -> Iterator[_Opened]:
+def _open_tar(archive: Path) -> Iterator[_Opened]:
     with tarfile.open(archive) as file:
-        _check_tar_members(file.getmembers())
+        members = file.getmembers()
+        _check_tar_members(members)
         _check_tar_end(file)
-        yield _Tar(file)
 
+        def write(folder: Path) -> Iterator[int]:
+            for member in members:
+                file.extract(member, folder, filter="data")
+                yield member.size
 
-class _Zip:
-    def __init__(self, file: zipfile.ZipFile) -> None:
-        self._file = file
-        self.sizes = [info.file_size for info in file.infolist()]
-
-    def write(self, folder: Path) -> Iterator[int]:
-        for info in self._file.infolist():
-            path = folder / _zip_path(info)
-            if info.is_dir():
-                path.mkdir(parents=True, exist_ok=True)
-                continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with self._file.open(info) as source, open(path, "wb") as sink:
-                while chunk := source.read(CHUNK):
-                    sink.write(chunk)
-                    yield len(chunk)
-
-
-class _Tar:
-    def __init__(self, file: tarfile.TarFile) -> None:
-        self._file = file
-        self.sizes = [member.size for member in file.getmembers()]
-
-    def write(self, folder: Path) -> Iterator[int]:
-        for member in self._file.getmembers():
-            self._file.extract(member, folder, filter="data")
-            yield member.size
+        yield _Opened([member.size for member in members], write)
 
 
 def _check_tar_end(file: tarfile.TarFile) -> None:

@@ -129,7 +129,7 @@ def _from_hub(suite: Suite, source: _Repository, target: Path, say: Say, tick: T
     say(f"'{source.label}' has {len(snapshot.files)} files; {len(missing)} are to be downloaded")
     archives.require_space(target.parent, [file.size for file in missing], "downloading")
     with _alternatives_named(suite):
-        hub.download(snapshot, missing, files, work / "parts", say, tick)
+        hub.Download(snapshot, missing, files, work / "parts", say, tick).run()
     for file in sorted(file.path for file in snapshot.files):
         if is_archive(file) and not (unpacked / file).exists():
             _unpack_beside(files / file, work / "unpacked", unpacked / file, tick)

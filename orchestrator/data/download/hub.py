@@ -91,48 +91,39 @@ def look_up(repository: str, revision: str) -> Snapshot:
     return Snapshot(repository, commit, files)
 
 
-def download(
-    snapshot: Snapshot,
-    files: Sequence[RemoteFile],
-    folder: Path,
-    parts: Path,
-    say: Callable[[str], None],
-    tick: Tick,
-) -> None:
-    """Download some of the snapshot's files into `folder`, under their paths.
+@dataclass
+class Download:
+    """Some files of a snapshot on their way into `folder`, under their paths.
 
     `parts` keeps what has been received of unfinished files, for the next call with this snapshot.
-    `say` and `tick` are called from other threads, one at a time. `DataError` if the hub fails or
-    sends damage; `OSError` from the disk.
+    `say` and `tick` are called from other threads, one at a time.
     """
-    download_of = _Download(snapshot, files, folder, parts, say, tick)
-    make_folder(parts)
-    with _errors_named(snapshot.repository, snapshot.commit):
-        download_of.run()
 
+    snapshot: Snapshot
+    files: Sequence[RemoteFile]
+    folder: Path
+    parts: Path
+    say: Callable[[str], None]
+    tick: Tick
 
-class _Download:
-    def __init__(
-        self,
-        snapshot: Snapshot,
-        files: Sequence[RemoteFile],
-        folder: Path,
-        parts: Path,
-        say: Callable[[str], None],
-        tick: Tick,
-    ) -> None:
-        self._snapshot, self._files, self._folder, self._parts = snapshot, files, folder, parts
-        self._say, self._tick = say, tick
-        self._total = sum(file.size for file in files)
+    def __post_init__(self) -> None:
+        self._total = sum(file.size for file in self.files)
         self._received: dict[str, int] = {}
         self._done = self._reported = 0
         self._lock = Lock()
         self._stopped = Event()
 
     def run(self) -> None:
-        """Download every file, or raise the first error; Ctrl-C stops at the next chunk."""
-        with ThreadPoolExecutor(THREADS) as threads:
-            futures = [threads.submit(self._download, file) for file in self._files]
+        """Download every file, or raise the first error; Ctrl-C stops at the next chunk.
+
+        `DataError` if the hub fails or sends damaged content; `OSError` from the disk.
+        """
+        make_folder(self.parts)
+        with (
+            _errors_named(self.snapshot.repository, self.snapshot.commit),
+            ThreadPoolExecutor(THREADS) as threads,
+        ):
+            futures = [threads.submit(self._download, file) for file in self.files]
             try:
                 for future in as_completed(futures):
                     future.result()
@@ -142,7 +133,7 @@ class _Download:
                 raise
 
     def _download(self, file: RemoteFile) -> None:
-        part = self._parts / digest(file.path)[:32]
+        part = self.parts / digest(file.path)[:32]
         failures = 0
         while not self._stopped.is_set() and not (part.exists() and _size(part) >= file.size):
             before = _size(part)
@@ -160,8 +151,8 @@ class _Download:
         """Append what is missing to `part`, or start it again if the server ignores the range."""
         endpoint = _endpoint()
         url = hf_hub_url(
-            self._snapshot.repository, file.path,
-            repo_type="dataset", revision=self._snapshot.commit, endpoint=endpoint,
+            self.snapshot.repository, file.path,
+            repo_type="dataset", revision=self.snapshot.commit, endpoint=endpoint,
         )  # fmt: skip
         have = _size(part)
         headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
@@ -187,10 +178,10 @@ class _Download:
         if not file.is_whole(part):
             part.unlink()
             raise DataError(
-                f"'{file.path}' of '{self._snapshot.repository}' arrived damaged. Run the same "
+                f"'{file.path}' of '{self.snapshot.repository}' arrived damaged. Run the same "
                 "command again: only this file is downloaded again."
             )
-        path = self._folder / file.path
+        path = self.folder / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
         os.replace(part, path)
 
@@ -201,11 +192,11 @@ class _Download:
             self._received[file.path] = received
             if abs(self._done - self._reported) >= CHUNK or self._done == self._total:
                 self._reported = self._done
-                self._tick(f"downloading {self._snapshot.repository}", self._done, self._total)
+                self.tick(f"downloading {self.snapshot.repository}", self._done, self._total)
 
     def _retry(self, file: RemoteFile, error: Exception, failures: int) -> None:
         with self._lock:
-            self._say(f"'{file.path}': {error}; trying again")
+            self.say(f"'{file.path}': {error}; trying again")
         self._stopped.wait(WAITS[max(failures - 1, 0)])
 
 
