@@ -112,7 +112,7 @@ class Ledger:
     def _one(self, key: str) -> TrialResult | None:
         if self._storage.exists(FRAGMENTS, f"{key}.parquet"):
             return self._in_fragments([key])[key]
-        names = [name for name in self._names(COMPACTED) if key in self._keys_in(name)]
+        names = [name for name in sorted(self._names(COMPACTED)) if key in self._keys_in(name)]
         return self._in_compacted(names[:1]).get(key)
 
     def _read(self, seen: frozenset[str]) -> dict[str, TrialResult]:
@@ -137,10 +137,10 @@ class Ledger:
         self, names: Collection[str], seen: frozenset[str] = frozenset()
     ) -> dict[str, TrialResult]:
         found: dict[str, TrialResult] = {}
-        for name in names:
+        for name in sorted(names):  # of a key in several, the first
             if not self._keys_in(name) <= seen:
                 results = self._decoded(COMPACTED, name, seen)
-                found.update({result.key: result for result in results})
+                found = {**{result.key: result for result in results}, **found}
         return found
 
     def _decoded(self, folder: str, name: str, seen: frozenset[str]) -> list[TrialResult]:

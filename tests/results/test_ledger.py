@@ -180,7 +180,7 @@ def test_a_row_in_several_files_counts_once_and_the_compacted_one(tmp_path: Path
     first, second = Ledger(tmp_path / "a"), Ledger(tmp_path / "b")
     for seed in range(4):
         first.append(result(seed, host="first", finished=float(seed)))
-    second.append(result(3, host="second"))
+    second.append(result(3, host="second", finished=3.0))
     second.append(result(4, finished=4.0))
     for ledger in (first, second):
         ledger.compact()
