@@ -144,7 +144,7 @@ def planned(trials: int, paths: Any) -> tuple[Any, Any, Any]:
     """Suite, sweep and studies of at least so many trials; `sweep.json` is written."""
     from orchestrator.planning.config import SweepConfig
     from orchestrator.planning.resolve import plan_studies, plan_sweep
-    from orchestrator.planning.sweep_file import SweepFile
+    from orchestrator.results.sweep_file import SweepFile
     from orchestrator.spec import DataIdentity
     from orchestrator.tasks import suite as suite_of
 

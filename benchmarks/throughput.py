@@ -21,10 +21,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from arms.calibrate import calibrate
+from arms.figures import raw, summary, targets, text
 from arms.launch import start
-from arms.rounds import ARMS, Runs, line_up, rounds
-from arms.table import raw, summary, targets, text
+from arms.rounds import ARMS, Runs, calibrate, line_up, rounds
 from machine import facts, save
 
 LEAST_EPOCHS = 10

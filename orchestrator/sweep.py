@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from orchestrator.analysis.aggregate import summarise
-from orchestrator.analysis.report import write_report
+from orchestrator.analysis.report import Extras, write_report
 from orchestrator.analysis.summary import Summary
 from orchestrator.backbones import fingerprint, normalisation_of
 from orchestrator.backends.plan import HostPlan
@@ -28,10 +28,10 @@ from orchestrator.errors import InvalidInput, StorageError
 from orchestrator.planning.config import SweepConfig
 from orchestrator.planning.extension import check_identities, extend
 from orchestrator.planning.resolve import check_batches, plan_studies, plan_sweep
-from orchestrator.planning.sweep_file import SweepFile, read_sweep
 from orchestrator.registry import INDEX, export
 from orchestrator.results import throughput
 from orchestrator.results.ledger import Ledger
+from orchestrator.results.sweep_file import SweepFile, read_sweep
 from orchestrator.search.search import Search
 from orchestrator.search.study import StudyProgress
 from orchestrator.search.suggestions import SuggestionStore
@@ -45,6 +45,8 @@ from orchestrator.tracking.process import TrackingProcess
 
 _STORAGE_SECONDS = 300.0
 """How long storage operations may fail before the sweep ends."""
+COMPACT_FROM = 2000
+"""A finished sweep's ledger is compacted if it has at least this many fragments."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,9 @@ def run(planned: Planned, command: str, observer: Observer) -> Outcome:
             retry = RetryPolicy(0 if interrupted else _STORAGE_SECONDS, observer.message)
             outcome = retry.call(lambda: conclude(storage, search.failures(), command))
             ended = tracking.finish(interrupted=interrupted)
+            if not interrupted:
+                lease.check()
+                retry.call(lambda: _compact(ledger))
         except BaseException:
             tracking.stop()
             raise
@@ -176,23 +181,29 @@ def conclude(storage: SweepStorage, failures: Mapping[str, str], command: str) -
     summary, *leaking = summaries.values()
     sheets = [paths.sheets / f"{task}.png" for task in found.sweep.tasks]
     export(summary, results, paths.adapters, paths.registry, storage.download)
-    write_report(
-        paths.report,
-        summary,
-        results,
+    extras = Extras(
         command=command,
         registry=paths.shown(paths.registry),
         failures=failures,
-        paper=leaking[0] if leaking else None,
         notices=deviations(found.suite, found.counts),
         counts=found.counts,
         sheets={path.stem: path.read_bytes() for path in sheets if path.is_file()},
         windows=throughput.read(paths.pools),
     )
+    write_report(paths.report, summary, results, extras, leaking[0] if leaking else None)
     storage.upload_folder(paths.registry, last=paths.registry / INDEX)
     storage.upload(paths.report)
     mlflow = viewer(paths.name, paths.out, chosen_uri(paths.out, None))
     return Outcome(summaries, failures, mlflow)
+
+
+def _compact(ledger: Ledger) -> None:
+    """Merge the fragments of a large ledger, whose thousands of files take minutes to read.
+
+    Fragments of final trials stay: a person removes one to have its adapter trained again (see the
+    error of `registry.export`). Only for the holder of the sweep's lock.
+    """
+    ledger.compact(least=COMPACT_FROM, keep=lambda row: row.trial.stage == "final")
 
 
 def _with_results(paths: SweepPaths) -> SweepFile | None:

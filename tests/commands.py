@@ -37,24 +37,17 @@ def environment(data: Path) -> dict[str, str]:
     return {**os.environ, "ORCHESTRATE_DATA": str(data), "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
 
 
-def small_sweep(out: Path, backend: str, *more: str) -> list[str]:
-    """A sweep of two tasks, two adapters, every stage, that takes seconds."""
+def small_sweep(
+    out: Path, backend: str, *more: str, tasks: str = "orientation,textures"
+) -> list[str]:
+    """A sweep with two adapters and every stage that takes seconds: 16 trials for each task."""
     space = out.parent / "space.yaml"
     space.write_text(SPACE)
-    return [
-        *(
-            "sweep",
-            "mini",
-            "--tasks",
-            "orientation,textures",
-            "--adapter",
-            "lora",
-            "--adapter",
-            "linear",
-        ),
-        *("--space", str(space), "--sampler", "grid", "--stopping", "none", "--epochs", "2"),
-        *("--seeds", "2", "--out", str(out), "--backend", backend, "--device", "cpu", *more),
-    ]
+    options = (
+        f"--tasks {tasks} --adapter lora --adapter linear --sampler grid --stopping none "
+        f"--epochs 2 --seeds 2 --backend {backend} --device cpu"
+    )
+    return ["sweep", "mini", *options.split(), "--space", str(space), "--out", str(out), *more]
 
 
 def start(arguments: list[str], data: Path, output: int = subprocess.PIPE) -> subprocess.Popen[str]:

@@ -19,8 +19,13 @@ from tests.commands import Here
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # a person's own server is not for tests
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that may take minutes come first: one in two at the head of each worker's half."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With two workers, tests that may take minutes come first in each worker's half.
+
+    Without workers the order stays: fixtures of a module are made once.
+    """
+    if not hasattr(config, "workerinput"):
+        return
     slow = [item for item in items if item.get_closest_marker("timeout")]
     quick = [item for item in items if not item.get_closest_marker("timeout")]
     half = len(quick) // 2

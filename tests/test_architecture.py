@@ -36,7 +36,7 @@ ARROWS: dict[str, set[str]] = {
     "analysis": {"results", "storage"},
     "registry": {"analysis", "storage"},
     "tracking": {"results", "storage"},
-    "cluster": {"data", "tasks", "planning", "tracking", "registry", "storage"},
+    "cluster": {"data", "tasks", "planning", "tracking", "registry", "results", "storage"},
     "sweep": {
         "analysis", "backbones", "backends", "data", "planning", "registry", "results", "search",
         "storage", "tracking",
@@ -58,7 +58,12 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "ray": ("orchestrator/backends/ray/",),
     "mlflow": ("orchestrator/tracking/mlflow.py",),
     "optuna": ("orchestrator/search/", "orchestrator/planning/resolve.py", "search_spaces/"),
-    "pydantic": ("orchestrator/planning/", "orchestrator/registry.py", "orchestrator/tasks/"),
+    "pydantic": (
+        "orchestrator/planning/",
+        "orchestrator/registry",
+        "orchestrator/results/sweep_file.py",
+        "orchestrator/tasks/",
+    ),
     "typer": ("orchestrator/cli/",),
     "huggingface_hub": ("orchestrator/data/download/hub.py", "orchestrator/backbones/hub.py"),
     "httpx2": ("orchestrator/data/download/hub.py",),

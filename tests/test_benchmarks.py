@@ -33,13 +33,13 @@ def _script(figures: ModuleType) -> Any:
     processes = tuple(
         figures.Process(at, at + 4, ((at + 6, 1), (at + 8, 1), (at + 10, 1))) for at in (100, 111)
     )
-    return figures.Run(100, 122, 1, 1, processes, {0: 0.5, 1: 0.7}, free=2)
+    return figures.ArmRun(100, 122, 1, 1, processes, {0: 0.5, 1: 0.7}, free=2)
 
 
 def _pools(figures: ModuleType) -> Any:
     """Two pools of two trials each, two epochs: 5 s until the first step, 3 s for both trials."""
     process = figures.Process(0, 5, ((8, 2), (11, 2)))
-    return figures.Run(0, 12, 2, 2, (process, process), {}, per_trial=False)
+    return figures.ArmRun(0, 12, 2, 2, (process, process), {}, per_trial=False)
 
 
 def test_rates_of_one_process_per_trial(figures: ModuleType) -> None:
@@ -65,7 +65,7 @@ def test_every_process_pays_its_start_and_a_pool_only_once(figures: ModuleType) 
 
 
 def test_no_steady_state_without_a_second_epoch(figures: ModuleType) -> None:
-    run = figures.Run(0, 9, 1, 1, (figures.Process(0, 5, ((8, 1),)),), {})
+    run = figures.ArmRun(0, 9, 1, 1, (figures.Process(0, 5, ((8, 1),)),), {})
     assert run.steady is None
     assert figures.ratio(run.steady, 3.0) is None
     assert figures.ratio(6.0, 3.0) == 2

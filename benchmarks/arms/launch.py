@@ -1,7 +1,11 @@
-"""Runs an arm: starts its processes, watches their memory, collects what they noted."""
+"""Runs an arm: starts its processes, samples their memory, collects their logs.
+
+`python -m arms.launch REQUEST.json` is such a process.
+"""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -18,7 +22,7 @@ from typing import Any
 
 from machine import ROOT
 
-from arms.figures import Process, Run
+from arms.figures import ArmRun, Process
 
 PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -41,7 +45,7 @@ class Arm:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def run(arm: Arm, folder: Path, trials: Sequence[int], deadline: float = float("inf")) -> Run:
+def run(arm: Arm, folder: Path, trials: Sequence[int], deadline: float = float("inf")) -> ArmRun:
     """Runs trials of an arm; after `deadline` (of time.time) no further process is started.
 
     RuntimeError with the end of what a process printed if one fails.
@@ -101,7 +105,7 @@ def _one(
     request.write_text(json.dumps(asked))
     began = time.time()
     with open(place / "output", "w+") as output:
-        process = start("arms.child", str(request), threads=arm.threads, output=output)
+        process = start("arms.launch", str(request), threads=arm.threads, output=output)
         starts[process.pid] = began
         if process.wait():
             raise RuntimeError(f"arm {arm.name}: {(place / 'output').read_text()[-3000:]}")
@@ -123,7 +127,7 @@ def start(
 def _collected(
     arm: Arm, events: list[dict[str, Any]], starts: dict[int, float],
     began: float, ended: float, host_mib: float,
-) -> Run:  # fmt: skip
+) -> ArmRun:  # fmt: skip
     def of(kind: str) -> list[dict[str, Any]]:
         return [event for event in events if event["event"] == kind]
 
@@ -137,7 +141,7 @@ def _collected(
         for step in of("step")
     ]
     ends = of("trial")
-    return Run(
+    return ArmRun(
         began, ended, arm.inner or arm.lanes, arm.slots, tuple(processes),
         {event["trial"]: event["accuracy"] for event in ends},
         free=sum(event["seconds"] for event in of("check")),
@@ -193,3 +197,22 @@ def _read(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
+
+
+def main() -> None:
+    """Runs an arm's share of the trials in this process."""
+    import torch
+
+    from arms.work import Log, Work
+
+    request = json.loads(Path(sys.argv[1]).read_text())
+    if request["threads"]:
+        torch.set_num_threads(request["threads"])
+    work = Work.read(Path(request["folder"]))
+    log = Log(Path(request["log"]), work.device)
+    arm = importlib.import_module(f"arms.{request['arm']}")
+    arm.run(work, request["trials"], {**request["options"], "log": request["log"]}, log)
+
+
+if __name__ == "__main__":
+    main()

@@ -42,7 +42,7 @@ def run(work: Work, trials: list[int], options: dict[str, Any], log: Log) -> Non
 def _train(config: dict[str, Any]) -> None:
     from ray import tune
 
-    from arms.files import Shuffled, accuracy, loader, train_epoch
+    from arms.script import Shuffled, accuracy, loader, train_epoch
     from arms.work import set_rate
 
     work = Work.read(Path(config["folder"]))

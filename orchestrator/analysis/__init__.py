@@ -1,7 +1,7 @@
-"""Reads results, never makes them: statistics, aggregates, sensitivity, figures and the report."""
+"""Reads results only: statistics, summaries, sensitivity, figures, the report and the audit."""
 
 import logging
 
 if logging.getLogger("matplotlib").level == logging.NOTSET:
-    # What it says of font caches and temporary folders is no news to who asks for results.
+    # Its messages about font caches and temporary folders would appear among the results.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)

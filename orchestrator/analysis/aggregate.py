@@ -1,9 +1,9 @@
-"""From ledger rows to a `Summary`: winners, the evidence for them, averages over tasks."""
+"""Makes the `Summary` of a sweep from ledger rows: winners, evidence, averages over tasks."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -41,14 +41,14 @@ RowsOfStudies = defaultdict[tuple[str, str], list[TrialResult]]
 def summarise(
     results: Iterable[TrialResult], sweep: Sweep, suite: Suite, protocol: str = "honest"
 ) -> Summary:
-    """Everything that `results` (ledger rows) say about `sweep`; partial results are welcome.
+    """The summary of `sweep` under one protocol from `results` (ledger rows), complete or not.
 
-    Rows of other suites, backbones, tasks, adapters or protocols are left out. Each study says what
-    it lacks. Under the protocol `paper` values are test accuracies at the best epoch, the winner is
-    the best of the search, and nothing is replicated.
+    Rows of other suites, backbones, tasks, adapters or protocols are ignored. Each study states
+    what it lacks. Under the protocol `paper` values are test accuracies at the best epoch, the
+    winner is the best of the search, and nothing is replicated.
 
-    Raises InvalidInput for an unknown protocol, and if the sweep names a task that the suite does
-    not have.
+    Raises:
+        InvalidInput: an unknown protocol, or a task of the sweep that the suite does not have.
     """
     if protocol not in PROTOCOLS:
         raise unknown("protocol", protocol, PROTOCOLS)
@@ -78,10 +78,7 @@ def summarise(
 def own_rows(
     results: Iterable[TrialResult], sweep: Sweep, protocol: str = "honest"
 ) -> list[TrialResult]:
-    """Rows of the sweep's suite, backbone, tasks and adapters, of one protocol, by (finished, key).
-
-    Protocols never mix: they read other data and measure something else.
-    """
+    """Rows of the sweep's suite, backbone, tasks, adapters and one protocol, by (finished, key)."""
     own = (
         row
         for row in results
@@ -94,7 +91,7 @@ def own_rows(
 
 
 def by_study(rows: Iterable[TrialResult]) -> RowsOfStudies:
-    """Rows (of one protocol) by (task, adapter), in the order given; [] for a study without any."""
+    """Rows of one protocol by (task, adapter), in the order given; [] for a study without rows."""
     grouped: RowsOfStudies = defaultdict(list)
     for row in rows:
         grouped[row.trial.task, row.trial.adapter].append(row)
@@ -102,7 +99,7 @@ def by_study(rows: Iterable[TrialResult]) -> RowsOfStudies:
 
 
 def searched_values(trial: Trial, sweep: Sweep) -> dict[str, Any]:
-    """The trial's values of the fields its adapter's space searches, of params or recipe."""
+    """The trial's values of the fields that its adapter's space searches, in params or recipe."""
     recipe = asdict(trial.recipe)
     return {
         name: trial.params[name] if name in trial.params else recipe[name]
@@ -111,17 +108,15 @@ def searched_values(trial: Trial, sweep: Sweep) -> dict[str, Any]:
     }
 
 
-def search_rows(rows: Iterable[TrialResult]) -> list[TrialResult]:
-    """Full-length rows of the search stage: the only ones whose values compare directly."""
-    return [row for row in rows if row.trial.stage == "search" and row.status == "finished"]
-
-
 def _study(task: Task, adapter: str, protocol: str, rows: Rows, sweep: Sweep) -> StudySummary:
     best = winner(rows)
     searched = [row for row in rows if row.trial.stage == "search"]
     replicates = _seed_rows(rows, "replicate", best, sweep.seeds)
     finals = _seed_rows(rows, "final", best, sweep.seeds)
-    reference, alternatives = _alternatives(search_rows(rows), best, sweep)
+    full = {row.trial.config: row for row in searched if row.status == "finished"}
+    reference = full.get(best or "")
+    ranked = [full[config] for config in rank_configurations(searched)]
+    alternatives = _alternatives(reference, ranked, sweep)
     read_test = {row.trial.config for row in rows if row.trial.stage == "final"}
     return StudySummary(
         task=task.name,
@@ -177,38 +172,25 @@ def _winner(
     )
 
 
-def _alternatives(
-    rows: Rows, config: str | None, sweep: Sweep
-) -> tuple[TrialResult | None, list[Alternative]]:
-    """The winner's search row, and every other configuration put to the paired test against it.
+def _alternatives(reference: TrialResult | None, ranked: Rows, sweep: Sweep) -> list[Alternative]:
+    """McNemar's test of the winner's search row (`reference`) against the other `ranked` ones.
 
-    Only rows of the same seed and the same images are paired; best configurations first.
+    Only rows of the same seed and images are paired.
     """
-    by_config = {row.trial.config: row for row in rows}
-    reference = by_config.get(config or "")
-    if reference is None:
-        return None, []
-    others = [by_config[name] for name in rank_configurations(rows) if name != config]
-    return reference, [
-        _alternative(reference, row, sweep) for row in others if _paired(reference, row)
-    ]
+    found = []
+    for row in ranked:
+        if reference and row is not reference and _same_images(reference, row):
+            test = mcnemar(reference.correct, row.correct)
+            searched = searched_values(row.trial, sweep)
+            counts = test.only_first, test.only_second
+            value = row.value or 0.0
+            found.append(Alternative(row.trial.config, searched, value, *counts, test.p))
+    return found
 
 
-def _paired(first: TrialResult, second: TrialResult) -> bool:
+def _same_images(first: TrialResult, second: TrialResult) -> bool:
     same = (first.trial.seed, first.trial.data) == (second.trial.seed, second.trial.data)
     return same and len(first.correct) == len(second.correct) > 0
-
-
-def _alternative(reference: TrialResult, row: TrialResult, sweep: Sweep) -> Alternative:
-    test = mcnemar(reference.correct, row.correct)
-    return Alternative(
-        config=row.trial.config,
-        searched=searched_values(row.trial, sweep),
-        value=row.value or 0.0,
-        only_winner=test.only_first,
-        only_other=test.only_second,
-        p=test.p,
-    )
 
 
 def _missing(rows: Rows, config: str | None, finals: Sequence[SeedRow], seeds: int) -> str:
@@ -246,11 +228,11 @@ def _facts(rows: Rows) -> RunFacts:
         device_seconds=sum(row.seconds for row in rows),
         started=min((row.started for row in rows), default=0.0),
         finished=max((row.finished for row in rows), default=0.0),
-        hosts=_distinct(rows, lambda row: row.host),
-        devices=_distinct(rows, lambda row: row.device),
-        code=_distinct(rows, lambda row: row.code),
-        versions={name: _distinct(rows, _version_of(name)) for name in names},
-        weights=_distinct(rows, lambda row: row.trial.weights),
+        hosts=_distinct([row.host for row in rows]),
+        devices=_distinct([row.device for row in rows]),
+        code=_distinct([row.code for row in rows]),
+        versions={name: _distinct([row.versions.get(name) for row in rows]) for name in names},
+        weights=_distinct([row.trial.weights for row in rows]),
         data={task: _fingerprints(rows, task) for task in tasks},
         test_reads=sum(row.test_reads for row in rows),
         leaks=sum(
@@ -266,9 +248,5 @@ def _fingerprints(rows: Rows, task: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(row.trial.data for row in own))
 
 
-def _version_of(name: str) -> Callable[[TrialResult], str]:
-    return lambda row: row.versions.get(name, "")
-
-
-def _distinct(rows: Rows, read: Callable[[TrialResult], str]) -> tuple[str, ...]:
-    return tuple(sorted({read(row) for row in rows} - {""}))
+def _distinct(values: Iterable[str | None]) -> tuple[str, ...]:
+    return tuple(sorted({value for value in values if value}))

@@ -1,8 +1,8 @@
-"""The proof, from the ledger alone, that choices never saw the test split.
+"""Checks, from the ledger alone, that no choice used the test split.
 
-Nothing here trusts the programme that wrote the rows: the checks use what each row states of itself
-(what it could read, how often it read test, where its curve was evaluated) and choose again with
-`orchestrator.results.selection`. Rows are the ledger's, whose seals say that nobody edited them.
+The checks use what each row records (the data that it could read, how often it read test, the
+epochs at which it was evaluated) and select again with `orchestrator.results.selection`. The seals
+of the ledger's rows show that nobody edited them.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ Rows = Sequence[TrialResult]
 Identities = Mapping[str, DataIdentity]
 """Task → the fingerprints that the folder's sweep recorded."""
 MAX_LISTED = 20
-"""Breaches and notes beyond this many are counted, not printed."""
+"""Violations and notes beyond this many are counted, not printed."""
 
 
 @dataclass(frozen=True)
-class Breach:
-    """A row that breaks a check, and how; `key` names its fragment in the ledger."""
+class Violation:
+    """A row that violates a check, and why; `key` is that of its row in the ledger."""
 
     study: str
     stage: str
@@ -34,18 +34,18 @@ class Breach:
 
 @dataclass(frozen=True)
 class Check:
-    """One check over `rows` rows. `notes` are worth knowing and break nothing."""
+    """One check over `rows` rows. `notes` are no violations."""
 
     letter: str
     title: str
     rows: int
-    breaches: tuple[Breach, ...]
+    violations: tuple[Violation, ...]
     notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether no row breaks it."""
-        return not self.breaches
+        """Whether no row violates it."""
+        return not self.violations
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,15 @@ class Audit:
 
     @property
     def clean(self) -> bool:
-        """Whether no choice that the sweep reports as honest saw the test split.
+        """Whether no choice that the sweep reports as honest used the test split.
 
-        Rows of the protocol `paper` leak by design and do not count against honest ones beside
-        them; alone they prove nothing, and the audit is not clean.
+        Rows of the protocol `paper` leak by design. Beside honest rows they are ignored; alone they
+        are not clean.
         """
         return all(check.ok for check in self.checks) and not (self.paper and not self.honest)
 
     def lines(self) -> list[str]:
-        """The audit for people: a verdict, then each check with what breaks it."""
+        """The audit as text: a verdict, then each check with its violations and notes."""
         return [self._verdict(), *(line for check in self.checks for line in _lines(check))]
 
     def _verdict(self) -> str:
@@ -81,10 +81,10 @@ class Audit:
 
 
 def audit(results: Iterable[TrialResult], sweep: Sweep, data: Identities | None = None) -> Audit:
-    """Checks all of `results` (the whole ledger of the folder of `sweep`).
+    """Check all of `results` (the whole ledger of the folder of `sweep`).
 
-    `data` are the identities that the folder's sweep recorded (`SweepFile.data`); with them the
-    fingerprints in the rows are compared with those, otherwise only with each other.
+    `data` are the fingerprints that the folder's sweep recorded (`SweepFile.data`). Those of the
+    rows are compared with them, without `data` only with each other.
     """
     rows = sorted(results, key=lambda row: (row.trial.study, row.started, row.key))
     honest = [row for row in rows if not row.trial.leaks]
@@ -120,7 +120,7 @@ def _choices_read_no_test(choosing: Rows, reading: Rows, known: Identities) -> C
         return ""
 
     title = "search and replicate trials had train and val only, and never read test"
-    return Check("a", title, len(choosing), _breaches(choosing, why))
+    return Check("a", title, len(choosing), _violations(choosing, why))
 
 
 def _usual(rows: Rows) -> dict[str, str]:
@@ -149,12 +149,12 @@ def _finals_read_test_once(finals: Rows, known: Identities) -> Check:
         return ""
 
     title = "final trials read test once, at their last epoch"
-    return Check("b", title, len(finals), _breaches(finals, why))
+    return Check("b", title, len(finals), _violations(finals, why))
 
 
 def _winners_chosen_on_val(honest: Rows) -> Check:
-    """Choosing again from the rows; a former winner is one that the rows before its final chose."""
-    breaches: list[Breach] = []
+    """Select again from the rows; a former winner is what the rows before its final select."""
+    violations: list[Violation] = []
     notes: list[str] = []
     checked = 0
     for rows in _by_study(honest).values():
@@ -167,16 +167,15 @@ def _winners_chosen_on_val(honest: Rows) -> Check:
             if row.trial.config in _winners_then(rows, row):
                 notes.append(f"{_name(row)} also read test: chosen on val at that time")
             else:
-                breaches.append(_breach(row, "its configuration is not the one chosen on val"))
+                violations.append(_violation(row, "its configuration is not the one chosen on val"))
     title = "the configurations that read test are those chosen on val"
-    return Check("c", title, checked, tuple(breaches), tuple(notes))
+    return Check("c", title, checked, tuple(violations), tuple(notes))
 
 
 def _winners_then(rows: Rows, final: TrialResult) -> set[str | None]:
-    """What selection on val chose when the final trial began.
-
-    By the rows that had ended, and by those that had begun: the hosts' clocks may differ by more
-    than lies between an end and the next begin, but hardly by a whole training.
+    """The selections on val when the final trial began: from the rows that had ended, and from
+    those that had begun. The clocks of hosts may differ by more than the pause between two trials,
+    but hardly by a whole training.
     """
     ended = [row for row in rows if row.finished <= final.started]
     begun = [row for row in rows if row.started < final.started]
@@ -193,7 +192,7 @@ def _one_read_each(finals: Rows) -> Check:
         return f"this configuration and seed read test {found} times" if found > 1 else ""
 
     title = "no configuration read test twice with one seed"
-    return Check("d", title, len(finals), _breaches(finals, why))
+    return Check("d", title, len(finals), _violations(finals, why))
 
 
 def _read_of(row: TrialResult) -> tuple[str, ...]:
@@ -202,7 +201,7 @@ def _read_of(row: TrialResult) -> tuple[str, ...]:
 
 
 def _other_images(choosing: Rows, finals: Rows) -> Check:
-    """By the number of images each row was evaluated on, and by what it could read."""
+    """By the number of images of each row's evaluation, and by its data."""
     lengths: defaultdict[str, Counter[int]] = defaultdict(Counter)
     for row in choosing:
         if row.correct:
@@ -221,7 +220,7 @@ def _other_images(choosing: Rows, finals: Rows) -> Check:
         return ""
 
     title = "configurations were compared on one set of images, and not on the test images"
-    return Check("e", title, len(choosing), _breaches(choosing, why))
+    return Check("e", title, len(choosing), _violations(choosing, why))
 
 
 def _labelled(paper: Rows, sweep: Sweep) -> Check:
@@ -239,16 +238,16 @@ def _counted(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
-def _breaches(rows: Rows, why: Callable[[TrialResult], str]) -> tuple[Breach, ...]:
-    return tuple(_breach(row, reason) for row in rows if (reason := why(row)))
+def _violations(rows: Rows, why: Callable[[TrialResult], str]) -> tuple[Violation, ...]:
+    return tuple(_violation(row, reason) for row in rows if (reason := why(row)))
 
 
-def _breach(row: TrialResult, why: str) -> Breach:
-    return Breach(row.trial.study, row.trial.stage, row.trial.seed, row.key, why)
+def _violation(row: TrialResult, why: str) -> Violation:
+    return Violation(row.trial.study, row.trial.stage, row.trial.seed, row.key, why)
 
 
 def _by_study(rows: Rows) -> dict[tuple[str, str, str], list[TrialResult]]:
-    """By suite, backbone and study: a ledger may hold more than its sweep asks for."""
+    """By suite, backbone and study: a ledger may hold rows that its sweep no longer has."""
     groups: defaultdict[tuple[str, str, str], list[TrialResult]] = defaultdict(list)
     for row in rows:
         groups[row.trial.suite, row.trial.backbone, row.trial.study].append(row)
@@ -263,7 +262,7 @@ def _name(row: TrialResult) -> str:
 def _lines(check: Check) -> list[str]:
     verdict = "ok" if check.ok else "BROKEN"
     lines = [f"({check.letter}) {verdict}: {check.title} ({check.rows} trials)"]
-    found = [f"{b.study} {b.stage} seed {b.seed} ({b.key}): {b.why}" for b in check.breaches]
+    found = [f"{b.study} {b.stage} seed {b.seed} ({b.key}): {b.why}" for b in check.violations]
     for some in (found, list(check.notes)):
         lines += [f"    {line}" for line in some[:MAX_LISTED]]
         if len(some) > MAX_LISTED:

@@ -1,4 +1,4 @@
-"""Averages over tasks, the best adapter of each task, and every adapter against `linear`."""
+"""Averages over tasks, the best adapter of each task, and differences from `linear`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from orchestrator.analysis.statistics import Estimate, bootstrap_iqm, estimate, 
 from orchestrator.analysis.summary import AdapterSummary, Best, Comparison, StudySummary
 
 BASELINE = "linear"
-"""The adapter that every other one is compared with."""
+"""The adapter that the others are compared with."""
 
 Studies = Sequence[StudySummary]
 
@@ -17,7 +17,7 @@ Studies = Sequence[StudySummary]
 def over_tasks(adapter: str, studies: Studies) -> AdapterSummary:
     """The adapter's averages over the tasks of `studies`, each only where its tasks are complete.
 
-    For each seed the mean over tasks is one value; the estimates are over those values.
+    Estimates are over seeds: the mean over tasks is taken for each seed first.
     """
     own = [study for study in studies if study.adapter == adapter]
     groups = {
@@ -49,7 +49,7 @@ def best_adapters(studies: Studies) -> tuple[Best, ...]:
 
 
 def compare(studies: Studies, adapters: Sequence[AdapterSummary]) -> tuple[Comparison, ...]:
-    """Every other adapter minus `linear`, per task and on the mean of tasks, where both exist."""
+    """Every adapter minus `linear`, per task and for the mean of tasks, where both exist."""
     pairs: list[tuple[str, str | None, Estimate]] = [
         (study.adapter, study.task, study.test) for study in studies
     ]

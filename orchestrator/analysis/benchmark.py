@@ -1,6 +1,6 @@
-"""The papers' layout: a line per adapter, the tasks as columns, beside the published lines.
+"""The layout of the papers' tables: a row per adapter, a column per task, with published rows.
 
-Plain records that the template prints; accuracies in [0, 1], differences too.
+Plain records for the template. Accuracies and their differences are in [0, 1].
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from orchestrator.analysis.summary import Summary
 from orchestrator.spec import Task
 
 REFERENCES = ("full", "linear")
-"""Published lines that are shown whatever the sweep ran."""
+"""Published rows that are shown whatever the sweep ran."""
 Match = Literal["same", "unknown", "other"]
-"""Whether a published backbone is the sweep's; unknown: its weights come from a file."""
+"""Whether a published backbone is the sweep's; unknown: the sweep's weights come from a file."""
 
 
 @dataclass(frozen=True)
 class Column:
     """One column: the mean over `parts` of the mean over each part's tasks.
 
-    A task is `((task,),)`, a group mean has one part, the mean of group means one per group.
+    The column of a task has the parts `((task,),)`, a group mean has one part, the mean of group
+    means one part per group.
     """
 
     label: str
@@ -44,20 +45,20 @@ class Column:
         return tuple(task for part in self.parts for task in part)
 
     def read(self, accuracy: Callable[[str], float]) -> float:
-        """The column's figure for one line (or one seed of it)."""
+        """The column's value for one row of the table (or one seed of it)."""
         return fmean(fmean(accuracy(task) for task in part) for part in self.parts)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure and half of its 95 % interval; None where it does not exist."""
+    """A value and half the width of its 95 % interval; None where undefined."""
 
     value: float | None
     half: float | None = None
 
 
 @dataclass(frozen=True)
-class Line:
+class TableRow:
     """One adapter. `params_m` is in millions; `with_head` where a paper counts the head too."""
 
     label: str
@@ -67,21 +68,21 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Block:
-    """Lines of one origin: the sweep's, a paper's, or differences between the two."""
+class TableSection:
+    """Rows of one origin: the sweep's, a paper's, or differences between the two."""
 
     kind: Literal["own", "published", "difference"]
     title: str
     note: str
-    lines: tuple[Line, ...]
+    rows: tuple[TableRow, ...]
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The table. `foreign`: no published line is of the sweep's backbone."""
+    """The table. `foreign`: no published row is of the sweep's backbone."""
 
     columns: tuple[Column, ...]
-    blocks: tuple[Block, ...]
+    sections: tuple[TableSection, ...]
     foreign: bool
 
     @property
@@ -98,15 +99,15 @@ def benchmark(summaries: Sequence[Summary]) -> Benchmark | None:
     if not published:
         return None
     columns = _columns(summaries[0].suite_tasks)
-    blocks = [_own(summary, columns) for summary in summaries]
-    blocks += _published(published, columns, sweep.backbone)
-    blocks += [
-        block
-        for own, summary in zip(blocks[: len(summaries)], summaries, strict=True)
-        if (block := _differences(own, summary, published, columns))
+    sections = [_own(summary, columns) for summary in summaries]
+    sections += _published(published, columns, sweep.backbone)
+    sections += [
+        section
+        for own, summary in zip(sections[: len(summaries)], summaries, strict=True)
+        if (section := _differences(own, summary, published, columns))
     ]
     foreign = all(match(row.backbone, sweep.backbone) == "other" for row in published)
-    return Benchmark(columns, tuple(blocks), foreign)
+    return Benchmark(columns, tuple(sections), foreign)
 
 
 def match(published: PublishedBackbone, backbone: str) -> Match:
@@ -123,7 +124,7 @@ def match(published: PublishedBackbone, backbone: str) -> Match:
 def _relevant(
     rows: Iterable[PublishedRow], adapters: Sequence[str], backbone: str
 ) -> list[PublishedRow]:
-    """Lines of the sweep's adapters and the references, of its architecture or else ViT-B/16."""
+    """Rows of the sweep's adapters and the references, of its architecture or else ViT-B/16."""
     wanted = [row for row in rows if row.method in (*adapters, *REFERENCES)]
     architecture = backbone.partition("@")[0].partition(".")[0]
     own = [row for row in wanted if row.backbone.architecture == architecture]
@@ -147,9 +148,9 @@ def _columns(tasks: Sequence[Task]) -> tuple[Column, ...]:
     return tuple(columns)
 
 
-def _own(summary: Summary, columns: Sequence[Column]) -> Block:
-    lines = tuple(
-        Line(
+def _own(summary: Summary, columns: Sequence[Column]) -> TableSection:
+    rows = tuple(
+        TableRow(
             item.adapter,
             tuple(_own_cell(summary, item.adapter, column) for column in columns),
             None if item.parameters is None else item.parameters / 1e6,
@@ -163,11 +164,11 @@ def _own(summary: Summary, columns: Sequence[Column]) -> Block:
         else "chosen on val, test read once per seed"
     )
     note = f"mean over {seeds} seed{'s' if seeds > 1 else ''} ± half of the 95 % interval; {how}"
-    return Block("own", f"This sweep, {summary.sweep.backbone}", note, lines)
+    return TableSection("own", f"This sweep, {summary.sweep.backbone}", note, rows)
 
 
 def _own_cell(summary: Summary, adapter: str, column: Column) -> Cell:
-    """Over seeds: for each one the column's figure, where every task that it needs is complete."""
+    """Estimate over seeds of the column's value; empty unless every task of it is complete."""
     studies = {study.task: study for study in summary.studies if study.adapter == adapter}
     if any(task not in studies or studies[task].missing for task in column.tasks):
         return Cell(None)
@@ -179,16 +180,16 @@ def _own_cell(summary: Summary, adapter: str, column: Column) -> Cell:
 
 def _published(
     rows: Sequence[PublishedRow], columns: Sequence[Column], backbone: str
-) -> list[Block]:
-    """One block for every paper and backbone, in the papers' order."""
+) -> list[TableSection]:
+    """One section for every paper and backbone, in the papers' order."""
     origins = dict.fromkeys((row.source, row.backbone) for row in rows)
     return [
-        Block(
+        TableSection(
             "published",
             source,
             f"{on.label}{_CAUTION[match(on, backbone)]}; published, chosen on the test split",
             tuple(
-                _published_line(row, columns)
+                _published_row(row, columns)
                 for row in rows
                 if (row.source, row.backbone) == (source, on)
             ),
@@ -204,23 +205,23 @@ _CAUTION = {
 }
 
 
-def _published_line(row: PublishedRow, columns: Sequence[Column]) -> Line:
+def _published_row(row: PublishedRow, columns: Sequence[Column]) -> TableRow:
     cells = tuple(Cell(column.read(row.accuracy.__getitem__)) for column in columns)
-    return Line(row.name, cells, row.params_m, row.with_head)
+    return TableRow(row.name, cells, row.params_m, row.with_head)
 
 
 def _differences(
-    own: Block, summary: Summary, rows: Sequence[PublishedRow], columns: Sequence[Column]
-) -> Block | None:
+    own: TableSection, summary: Summary, rows: Sequence[PublishedRow], columns: Sequence[Column]
+) -> TableSection | None:
     """Ours minus published, for adapters that have every task of the suite."""
     backbone = summary.sweep.backbone
-    lines = [
-        _difference(line, row, columns, backbone)
-        for line in own.lines
-        if all(cell.value is not None for cell in line.cells)
-        for row in _counterparts(line.label, rows, backbone)
+    found = [
+        _difference(mine, row, columns, backbone)
+        for mine in own.rows
+        if all(cell.value is not None for cell in mine.cells)
+        for row in _counterparts(mine.label, rows, backbone)
     ]
-    if not lines:
+    if not found:
         return None
     title = "Ours − published, points" + (", protocol paper" if summary.leaks else "")
     note = (
@@ -228,23 +229,25 @@ def _differences(
         if summary.leaks
         else "ours chosen on val: part of a negative difference is the published protocol's"
     )
-    return Block("difference", title, note, tuple(lines))
+    return TableSection("difference", title, note, tuple(found))
 
 
 def _counterparts(adapter: str, rows: Sequence[PublishedRow], backbone: str) -> list[PublishedRow]:
-    """The papers' main lines of the adapter, on the sweep's own backbone where there are any."""
+    """The papers' main rows of the adapter, on the sweep's own backbone where there are any."""
     main = [row for row in rows if row.method == adapter and row.is_plain]
     same = [row for row in main if match(row.backbone, backbone) == "same"]
     return same or [row for row in main if not row.variant]
 
 
-def _difference(line: Line, row: PublishedRow, columns: Sequence[Column], backbone: str) -> Line:
-    theirs = _published_line(row, columns).cells
+def _difference(
+    mine: TableRow, row: PublishedRow, columns: Sequence[Column], backbone: str
+) -> TableRow:
+    theirs = _published_row(row, columns).cells
     other = " (other backbone)" if match(row.backbone, backbone) == "other" else ""
-    return Line(
-        f"{line.label} − {row.paper} paper{other}",
+    return TableRow(
+        f"{mine.label} − {row.paper} paper{other}",
         tuple(
             Cell(None if ours.value is None or one.value is None else ours.value - one.value)
-            for ours, one in zip(line.cells, theirs, strict=True)
+            for ours, one in zip(mine.cells, theirs, strict=True)
         ),
     )

@@ -1,16 +1,17 @@
-"""The report's figures of a whole sweep. Each returns inline SVG, or None without anything to show.
+"""The report's figures: inline SVG each, or None where there is nothing to show.
 
 Accuracies are drawn in per cent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from statistics import fmean
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from orchestrator.analysis.aggregate import RowsOfStudies
@@ -18,10 +19,11 @@ from orchestrator.analysis.plotting import (
     FAINT,
     INK,
     SOFT,
-    Look,
+    AdapterStyle,
+    adapter_styles,
     draw,
     field_axis,
-    looks,
+    legend,
     only_horizontal,
     panels,
 )
@@ -31,7 +33,16 @@ from orchestrator.analysis.summary import StudySummary, Summary
 from orchestrator.spec import TrialResult
 
 WIDTH = 9.4
-"""Inches; every figure fills the page's column."""
+"""Inches: the width of the page's column."""
+COLUMNS = 4
+KINDS: dict[str, dict[str, Any]] = {
+    "diverged": {"marker": "x", "color": SOFT, "markersize": 5},
+    "stopped": {"marker": "o", "markerfacecolor": "white", "alpha": 0.35, "markersize": 5},
+    "other": {"marker": "o", "alpha": 0.35, "markersize": 5},
+    "alike": {"marker": "o", "markersize": 5},
+    "winner": {"marker": "*", "markersize": 13, "markeredgecolor": "white", "zorder": 4},
+}
+"""Markers of each kind of search trial, in drawing order."""
 
 
 def accuracy(summary: Summary) -> str | None:
@@ -44,7 +55,7 @@ def accuracy(summary: Summary) -> str | None:
     if not tasks:
         return None
     adapters = summary.sweep.adapters
-    style = looks(adapters)
+    styles = adapter_styles(adapters)
     step = min(0.2, 0.72 / len(adapters))
 
     def paint(figure: Figure) -> None:
@@ -52,7 +63,7 @@ def accuracy(summary: Summary) -> str | None:
         for row, task in enumerate(tasks):
             for index, adapter in enumerate(adapters):
                 offset = (index - (len(adapters) - 1) / 2) * step
-                _dots(axes, summary.study(task, adapter).test, row + offset, style[adapter])
+                _dots(axes, summary.study(task, adapter).test, row + offset, styles[adapter])
         axes.set_yticks(range(len(tasks)), tasks)
         axes.tick_params(axis="y", labelcolor=INK, labelsize=9)
         axes.set_ylim(len(tasks) - 0.45, -0.55)
@@ -64,7 +75,7 @@ def accuracy(summary: Summary) -> str | None:
         # The interval of two seeds can be many times as wide as what is possible.
         low, high = axes.get_xlim()
         axes.set_xlim(max(low, -3), min(high, 103))
-        _legend(figure, adapters, style)
+        legend(figure, adapters)
 
     height = 0.75 + len(tasks) * max(0.42, 0.17 * len(adapters))
     return draw("accuracy", "Test accuracy by task and adapter", (WIDTH, height), paint)
@@ -79,19 +90,19 @@ def cost(summary: Summary) -> str | None:
     ]
     if not shown:
         return None
-    style = looks(summary.sweep.adapters)
+    styles = adapter_styles(summary.sweep.adapters)
     smallest = min((count for _, _, count in shown if count > 0), default=1.0)
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
         for item, mean, count in shown:
-            look = style[item.adapter]
+            style = styles[item.adapter]
             axes.errorbar(
                 count,
                 100 * mean,
                 yerr=100 * (item.mean_tasks.half or 0.0),
-                fmt=look.marker,
-                color=look.colour,
+                fmt=style.marker,
+                color=style.colour,
                 markersize=7,
                 capsize=0,
                 linewidth=1.6,
@@ -101,7 +112,7 @@ def cost(summary: Summary) -> str | None:
                 (count, 100 * mean),
                 xytext=(8, 5),
                 textcoords="offset points",
-                color=look.colour,
+                color=style.colour,
                 fontweight="bold",
             )
         axes.set_xscale("symlog", linthresh=smallest / 2, linscale=0.4)
@@ -117,17 +128,19 @@ def cost(summary: Summary) -> str | None:
 def scale_sensitivity(item: Sensitivity, summary: Summary) -> str | None:
     """`Summary.score` against one field: a panel for each task, then the normalised mean."""
     tasks = [(task, levels) for task, levels in item.tasks.items() if levels]
-    look = looks(summary.sweep.adapters)[item.adapter]
+    style = adapter_styles(summary.sweep.adapters)[item.adapter]
     everywhere = sorted({level.level for _, levels in tasks for level in levels})
-    columns = min(4, len(tasks) + 1)
+    columns = min(COLUMNS, len(tasks) + 1)
 
     def paint(figure: Figure) -> None:
         *cells, last = panels(figure, len(tasks) + 1, columns)
         for axes, (task, levels) in zip(cells, tasks, strict=True):
             xs, ys = [one.level for one in levels], [100 * one.accuracy for one in levels]
-            axes.plot(xs, ys, color=look.colour, linewidth=1.6)
+            axes.plot(xs, ys, color=style.colour, linewidth=1.6)
             for one in levels:
-                _mark(axes, one.level, 100 * one.accuracy, look, hollow=one.ended_early)
+                inside = "white" if one.ended_early else style.colour
+                mark: Any = {"color": style.colour, "markerfacecolor": inside, "markersize": 5}
+                axes.plot(one.level, 100 * one.accuracy, style.marker, **mark)
             axes.set_title(task)
             axes.set_ylabel(f"{summary.score} (%)" if axes in cells[::columns] else "")
         _normalised(last, item)
@@ -140,6 +153,32 @@ def scale_sensitivity(item: Sensitivity, summary: Summary) -> str | None:
     name = f"sensitivity-{item.adapter}-{item.field}"
     label = f"{summary.score.capitalize()} of {item.adapter} against {item.field}"
     return draw(name, label, (WIDTH, 0.3 + 2.1 * rows), paint)
+
+
+def search_trials(summary: Summary, rows: RowsOfStudies, task: str) -> str | None:
+    """`Summary.score` (%) of all search trials of a task, a panel for each adapter that searched.
+
+    The x axis is the order in which trials ended. Stopped trials are hollow (accuracy at their last
+    rung), diverged ones crosses at the bottom. The band is the winner's accuracy ± one binomial
+    standard error; configurations that the paired test cannot distinguish from it are in full
+    colour, the others pale. None if no adapter searched more than one configuration.
+    """
+    shown = [study for study in summary.studies if study.task == task and study.configurations > 1]
+    if not shown:
+        return None
+    styles = adapter_styles(summary.sweep.adapters)
+    columns = min(COLUMNS, max(len(shown), 2))
+
+    def paint(figure: Figure) -> None:
+        cells = panels(figure, len(shown), columns)
+        for axes, study in zip(cells, shown, strict=True):
+            own = rows[task, study.adapter]
+            searched = [row for row in own if row.trial.stage == "search"]
+            _search_panel(axes, study, searched, styles[study.adapter])
+            axes.set_ylabel(f"{summary.score} (%)" if axes in cells[::columns] else "")
+
+    height = 0.3 + 2.1 * -(-len(shown) // columns)
+    return draw(f"search-{task}", f"Search trials of {task}", (WIDTH, height), paint)
 
 
 def learning_curves(summary: Summary, rows: RowsOfStudies) -> str | None:
@@ -158,8 +197,8 @@ def learning_curves(summary: Summary, rows: RowsOfStudies) -> str | None:
     ]
     if not tasks:
         return None
-    style = looks(summary.sweep.adapters)
-    columns = min(4, max(len(tasks), 3))
+    styles = adapter_styles(summary.sweep.adapters)
+    columns = min(COLUMNS, max(len(tasks), 3))
 
     def paint(figure: Figure) -> None:
         cells = panels(figure, len(tasks), columns)
@@ -167,48 +206,37 @@ def learning_curves(summary: Summary, rows: RowsOfStudies) -> str | None:
             for name in summary.sweep.adapters:
                 points = curves[task, name]
                 xs, ys = [epoch for epoch, _ in points], [100 * value for _, value in points]
-                axes.plot(xs, ys, color=style[name].colour, linewidth=1.6)
+                axes.plot(xs, ys, color=styles[name].colour, linewidth=1.6)
             axes.set_title(task)
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             only_horizontal(axes)
             axes.set_ylabel(f"{summary.chosen_on} accuracy (%)" if axes in cells[::columns] else "")
-        _legend(figure, summary.sweep.adapters, style)
+        legend(figure, summary.sweep.adapters)
 
     rows_of_panels = -(-len(tasks) // columns)
     size = (WIDTH, 0.6 + 2.0 * rows_of_panels)
     return draw("curves", "Learning curves of the winners", size, paint)
 
 
-def _dots(axes: Axes, values: Estimate, y: float, look: Look) -> None:
+def _dots(axes: Axes, values: Estimate, y: float, style: AdapterStyle) -> None:
     """One adapter on one task: interval, seeds, mean."""
     if values.mean is None:
         return
     if values.interval:
         ends = (100 * values.interval.low, 100 * values.interval.high)
-        axes.plot(ends, (y, y), color=look.colour, linewidth=2, alpha=0.55, solid_capstyle="round")
+        axes.plot(ends, (y, y), color=style.colour, linewidth=2, alpha=0.55, solid_capstyle="round")
     seeds = [100 * value for value in values.values]
     axes.plot(seeds, [y] * len(seeds), ".", color=INK, markersize=3, alpha=0.6, zorder=4)
     axes.plot(
         100 * values.mean,
         y,
-        look.marker,
-        color=look.colour,
+        style.marker,
+        color=style.colour,
         markersize=6.5,
         markeredgecolor="white",
         markeredgewidth=0.8,
         zorder=3,
-    )
-
-
-def _mark(axes: Axes, x: float, y: float, look: Look, *, hollow: bool) -> None:
-    axes.plot(
-        x,
-        y,
-        look.marker,
-        color=look.colour,
-        markerfacecolor="white" if hollow else look.colour,
-        markersize=5,
     )
 
 
@@ -239,9 +267,36 @@ def _curve(study: StudySummary, rows: Sequence[TrialResult]) -> list[tuple[int, 
     return [(epoch, fmean(values)) for epoch, values in sorted(found.items())]
 
 
-def _legend(figure: Figure, adapters: Sequence[str], style: dict[str, Look]) -> None:
-    handles = [
-        Line2D([], [], color=style[name].colour, marker=style[name].marker, label=name, linewidth=2)
-        for name in adapters
-    ]
-    figure.legend(handles=handles, loc="outside upper left", ncols=min(8, len(handles)))
+def _search_panel(
+    axes: Axes, study: StudySummary, rows: Sequence[TrialResult], style: AdapterStyle
+) -> None:
+    alike = {item.config for item in study.indistinguishable}
+    winner = study.winner.config if study.winner else ""
+    values = [100 * row.value for row in rows if row.value is not None]
+    floor = min(values, default=0.0)
+    places: dict[str, list[tuple[int, float]]] = {kind: [] for kind in KINDS}
+    for place, row in enumerate(rows, 1):
+        kind = _kind(row, winner, alike)
+        places[kind].append((place, floor if row.value is None else 100 * row.value))
+        if kind == "winner":  # ± √(p(1-p)/n), n the images that it was measured on
+            value, images = row.value or 0.0, max(len(row.correct), 1)
+            error = math.sqrt(value * (1 - value) / images)
+            ends = 100 * (value - error), 100 * (value + error)
+            axes.axhspan(*ends, color=style.colour, alpha=0.12, lw=0)
+    for kind, marks in KINDS.items():
+        if places[kind]:
+            xs, ys = zip(*places[kind], strict=True)
+            axes.plot(xs, ys, linestyle="", **{"color": style.colour, **marks})
+    axes.set_title(study.adapter)
+    axes.set_xlabel("trial, by end")
+    axes.set_xlim(0.2, len(rows) + 0.8)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    only_horizontal(axes)
+
+
+def _kind(row: TrialResult, winner: str, alike: Collection[str]) -> str:
+    if row.status != "finished":
+        return row.status
+    if row.trial.config == winner:
+        return "winner"
+    return "alike" if row.trial.config in alike else "other"

@@ -1,4 +1,4 @@
-"""How figures look: one palette, one style, and SVG that is the same for the same numbers."""
+"""Colours, style and SVG output of the figures; equal numbers give equal SVG."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from orchestrator.spec import digest
 
@@ -29,10 +30,10 @@ COLOURS = (
     "#5b3e96",
     "#8c4a2f",
 )
-"""Okabe and Ito's colour-blind safe colours (yellow and black left out), then violet and brown."""
+"""Colour-blind safe: Okabe and Ito (2008) without yellow and black, then violet and brown."""
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 
-STYLE: Any = {  # Any: matplotlib's stubs type the keys as one long Literal.
+RC: Any = {  # Any: matplotlib's stubs type the keys as one long Literal.
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.family": "DejaVu Sans",
@@ -68,38 +69,38 @@ STYLE: Any = {  # Any: matplotlib's stubs type the keys as one long Literal.
 
 
 @dataclass(frozen=True)
-class Look:
+class AdapterStyle:
     """Colour and marker of one adapter, the same in every figure of a report."""
 
     colour: str
     marker: str
 
 
-def looks(adapters: Sequence[str]) -> dict[str, Look]:
-    """A look for each adapter, by its place in the sweep; `linear` is always the grey one."""
+def adapter_styles(adapters: Sequence[str]) -> dict[str, AdapterStyle]:
+    """Adapter → style, by its position in the sweep; `linear` is always grey."""
     others = [name for name in adapters if name != "linear"]
     found = {
-        name: Look(COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)])
+        name: AdapterStyle(COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)])
         for index, name in enumerate(others)
     }
-    return {**found, "linear": Look(BASELINE_COLOUR, "o")}
+    return {**found, "linear": AdapterStyle(BASELINE_COLOUR, "o")}
 
 
 def draw(name: str, label: str, size: tuple[float, float], paint: Callable[[Figure], None]) -> str:
-    """Inline SVG of what `paint` puts on an empty figure of `size` (inches).
+    """Inline SVG of what `paint` draws on an empty figure of `size` (width, height in inches).
 
-    `name` tells this figure's ids from other figures' on the page; `label` is read out by screen
-    readers. Equal input gives equal text: no date, fixed salt. Fonts are the page's.
+    `name` makes the ids of this figure distinct on the page; `label` is for screen readers. Equal
+    input gives equal text: no date, fixed salt. Fonts are the page's.
     """
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
-        # Text stays text: matplotlib's font only measures it, and need not have the character.
+    with matplotlib.rc_context({**RC, "svg.hashsalt": name}), warnings.catch_warnings():
+        # Text stays text: matplotlib's font only measures it and may lack a character.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure = Figure(figsize=size, dpi=72, layout="constrained")
         paint(figure)
         _lay_out(figure)
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        # Not `savefig`, which draws everything once more to see how large it is.
+        # Not `savefig`, which draws everything once more to measure it.
         canvas: Any = FigureCanvasSVG(figure)  # Any: its methods have no types.
         canvas.print_svg(buffer, metadata=nothing)
     text = buffer.getvalue()
@@ -108,14 +109,14 @@ def draw(name: str, label: str, size: tuple[float, float], paint: Callable[[Figu
 
 
 def _lay_out(figure: Figure) -> None:
-    """Places everything, once: an engine that stays would do so at every drawing."""
+    """Run the layout once: an engine that stays would run at every drawing."""
     if engine := figure.get_layout_engine():
         engine.execute(figure)
     figure.set_layout_engine("none")
 
 
 def _own_ids(svg: str, prefix: str) -> str:
-    """`svg` with `prefix` before every id and reference to one, in tags only, never in texts."""
+    """`svg` with `prefix` before every id and every reference to one, in tags only."""
 
     def rename(tag: re.Match[str]) -> str:
         return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", tag[0])
@@ -124,7 +125,7 @@ def _own_ids(svg: str, prefix: str) -> str:
 
 
 def panels(figure: Figure, count: int, columns: int) -> list[Axes]:
-    """`count` axes in rows of `columns`; what is left of the last row stays empty."""
+    """`count` axes in rows of `columns`; the rest of the last row is empty."""
     rows = -(-count // columns)
     grid = figure.subplots(rows, columns, squeeze=False)
     cells: list[Axes] = [axes for row in grid for axes in row]
@@ -138,8 +139,18 @@ def only_horizontal(axes: Axes) -> None:
     axes.grid(visible=False, axis="x")
 
 
+def legend(figure: Figure, adapters: Sequence[str]) -> None:
+    """The adapters' styles, above the panels."""
+    styles = adapter_styles(adapters)
+    handles = [
+        Line2D([], [], color=styles[name].colour, marker=styles[name].marker, label=name, lw=2)
+        for name in adapters
+    ]
+    figure.legend(handles=handles, loc="outside upper left", ncols=min(8, len(handles)))
+
+
 def field_axis(axes: Axes, levels: Sequence[float], logarithmic: bool) -> None:
-    """An x axis for a hyper-parameter, with a tick at each level while they are few."""
+    """An x axis for a hyper-parameter, with a tick at each level, at most about six."""
     if logarithmic:
         axes.set_xscale("log")
     axes.minorticks_off()

@@ -1,8 +1,8 @@
-"""What selecting on the test split would have reported: protocol `paper` against `honest`.
+"""The effect of selection on the test split: protocol `paper` minus protocol `honest`.
 
-Both retrain their winner on train + val with the same seeds, so seeds are paired. The difference
-has two parts: reporting the best epoch instead of the last, which the curves of the very same
-trials show, and choosing the configuration on test instead of val, which is the rest.
+Both train their winner on train + val with the same seeds: seeds are paired. The difference has two
+parts: the best epoch is reported instead of the last (measured on the curves of the same trials),
+and the configuration is chosen on test instead of val (the rest).
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from orchestrator.analysis.summary import SeedRow, StudySummary, Summary
 
 @dataclass(frozen=True)
 class Gap:
-    """Accuracies in [0, 1] of both protocols, `seeds` being those that both have finished.
+    """Accuracies in [0, 1] of one study under both protocols.
 
-    Every figure is a mean over those seeds. `difference` is paper - honest. `epochs` is best minus
-    last epoch in the trials of `paper`, `choice` the rest; both None where a curve lacks its last
-    epoch.
+    Every number is a mean over the `seeds` seeds that both have finished. `epochs` is best minus
+    last epoch in the trials of `paper`; it and `choice` are None where a last epoch is missing.
     """
 
     task: str
@@ -32,12 +31,12 @@ class Gap:
 
     @property
     def difference(self) -> float:
-        """What the protocol `paper` adds to the reported figure."""
+        """paper - honest."""
         return self.paper - self.honest
 
     @property
     def choice(self) -> float | None:
-        """The part of the difference that choosing the configuration on test makes."""
+        """The part of the difference due to the choice of the configuration on test."""
         return None if self.epochs is None else self.difference - self.epochs
 
 
@@ -56,18 +55,18 @@ class MeanGap:
 
 @dataclass(frozen=True)
 class Inflation:
-    """All gaps, task by task, and their means over tasks, in the order of the sweep's adapters."""
+    """The gaps by task and adapter, and their means over tasks by adapter, in the sweep's order."""
 
     gaps: tuple[Gap, ...]
     means: tuple[MeanGap, ...]
 
     def gap(self, task: str, adapter: str) -> Gap | None:
-        """The gap of that study, None where a protocol lacks it."""
+        """The gap of that study; None if a protocol lacks it."""
         return next((g for g in self.gaps if (g.task, g.adapter) == (task, adapter)), None)
 
 
 def inflation(honest: Summary, paper: Summary) -> Inflation:
-    """The gaps between two summaries of one sweep, over seeds first and over tasks then."""
+    """The gaps between two summaries of one sweep: means over seeds, then over tasks."""
     pairs = ((study, paper.study(study.task, study.adapter)) for study in honest.studies)
     gaps = tuple(gap for pair in pairs if (gap := _gap(*pair)))
     means = (
@@ -101,7 +100,7 @@ def _best_minus_last(row: SeedRow) -> float | None:
 
 
 def _mean(gaps: Sequence[Gap]) -> MeanGap | None:
-    """Over tasks (axis 0 of `gaps`), each with the same weight."""
+    """The mean over `gaps` (tasks,); None without any."""
     if not gaps:
         return None
     return MeanGap(
@@ -116,6 +115,6 @@ def _mean(gaps: Sequence[Gap]) -> MeanGap | None:
 
 
 def _mean_of(values: Sequence[float | None]) -> float | None:
-    """The mean (over the only axis), None if a value is missing."""
+    """The mean of `values` (n,); None if a value is missing."""
     known = [value for value in values if value is not None]
     return fmean(known) if known and len(known) == len(values) else None

@@ -1,7 +1,7 @@
-"""The papers' tables of VTAB-1k and FGVC as frozen records, read from `published/*.csv`.
+"""Published tables of VTAB-1k and FGVC as frozen records, read from `published/*.csv`.
 
-The authors' scripts keep the best test accuracy over epochs and configurations, so these figures
-were chosen on the test split.
+The authors' scripts keep the best test accuracy over epochs and configurations: these results were
+selected on the test split.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class PublishedBackbone:
-    """A backbone of the papers: how they call it, and which timm names are the same thing."""
+    """A backbone of the papers: their name for it, and the timm tags of the same weights."""
 
     label: str
     architecture: str
@@ -40,13 +40,13 @@ _BACKBONES = {"vit_b16": VIT_B, "vit_l16": VIT_L, "swin_b": SWIN_B}
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """One line of a published table; `source` is the title of `paper` with arXiv id and table.
+    """One row of a published table; `source` is the title of `paper` with arXiv id and table.
 
-    `method` is the name of our adapter, `variant` what the paper changed about it (`r16`: that rank
-    in every task; `qv`: on those sites; `augreg`: other weights), empty for the paper's main line.
-    `params_m` are millions of trainable parameters as printed, `with_head` says what they count.
-    `accuracy` (task → [0, 1]) is top-1 on test; `printed` holds the paper's own means by their
-    column names, in [0, 1].
+    `method` is the name of our adapter, `variant` the paper's change of it (`r16`: that rank in
+    every task; `qv`: on those sites; `augreg`: other weights), empty for the paper's main row.
+    `params_m` are millions of trainable parameters as printed, `with_head` if they include the
+    head. `accuracy` (task → [0, 1]) is top-1 on test; `printed` holds the paper's own means by
+    their column names, in [0, 1].
     """
 
     paper: str
@@ -66,13 +66,13 @@ class PublishedRow:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is the paper's main line of the adapter (on one of its backbones)."""
+        """Whether it is the paper's main row of the adapter (on one of its backbones)."""
         return self.variant in ("", "augreg")
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A file of `published/`. `headless` lines print parameters without the head; * is all."""
+    """A file of `published/`. `headless` rows print parameters without the head; * is all."""
 
     file: str
     paper: str
@@ -106,12 +106,12 @@ _ABOUT = ("backbone", "method", "params_m")
 _MEAN = re.compile(r"(.+_)?(mean|avg|mean_total)")
 _VARIANT = re.compile(r"(efft1|efft2|hta|ssf|arc|rlrr)_(.+)")
 _OTHER_ADAPTER = {"hta_ffn": ("hta_adapter", "ffn")}
-"""The paper's line 'FC1, FC2' has the parameters of the adapter alternative on the FFN."""
+"""The paper's row 'FC1, FC2' has the parameters of the adapter alternative on the FFN."""
 
 
 @cache
 def for_suite(name: str) -> tuple[PublishedRow, ...]:
-    """The published lines of a suite, paper by paper; () for a suite without any."""
+    """The published rows of a suite, by paper; () for a suite without any."""
     return tuple(row for source in _SOURCES.get(name, ()) for row in _read(source))
 
 

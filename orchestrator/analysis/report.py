@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML page (no request leaves it) of what a sweep found."""
+"""The report of a sweep: one self-contained HTML page that loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -17,29 +16,31 @@ from markupsafe import Markup
 from orchestrator.analysis import figures
 from orchestrator.analysis.aggregate import by_study, own_rows, searched_values
 from orchestrator.analysis.benchmark import benchmark
-from orchestrator.analysis.devices import devices
-from orchestrator.analysis.plotting import looks
+from orchestrator.analysis.plotting import adapter_styles
 from orchestrator.analysis.protocols import inflation
-from orchestrator.analysis.search_figure import search_picture
 from orchestrator.analysis.sensitivity import sensitivities
 from orchestrator.analysis.summary import Summary
 from orchestrator.errors import InvalidInput
-from orchestrator.results.throughput import Window
+from orchestrator.results.throughput import Window, device_use
 from orchestrator.spec import TrialResult
 from orchestrator.storage.files import write_whole
 
 MAX_LISTED = 40
 """Diverged trials beyond this many are counted, not listed."""
 CONTROLS = {code: None for code in range(32) if chr(code) not in "\t\n"}
-"""Characters that HTML does not allow, such as the escapes that colour a terminal."""
-
-
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
+"""Control characters that HTML does not allow, such as those that colour a terminal."""
 
 
 @dataclass(frozen=True)
 class Extras:
-    """What the page says beyond ledger and summary, as `write_report` describes it."""
+    """What the page says beyond summary and ledger.
+
+    `command` is the command line of the sweep, `registry` the folder of the exported winners (for
+    the loading example), `failures` trial key → message of trials that infrastructure prevented,
+    `notices` sentences for a box at the top (such as image counts that differ from the benchmark),
+    `sheets` task → PNG file of a contact sheet of its train split, `counts` task → split → number
+    of images, `windows` the device utilisation of the pools.
+    """
 
     command: str = ""
     registry: str = "registry"
@@ -54,33 +55,19 @@ def write_report(
     out: Path,
     summary: Summary,
     results: Sequence[TrialResult],
-    *,
+    extras: Extras = Extras(),
     paper: Summary | None = None,
-    command: str = "",
-    registry: str = "registry",
-    failures: Mapping[str, str] = _NOTHING,
-    notices: Sequence[str] = (),
-    sheets: Mapping[str, bytes] = _NOTHING,
-    counts: Mapping[str, Mapping[str, int]] = _NOTHING,
-    windows: Sequence[Window] = (),
 ) -> Path:
     """Write the page to `out`, whole or not at all, and return `out`.
 
     Args:
         summary: what `summarise` made of `results`; the page says so if its protocol leaks.
-        results: ledger rows; finished or not, none is fine.
+        results: ledger rows, finished or not; may be empty.
+        extras: what else the page says.
         paper: the summary of the protocol `paper`, where an honest `summary` has one beside it.
-        command: the command line that made them, shown as given.
-        registry: folder of the exported winners, for the loading example.
-        failures: trial key → message of trials that infrastructure kept from running.
-        notices: sentences for a box at the top, such as image counts unlike the benchmark's.
-        sheets: task → PNG file, a contact sheet of its train split.
-        counts: task → split → number of images read, where known.
-        windows: what the pools noted of their devices.
 
     Equal input gives an equal page. Raises InvalidInput if `out` cannot be written.
     """
-    extras = Extras(command, registry, failures, notices, sheets, counts, windows)
     page = render(summary, results, extras, paper)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -116,8 +103,8 @@ def render(
             sweep=summary.sweep,
             run=summary.run,
             recipe=asdict(summary.sweep.recipe),
-            devices=devices(extras.windows),
-            looks=looks(summary.sweep.adapters),
+            devices=device_use(extras.windows),
+            styles=adapter_styles(summary.sweep.adapters),
             tested={
                 task.name: extras.counts.get(task.name, {}).get("test", task.test)
                 for task in summary.tasks
@@ -176,18 +163,18 @@ def points(value: float | None) -> str:
 
 
 def count(value: float | None) -> str:
-    """Numbers of things: 8192 → "8,192"."""
+    """A count: 8192 → "8,192"."""
     return "–" if value is None else f"{value:,.0f}"
 
 
 def size(value: float) -> str:
-    """Bytes as people say them: "12 MiB", "3.4 GiB"."""
+    """Bytes in binary units: "12 MiB", "3.4 GiB"."""
     mebibytes = value / 2**20
     return f"{mebibytes:,.0f} MiB" if mebibytes < 1024 else f"{mebibytes / 1024:.1f} GiB"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: "42 s", "3 min 20 s", "2 h 05 min"."""
+    """Seconds in words: "42 s", "3 min 20 s", "2 h 05 min"."""
     total = round(seconds)
     if total < 60:
         return f"{total} s"
@@ -202,7 +189,7 @@ def moment(seconds: float) -> str:
 
 
 def plain(value: Any) -> str:
-    """A hyper-parameter as a person writes it."""
+    """A hyper-parameter's value: four significant digits, sequences with commas."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list | tuple):
@@ -227,13 +214,14 @@ def _figures(summary: Summary, rows: Sequence[TrialResult]) -> dict[str, Any]:
         ],
     }
     searches = {
-        task.name: _markup(search_picture(summary, grouped, task.name)) for task in summary.tasks
+        task.name: _markup(figures.search_trials(summary, grouped, task.name))
+        for task in summary.tasks
     }
     return {"pictures": pictures, "searches": searches}
 
 
 def _sheets(summary: Summary, sheets: Mapping[str, bytes]) -> dict[str, str]:
-    """PNG files as data URIs, "" for a task without: the page asks for nothing elsewhere."""
+    """Task → PNG file as data URI, "" for a task without a contact sheet."""
     found = {task.name: sheets.get(task.name, b"") for task in summary.tasks}
     return {
         name: f"data:image/png;base64,{base64.b64encode(content).decode()}" if content else ""
@@ -246,13 +234,13 @@ def _markup(svg: str | None) -> Markup | None:
 
 
 def _leader(summary: Summary) -> Any:
-    """The adapter with the best mean over tasks, among those that have all of them."""
+    """The adapter with the highest mean over tasks, among those complete in all of them."""
     complete = [item for item in summary.adapters if item.mean_tasks.mean is not None]
     return max(complete, key=lambda item: item.mean_tasks.mean or 0.0, default=None)
 
 
 def _example(summary: Summary) -> tuple[str, str] | None:
-    """Task and adapter of the loading example: a task's best, or any, that was exported."""
+    """Task and adapter of the loading example: the best of a task, or any, that is exported."""
     exported = [(study.task, study.adapter) for study in summary.studies if not study.missing]
     best = [(item.task, item.adapter) for item in summary.best]
     return next((pair for pair in best + exported if pair in exported), None)

@@ -1,7 +1,7 @@
-"""How val accuracy depends on one searched field: per task, and normalised over tasks.
+"""Sensitivity of the accuracy to one searched field: per task, and normalised over tasks.
 
-The analysis of EFFT's figures 7 and 8. At each level of the field a task's accuracy is the best
-over all other searched fields: what one can reach with that level after tuning the rest.
+The analysis of figures 7 and 8 of the EFFT paper (arXiv 2311.06749). The accuracy of a task at a
+level of the field is the best over all other searched fields.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from orchestrator.analysis.statistics import min_max
 from orchestrator.spec import Sweep, TrialResult
 
 MAX_LEVELS = 12
-"""A field searched over a range and tried at more distinct values than this is binned."""
+"""A range that was tried at more distinct values than this is binned."""
 BINS = 6
 LOG_RATIO = 30.0
-"""Positive choices spanning at least this ratio are read on a logarithmic axis."""
+"""Positive choices that span at least this ratio are shown on a logarithmic axis."""
 
 Tried = tuple[Mapping[str, Any], TrialResult]
 """The searched values of a trial, and its row."""
@@ -30,9 +30,9 @@ Measured = Sequence[tuple[float, TrialResult]]
 
 @dataclass(frozen=True)
 class Level:
-    """Best val accuracy of a task at one level of the field, over `trials` trials.
+    """Best accuracy of a task at one level of the field, over `trials` trials.
 
-    `ended_early`: no trial there ran to full length, so `accuracy` is from an earlier epoch.
+    `ended_early`: no trial there ran to full length; `accuracy` is from an earlier epoch.
     """
 
     level: float
@@ -52,11 +52,11 @@ class MeanLevel:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """One field of one adapter. `levels` are ascending; binned ones are the centres of their bins.
+    """One field of one adapter. Levels ascend; those of a binned field are the bins' centres.
 
-    `normalised` leaves out tasks whose accuracy does not vary with the field, which leaves
-    `informative` ones. `recommended` is the level with the highest score (the lowest such level)
-    among those measured on every informative task; None if there is none.
+    `tasks` is task → levels. `normalised` is over the `informative` tasks: those whose accuracy
+    varies with the field. `recommended` is the level with the highest normalised mean among those
+    measured on every informative task (the lowest of equal ones); None if there is none.
     """
 
     adapter: str
@@ -72,9 +72,8 @@ class Sensitivity:
 def sensitivities(rows: Iterable[TrialResult], sweep: Sweep) -> tuple[Sensitivity, ...]:
     """One record for every searched numeric field with two levels or more, `scale` first.
 
-    Reads the search stage of `rows` (the sweep's own). At a level where every trial was stopped
-    early the best of those counts, marked. Diverged trials have no accuracy and leave their level
-    empty.
+    Reads the search stage of `rows` (the sweep's own). Stopped trials count only at a level without
+    finished ones; diverged trials have no accuracy and do not count.
     """
     searched: defaultdict[str, list[Tried]] = defaultdict(list)
     for row in rows:
@@ -109,7 +108,7 @@ def _field(adapter: str, name: str, tried: Sequence[Tried], sweep: Sweep) -> Sen
 
 
 def _logarithmic(form: Any, distinct: Sequence[float]) -> bool:
-    """As a range says; choices are logarithmic where they span orders of magnitude."""
+    """As a range states; choices are logarithmic if they span `LOG_RATIO`."""
     if isinstance(form, Mapping):
         return bool(form.get("log"))
     return distinct[0] > 0 and distinct[-1] / distinct[0] >= LOG_RATIO
@@ -131,7 +130,7 @@ def _level(level: float, rows: Sequence[TrialResult]) -> Level:
 def _normalise(
     tasks: Sequence[Sequence[Level]],
 ) -> tuple[tuple[MeanLevel, ...], int, float | None]:
-    """Mean normalised accuracy per level, over how many tasks, and the best level of them all."""
+    """Normalised means per level, the number of informative tasks, the recommended level."""
     scores: dict[float, list[float]] = {}
     informative = 0
     for levels in tasks:
@@ -152,7 +151,7 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 
 def _centres(low: float, high: float, logarithmic: bool) -> list[float]:
-    """Centres of `BINS` bins of equal width between the ends, on the field's own axis."""
+    """Centres of `BINS` bins of equal width on the field's (linear or logarithmic) axis."""
     start, stop = (math.log(low), math.log(high)) if logarithmic else (low, high)
     width = (stop - start) / BINS
     middle = [start + (index + 0.5) * width for index in range(BINS)]

@@ -1,7 +1,6 @@
-"""Statistics as pure functions with stated axes; nothing here knows what a trial is.
+"""Statistics as pure functions of plain sequences, with stated axes.
 
-`values` are plain sequences of accuracies. Where a quantity is undefined (an interval of one value)
-the answer is None, never a number that looks like one.
+A quantity that is undefined, such as an interval of one value, is None.
 """
 
 from __future__ import annotations
@@ -31,9 +30,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean of `values` over one stated axis, with sample deviation and 95 % Student-t interval.
+    """Mean of `values` (n,), sample standard deviation and 95 % Student-t interval of the mean.
 
-    Without values everything is None; with a single one `std` and `interval` are None (undefined).
+    All are in the unit of the values. Without values everything is None; with one value `std` and
+    `interval` are None.
     """
 
     values: tuple[float, ...]
@@ -43,24 +43,28 @@ class Estimate:
 
     @property
     def half(self) -> float | None:
-        """Half the width of the interval: the number after ±."""
+        """Half the width of the interval: the number after ±; None if undefined."""
         return None if self.interval is None else (self.interval.high - self.interval.low) / 2
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean, sample deviation and t-interval of `values` (n,), over its only axis."""
+    """The `Estimate` of `values` (n,), over its only axis."""
     data = tuple(float(value) for value in values)
     mean = math.fsum(data) / len(data) if data else None
     return Estimate(data, mean, sample_std(data), t_interval(data))
 
 
 def sample_std(values: Sequence[float]) -> float | None:
-    """Standard deviation with n - 1 in the denominator; None below two values."""
+    """Standard deviation of `values` (n,) with n - 1 in the denominator; None if n < 2."""
     return float(np.std(values, ddof=1)) if len(values) >= 2 else None
 
 
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval | None:
-    """mean ± t(1 - (1-c)/2, n-1) · s / √n of `values` (n,); None (undefined) below two values."""
+    """Student's interval of the mean of `values` (n,): mean ± t((1 + c) / 2, n - 1) · s / √n.
+
+    c is `confidence`, t the quantile of the t-distribution with n - 1 degrees of freedom, s the
+    sample deviation. None if n < 2.
+    """
     std = sample_std(values)
     if std is None:
         return None
@@ -71,14 +75,19 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval | 
 
 
 def interquartile_mean(scores: Sequence[Sequence[float]]) -> float:
-    """Mean of the middle half of all scores, pooled over both axes (task, seed).
+    """Interquartile mean: the mean of the middle half of all scores, pooled over tasks and seeds.
 
-    `scores[t]` are task t's seeds; tasks may have unequal counts, so each score weighs
-    1 / (its task's count): every task has the same weight. The cut at the quartiles is exact (a
-    score on the edge counts in part), which equals a 25 % trimmed mean where the number of scores
-    is a multiple of four. Reference: Agarwal et al., NeurIPS 2021 (rliable).
+    Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice", NeurIPS
+    2021, section 4.3 (library: rliable). There a 25 % trimmed mean; here the cut at the quartiles
+    is exact (a score on the edge counts in part), which is the same where the number of scores is a
+    multiple of four.
 
-    Raises ValueError if there is no task or a task without scores.
+    Args:
+        scores: (tasks, seeds), `scores[t]` the seeds of task t. Tasks may have different numbers of
+            seeds: a score has the weight 1 / (seeds of its task), so that tasks weigh the same.
+
+    Raises:
+        ValueError: no task, or a task without scores.
     """
     values, weights = _pooled(scores)
     return float(_weighted_iqm(values[None, :], weights)[0])
@@ -93,10 +102,18 @@ def bootstrap_iqm(
 ) -> Interval | None:
     """Stratified percentile-bootstrap interval of `interquartile_mean`.
 
-    Axis: seeds are drawn with replacement within each task; tasks stay as they are, so the interval
-    says how far the figure would move with other seeds, not with other tasks. None where some task
-    has a single seed (its stratum cannot vary and the interval would be too narrow). The same
-    `seed` gives the same interval. With 3 seeds a percentile bootstrap is optimistic.
+    Agarwal et al. 2021 (as there), section 4.1: seeds are drawn with replacement within each task,
+    tasks are fixed. The interval covers other seeds, not other tasks. With three seeds it is too
+    narrow.
+
+    Args:
+        scores: (tasks, seeds), as for `interquartile_mean`.
+        confidence: share of the draws inside the interval.
+        repetitions: number of draws.
+        seed: of the draws; the same seed gives the same interval.
+
+    Returns:
+        None without tasks, or if a task has a single seed: its stratum cannot vary.
     """
     if not scores or min(len(row) for row in scores) < 2:
         return None
@@ -113,7 +130,7 @@ def bootstrap_iqm(
 
 @dataclass(frozen=True)
 class McNemar:
-    """Exact McNemar test: images that only the first, or only the second, got right, and p."""
+    """Numbers of images that only the first, or only the second, classified correctly, and p."""
 
     only_first: int
     only_second: int
@@ -121,12 +138,17 @@ class McNemar:
 
 
 def mcnemar(first: bytes, second: bytes) -> McNemar:
-    """Exact two-sided McNemar test of two `correct` vectors (images,) over the same images.
+    """Exact two-sided McNemar test (McNemar, Psychometrika 12, 1947; binomial form).
 
-    Under the null each discordant image falls to either side with probability 1/2:
-    p = min(1, 2 · P[Bin(b + c, 1/2) <= min(b, c)]); p = 1 without discordant images.
+    Of b + c discordant images, b are correct in the first only, c in the second only. Under the
+    null hypothesis b is binomial with probability 1/2: p = min(1, 2 · P[Bin(b + c, 1/2) <=
+    min(b, c)]), which is 1 without discordant images.
 
-    Raises ValueError if the lengths differ: those are not the same images.
+    Args:
+        first, second: (images,) one byte each, nonzero where correct, of the same images.
+
+    Raises:
+        ValueError: the lengths differ.
     """
     if len(first) != len(second):
         raise ValueError(f"paired vectors of {len(first)} and {len(second)} images")
@@ -138,7 +160,7 @@ def mcnemar(first: bytes, second: bytes) -> McNemar:
 
 
 def min_max(values: Sequence[float]) -> list[float] | None:
-    """`values` (n,) mapped so that the smallest is 0 and the largest 1; None if all are equal."""
+    """`values` (n,) scaled linearly to [0, 1]; None if all are equal."""
     low, high = min(values), max(values)
     return None if low == high else [(value - low) / (high - low) for value in values]
 

@@ -1,4 +1,4 @@
-"""What a sweep found, as plain records: made by `summarise`, read by report and registry.
+"""The summary of a sweep as plain records: made by `summarise`, read by report and registry.
 
 Accuracies are in [0, 1]; `dataclasses.asdict` of any record here is JSON.
 """
@@ -17,8 +17,8 @@ from orchestrator.spec import Sweep, Task, study_name
 class SeedRow:
     """One replicate or final trial of a winner; `value` is None if it diverged.
 
-    `last` is the accuracy at the last epoch: `value` itself, but under the protocol `paper`, whose
-    values are the best of the epochs evaluated. None if the curve has no evaluation there.
+    `last` is the accuracy at the last epoch (None if the curve has no evaluation there). It differs
+    from `value` under the protocol `paper` only, where `value` is that of the best epoch.
     """
 
     seed: int
@@ -30,10 +30,10 @@ class SeedRow:
 
 @dataclass(frozen=True)
 class Alternative:
-    """A configuration that McNemar's paired test cannot tell from the winner (p >= 0.05).
+    """A configuration that McNemar's test does not distinguish from the winner (p >= 0.05).
 
     `only_winner` and `only_other` count the images (of val; of test under the protocol `paper`)
-    that just one of the two got right.
+    that only one of the two classified correctly.
     """
 
     config: str
@@ -58,19 +58,19 @@ class Winner:
     search_value: float | None
     parameters: int
     data: str
-    """Fingerprint of what the search read: train and val, with test under `paper`."""
+    """Fingerprint of the data that the search read: train and val, with test under `paper`."""
     weights: str
 
 
 @dataclass(frozen=True)
 class StudySummary:
-    """One (task, adapter): its winner, the evidence for it, and what is still missing.
+    """One (task, adapter): its winner, the evidence for it, and what is missing.
 
     `val` is over the winner's replicate seeds, `test` over its final seeds. `counts` is stage →
-    status → trials. `compared` configurations were put to the paired test against the winner;
-    `indistinguishable` are those that it could not tell apart. `other_finals` counts configurations
-    that read test before an extended search found another winner: they are reported nowhere else.
-    Under the protocol `paper` nothing is replicated, and `test` is the best of the epochs.
+    status → number of trials. `compared` configurations were tested against the winner (paired);
+    `indistinguishable` are those without a significant difference. `other_finals` counts
+    configurations that read test before an extended search found another winner; they are reported
+    nowhere else. Under the protocol `paper` nothing is replicated, and `test` is of the best epoch.
     """
 
     task: str
@@ -89,11 +89,11 @@ class StudySummary:
     other_finals: int
     device_seconds: float
     missing: str
-    """Why `test` is not yet over all planned seeds, in words; empty when it is."""
+    """Why `test` is not over all planned seeds; empty when it is."""
 
     @property
     def name(self) -> str:
-        """As its trials name it (`orchestrator.spec.study_name`)."""
+        """The name in its trials: `orchestrator.spec.study_name`."""
         return study_name(self.task, self.adapter, self.protocol)
 
 
@@ -101,8 +101,8 @@ class StudySummary:
 class AdapterSummary:
     """One adapter over the sweep's tasks.
 
-    Every `Estimate` is over seeds: for each seed the mean over tasks (of the group, of all, or of
-    the group means). One that needs an incomplete task is empty, and `missing` names the tasks.
+    Every `Estimate` is over seeds, of each seed's mean over tasks (of a group, or all) or over
+    group means. One that needs an incomplete task is empty; `missing` names those tasks.
     `parameters` is the mean over tasks of the winners' trainable scalars without the head.
     """
 
@@ -121,8 +121,8 @@ class AdapterSummary:
 class Best:
     """The adapter with the highest mean test accuracy on a task.
 
-    `overlapping` names adapters whose 95 % interval meets the best one's, or whose interval or the
-    best one's is undefined: they cannot be told apart by these seeds.
+    `overlapping` names the adapters whose 95 % interval overlaps the best one's, or where one of
+    the two is undefined: these seeds do not distinguish them.
     """
 
     task: str
@@ -132,9 +132,9 @@ class Best:
 
 @dataclass(frozen=True)
 class Comparison:
-    """An adapter against `linear` on one task, or on the mean of all tasks (`task` is None).
+    """An adapter minus `linear` on one task, or for the mean of tasks (`task` is None).
 
-    `disjoint` says whether the two 95 % intervals share no point; None if one is undefined.
+    `disjoint`: the two 95 % intervals share no point; None if one is undefined.
     """
 
     adapter: str
@@ -145,12 +145,12 @@ class Comparison:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """Where the numbers come from, gathered from the rows themselves.
+    """Provenance of the numbers, from the rows.
 
     `started` and `finished` are Unix times (seconds) of the first and last trial, 0 without rows;
-    `data` maps each task to the fingerprints its rows carry, search-side first.
-    `leaks` counts honest rows that broke their protocol: test read outside the final stage, or more
-    than once. Rows of the protocol `paper` all leak, by design, and are not counted.
+    `data` maps each task to the fingerprints of its rows, those of the search first. `leaks` counts
+    honest rows that broke their protocol: test read outside the final stage, or more than once.
+    Rows of the protocol `paper`, which all leak by design, are not counted.
     """
 
     trials: int
@@ -172,7 +172,7 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything the report says in numbers, under one protocol."""
+    """All numbers of the report, under one protocol."""
 
     sweep: Sweep
     protocol: str
@@ -180,7 +180,7 @@ class Summary:
     suite_tasks: tuple[Task, ...]
     """The whole suite's tasks; the sweep may have run fewer."""
     view: str
-    """The part of an image that evaluations see, as in `Suite`."""
+    """The part of an image that evaluation uses, as in `Suite`."""
     studies: tuple[StudySummary, ...]
     adapters: tuple[AdapterSummary, ...]
     best: tuple[Best, ...]
@@ -199,7 +199,7 @@ class Summary:
 
     @property
     def score(self) -> str:
-        """What configurations were compared by, in words."""
+        """The quantity that configurations were compared by."""
         return "test accuracy, best epoch" if self.leaks else "val accuracy"
 
     @property

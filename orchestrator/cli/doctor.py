@@ -58,8 +58,7 @@ def doctor(
     from orchestrator.cluster.doctor.collect import DoctorOptions, absolute_location, inspect
     from orchestrator.data.prepared.store import default_root
     from orchestrator.storage.sweep_storage import paths_of
-    from orchestrator.tracking.environment import URI_VARIABLE
-    from orchestrator.tracking.locations import chosen_uri
+    from orchestrator.tracking.locations import URI_VARIABLE, chosen_uri
 
     found = tasks.suite(suite) if suite else None
     paths = paths_of(out) if out else None

@@ -196,7 +196,7 @@ def _sweep(config: SweepConfig, dry_run: bool) -> None:
     from orchestrator.cli.progress import DataProgress, Display, notices
     from orchestrator.cli.tables import print_outcome, print_plan
     from orchestrator.data.sources import deviations
-    from orchestrator.tracking.environment import redact
+    from orchestrator.storage.addresses import redacted
 
     with DataProgress(out_console) as bars:
         planned = sweeps.plan(config, sweeps.Observer(message=_message, data=bars))
@@ -205,7 +205,7 @@ def _sweep(config: SweepConfig, dry_run: bool) -> None:
     if dry_run:
         print_plan(planned, out_console)
         return
-    command = redact(shlex.join(["orchestrate", *sys.argv[1:]]))
+    command = redacted(shlex.join(["orchestrate", *sys.argv[1:]]))
     with Display(out_console) as display:
         observer = sweeps.Observer(message=display.message, progress=display.progress)
         outcome = sweeps.run(planned, command, observer)

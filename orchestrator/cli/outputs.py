@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from orchestrator.planning.sweep_file import SweepFile
+    from orchestrator.results.sweep_file import SweepFile
     from orchestrator.storage.sweep_paths import SweepPaths
     from orchestrator.storage.sweep_storage import SweepStorage
     from orchestrator.sweep import Outcome
@@ -94,7 +94,7 @@ def ui(
 ) -> None:
     """Start MLflow's interface for a sweep."""
     from orchestrator.tracking.locations import chosen_uri
-    from orchestrator.tracking.ui import serve, ui_command
+    from orchestrator.tracking.server import serve, ui_command
 
     out = _downloaded(folder).out
     uri = chosen_uri(out, tracking_uri)
@@ -105,7 +105,7 @@ def ui(
 
 def open_sweep(location: str | Path) -> tuple[SweepFile, SweepStorage]:
     """The sweep at a location; `InvalidInput` if there is none."""
-    from orchestrator.planning.sweep_file import read_sweep
+    from orchestrator.results.sweep_file import read_sweep
     from orchestrator.storage.sweep_storage import SweepStorage
 
     storage = SweepStorage.at(location)

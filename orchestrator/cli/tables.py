@@ -11,8 +11,8 @@ from rich.table import Table
 
 from orchestrator.analysis.summary import StudySummary, Summary
 from orchestrator.cli.progress import duration, percent
-from orchestrator.planning.sweep_file import SweepFile
 from orchestrator.results.ledger import Ledger
+from orchestrator.results.sweep_file import SweepFile
 from orchestrator.search.samplers import planned_configurations
 from orchestrator.storage.sweep_paths import SweepPaths
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestrator.errors import InvalidInput
 from orchestrator.planning.config import SweepConfig
+from orchestrator.storage.addresses import has_secret
 from orchestrator.storage.yaml import read_yaml
 
 KIND = "orchestrate"
@@ -25,7 +26,6 @@ _REWRITTEN = {
 }  # fmt: skip
 """Options that are not passed to the head as they were given."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
-_PASSWORD = re.compile(r"(?i)://([^/\s]*:[^/\s]*@|\S*[?&]\w*(password|passwd|token|secret)\w*=)")
 _IMAGE_KEYS = ("root", "train", "val", "test")
 
 
@@ -207,7 +207,7 @@ def _check_backbone(backbone: str) -> None:
 
 def _check_secrets(lines: Sequence[str], files: Mapping[str, bytes]) -> None:
     texts = [*lines, *(data.decode(errors="replace") for data in files.values())]
-    if any(_PASSWORD.search(text) for text in texts):
+    if any(map(has_secret, texts)):
         raise InvalidInput(
             "an address with a password is not submitted: everybody who can open the cluster's "
             "dashboard could read it. Leave --tracking-uri out and set MLFLOW_TRACKING_URI on the "

@@ -1,11 +1,12 @@
-"""The append-only results table, the only source of truth: finished = the fragment is visible.
+"""The append-only results, the only source of truth: a trial is finished once its row is visible.
 
     <uri>/fragments/<key>.parquet      one row, visible whole or not at all
     <uri>/compacted/<sha256>.parquet   the rows of merged fragments, named by its content
     <uri>/tmp/                         unfinished writes of a local ledger; never read
 
-A row may be in both places for a moment; it counts once, and the compacted one wins (it is the
-older). Any number of processes may read while one command, the holder of the lease, writes.
+During a compaction, and after one that was killed, a row is in both places. It counts once, and the
+compacted one, which is older, is read. Any number of processes may read while one command, the
+holder of the sweep's lock, writes.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ import re
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import pyarrow as pa
 import pyarrow.fs as pafs
 
 from orchestrator.errors import InvalidInput, LedgerError
@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 
 
 class Ledger:
-    """The results at `uri`: a folder, or a URI of a filesystem that pyarrow knows.
+    """The results at `uri`.
 
     Args:
         uri: path, `file://…`, `s3://…` or `gs://…`; with `filesystem`, a path inside it.
@@ -44,20 +44,21 @@ class Ledger:
         self._keys_of: dict[str, frozenset[str]] = {}
 
     def append(self, result: TrialResult) -> None:
-        """Make a result visible, on the disk before this returns. A key that is there already
-        keeps its first row. `LedgerError` (disk full, no permission) leaves nothing behind.
+        """Make a result visible and durable. A key that is there already keeps its first row.
+
+        `LedgerError` (disk full, no permission) leaves nothing behind.
         """
         if result.key not in self:
             self._storage.write(FRAGMENTS, f"{result.key}.parquet", rows.encode([result]))
 
     def __contains__(self, key: str) -> bool:
-        """Whether the key's result is visible; costs the same however many there are."""
-        # Fragment first: compaction shows the compacted row before it deletes the fragment.
+        """Whether the key's result is visible; the cost does not grow with the ledger."""
+        # Fragment first: a compaction writes the compacted row before it deletes the fragment.
         seen = self._storage.exists(FRAGMENTS, f"{key}.parquet")
         return seen or key in self._stable(self._merged_keys)
 
     def result(self, key: str) -> TrialResult | None:
-        """The key's result, None if there is none; costs the same however many there are."""
+        """The key's result, None if there is none; the cost does not grow with the ledger."""
         return self._stable(lambda: self._one(key))
 
     def keys(self) -> frozenset[str]:
@@ -73,29 +74,32 @@ class Ledger:
         known = frozenset(seen)
         return _ordered(self._stable(lambda: self._read(known)))
 
-    def table(self, columns: Collection[str]) -> Any:
-        """The named columns of all results (see `rows.SCHEMA`) as a `pyarrow.Table`, in the order
-        of `results`: for a million rows, of which nobody needs a million objects.
-        """
-        return self._stable(lambda: self._table(columns))
+    def compact(self, least: int = 1, keep: Callable[[TrialResult], bool] = lambda _: False) -> int:
+        """Merge fragments and compacted files into one compacted file; how many fragments.
 
-    def compact(self) -> int:
-        """Merge all fragments into one compacted file; how many were merged.
+        The new file is visible before anything is deleted: a crash at any moment loses and repeats
+        no row, and the next compaction completes the deletion. A damaged fragment raises
+        `LedgerError` and nothing is changed. Only for the holder of the sweep's lock.
 
-        The new file is visible before anything is deleted, so a crash loses and doubles nothing.
-        A damaged fragment raises `LedgerError` and nothing is changed.
+        Args:
+            least: do nothing while there are fewer fragments.
+            keep: results whose fragments stay.
         """
-        return self._stable(self._compact)
+        return self._stable(lambda: self._compact(least, keep))
 
     def clean(self) -> int:
-        """Delete what killed writers left in `tmp/`; only for the holder of the lease."""
+        """Delete what killed writers left in `tmp/`; only for the holder of the sweep's lock."""
         return self._storage.clean()
 
-    def _compact(self) -> int:
-        fragments, merged = self._fragments(), self._names(COMPACTED)
+    def _compact(self, least: int, keep: Callable[[TrialResult], bool]) -> int:
+        names, merged = self._fragments(), self._names(COMPACTED)
+        if len(names) < least and len(merged) < 2:
+            return 0
+        found = self._in_fragments(names)
+        fragments = {key: result for key, result in found.items() if not keep(result)}
         if not fragments and len(merged) < 2:
             return 0
-        data = rows.pack(self._table(rows.ALL))
+        data = rows.encode(_ordered({**fragments, **self._in_compacted(merged)}))
         name = _content_name(data)
         if name not in merged:
             self._storage.write(COMPACTED, f"{name}.parquet", data)
@@ -104,29 +108,6 @@ class Ledger:
         for old in sorted(merged - {name}):
             self._storage.delete(COMPACTED, f"{old}.parquet")
         return len(fragments)
-
-    def _table(self, columns: Collection[str]) -> Any:
-        """Compacted files as they are, since their names hold for their content; fragments are
-        checked row by row.
-        """
-        fragments, merged = sorted(self._fragments()), sorted(self._names(COMPACTED))
-        if len(merged) == 1 and not fragments:
-            return self._columns(merged[0], columns)  # in order, and no key twice
-        wanted = tuple(dict.fromkeys((*columns, "key", "finished")))
-        parts = [self._columns(name, wanted) for name in merged]
-        new = self._in_fragments(fragments).values()
-        parts.append(rows.sealed(list(new)).select(wanted))
-        table = _first_of_each(pa.concat_tables(parts))
-        return table.sort_by([("finished", "ascending"), ("key", "ascending")]).select(
-            list(columns)
-        )
-
-    def _columns(self, name: str, columns: Collection[str]) -> Any:
-        data = self._content(COMPACTED, name)
-        try:
-            return rows.columns(data, columns)
-        except ValueError as error:
-            raise self._damaged(COMPACTED, name, str(error)) from error
 
     def _one(self, key: str) -> TrialResult | None:
         if self._storage.exists(FRAGMENTS, f"{key}.parquet"):
@@ -180,7 +161,7 @@ class Ledger:
         if name not in self._keys_of:
             data = self._content(COMPACTED, name)
             try:
-                self._keys_of[name] = frozenset(rows.keys(data))
+                self._keys_of[name] = frozenset(row["key"] for row in rows.decode(data, ["key"]))
             except ValueError as error:
                 raise self._damaged(COMPACTED, name, str(error)) from error
         return self._keys_of[name]
@@ -192,7 +173,7 @@ class Ledger:
         return data
 
     def _names(self, folder: str) -> frozenset[str]:
-        """Names without suffix; other files are not ours, a wrong name or no content is damage."""
+        """Names without suffix of the Parquet files; a wrong name or an empty file is damage."""
         found = set()
         for file, size in self._storage.sizes(folder).items():
             name, dot, suffix = file.rpartition(".")
@@ -206,7 +187,7 @@ class Ledger:
         return frozenset(found)
 
     def _stable(self, read: Callable[[], _T]) -> _T:
-        """`read`, again when a compaction deleted a listed file before it was opened."""
+        """`read`, repeated when a compaction deleted a listed file before it was opened."""
         for _ in range(_ATTEMPTS):
             try:
                 return read()
@@ -224,13 +205,6 @@ class Ledger:
 
 def _ordered(results: dict[str, TrialResult]) -> list[TrialResult]:
     return sorted(results.values(), key=lambda result: (result.finished, result.key))
-
-
-def _first_of_each(table: Any) -> Any:
-    """Without later rows of a key that is there already."""
-    places = table.append_column("place", pa.array(range(table.num_rows), pa.int64()))
-    first = places.group_by("key").aggregate([("place", "min")])["place_min"]
-    return table if len(first) == table.num_rows else table.take(first)
 
 
 def _content_name(data: bytes) -> str:

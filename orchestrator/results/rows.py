@@ -35,12 +35,13 @@ SCHEMA = pa.schema(
         ("curve", pa.list_(POINT)),
     ]
 )
-"""Flat columns to query; `params`, `recipe` and `versions` are JSON. A last column, `seal`, is the
+"""Flat columns; `params`, `recipe` and `versions` are JSON. A last column, `seal`, is the
 SHA-256 of the others: a row that was damaged or edited by hand does not match it."""
 
 FIELDS = SCHEMA.append(pa.field("seal", _TEXT))
 ALL = tuple(FIELDS.names)
 MANY = 10_000
+"""Rows from which a file is read with several threads."""
 _TRIAL_COLUMNS = (
     *("suite", "task", "backbone", "adapter", "seed", "stage", "data", "weights", "protocol"),
 )
@@ -52,49 +53,30 @@ _RESULT_COLUMNS = (
 
 def encode(results: Sequence[TrialResult]) -> bytes:
     """The bytes of a Parquet file with one row per result, in the order given."""
-    return pack(sealed(results))
-
-
-def sealed(results: Sequence[TrialResult]) -> Any:
-    """A `pyarrow.Table` with every column, one row per result, in the order given."""
     table = pa.Table.from_pylist([_row(result) for result in results], schema=SCHEMA)
     # Seal what Arrow stored, not what it was given: it turns an int into the column's float.
     seals = pa.array([_seal(row) for row in table.to_pylist()], _TEXT)
-    return table.append_column("seal", seals)
-
-
-def pack(table: Any) -> bytes:
-    """The bytes of a Parquet file of sealed rows, from a table that has every column."""
+    table = table.append_column("seal", seals)
     sink = pa.BufferOutputStream()
     many = table.num_rows > 1  # for one row, dictionaries and statistics cost more than the row
     pq.write_table(table, sink, compression="zstd", use_dictionary=many, write_statistics=many)
     return bytes(sink.getvalue())
 
 
-def decode(data: bytes) -> list[dict[str, Any]]:
-    """The rows of a Parquet file as plain values; `ValueError` when it is not one of ours."""
-    rows: list[dict[str, Any]] = columns(data).to_pylist()
-    return rows
+def decode(data: bytes, names: Collection[str] = ALL) -> list[dict[str, Any]]:
+    """The named columns of a Parquet file's rows, as plain values; seals are not checked.
 
-
-def columns(data: bytes, names: Collection[str] = ALL) -> Any:
-    """The named columns of a Parquet file as a `pyarrow.Table`; its seals are not checked.
-
-    `ValueError` when the file is not one of ours.
+    `ValueError` when the file is not a ledger's.
     """
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
-        # Threads cost more than they bring where there are few rows.
+        # Threads cost more than they save where there are few rows.
         table = file.read(columns=list(names), use_threads=file.metadata.num_rows > MANY)
-        return table.select(list(names)).cast(pa.schema([FIELDS.field(name) for name in names]))
+        schema = pa.schema([FIELDS.field(name) for name in names])
+        rows: list[dict[str, Any]] = table.select(list(names)).cast(schema).to_pylist()
     except (pa.ArrowException, OSError, KeyError) as error:
         raise ValueError(str(error).splitlines()[0]) from error
-
-
-def keys(data: bytes) -> list[str]:
-    """The trial keys of a Parquet file, reading that column alone."""
-    column: list[str] = columns(data, ["key"])["key"].to_pylist()
-    return column
+    return rows
 
 
 def result(row: dict[str, Any]) -> TrialResult:

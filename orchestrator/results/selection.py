@@ -1,4 +1,4 @@
-"""Which configuration wins: one set of rules for the search and for the analysis."""
+"""Selection of the winning configuration: the same rules for the search and the analysis."""
 
 from __future__ import annotations
 
@@ -6,22 +6,8 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
-from typing import Protocol
 
 from orchestrator.spec import Stage, TrialResult
-
-
-class Measured(Protocol):
-    """What of a row decides."""
-
-    @property
-    def value(self) -> float | None: ...
-
-    @property
-    def eval_loss(self) -> float | None: ...
-
-    @property
-    def parameters(self) -> int: ...
 
 
 def rank_configurations(rows: Iterable[TrialResult]) -> list[str]:
@@ -30,7 +16,7 @@ def rank_configurations(rows: Iterable[TrialResult]) -> list[str]:
     Only search rows that ran to the last epoch count. Higher value first; ties, which are common on
     200 images, go to the lower evaluation loss, then to fewer parameters, then to the hash.
     """
-    return best_first(_finished(rows, "search"))
+    return _best_first(_finished(rows, "search"))
 
 
 def winner(rows: Iterable[TrialResult]) -> str | None:
@@ -41,7 +27,7 @@ def winner(rows: Iterable[TrialResult]) -> str | None:
     nothing was replicated it is the best of the search.
     """
     rows = list(rows)
-    replicated = best_first(_finished(rows, "replicate"))
+    replicated = _best_first(_finished(rows, "replicate"))
     return next(iter(replicated or rank_configurations(rows)), None)
 
 
@@ -58,13 +44,13 @@ def _finished(rows: Iterable[TrialResult], stage: Stage) -> dict[str, list[Trial
     }
 
 
-def best_first(groups: Mapping[str, Sequence[Measured]]) -> list[str]:
-    """Configurations (with their full-length rows) from the best: see the two above."""
+def _best_first(groups: Mapping[str, Sequence[TrialResult]]) -> list[str]:
+    """Configurations, given their full-length rows, from the best to the worst."""
     return sorted(groups, key=lambda config: (*_rank(groups[config]), config))
 
 
-def _rank(rows: Sequence[Measured]) -> tuple[float, float, int]:
-    """Sorts ascending: minus the mean value, the mean evaluation loss, the parameters."""
+def _rank(rows: Sequence[TrialResult]) -> tuple[float, float, int]:
+    """The sort key, ascending: minus the mean value, mean evaluation loss, parameters."""
     values = sorted(row.value or 0.0 for row in rows)  # Sorted: the same mean in any order of rows.
     losses = sorted(math.inf if _missing(row.eval_loss) else row.eval_loss or 0.0 for row in rows)
     return -fmean(values), fmean(losses), max(row.parameters for row in rows)

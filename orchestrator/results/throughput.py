@@ -1,8 +1,8 @@
-"""What pools made of their devices, as they note it: one line of JSON for every few seconds' work.
+"""Device utilisation of the pools: one line of JSON for every few seconds of work.
 
     <out>/pools/<pool>.jsonl
 
-Nothing depends on these files: a line that is cut off or not one of ours is left out.
+Nothing depends on these files: a line that is cut off or has other fields is left out.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ SUFFIX = ".jsonl"
 class GroupUse:
     """A group of trials that share a stack, from its start to the end of the window.
 
-    `planned` is the width that measuring chose and `bound` what set it, `width` the present one
-    (less where memory ran out, `halved` times), `slot` the bytes that one more trial took, `apart`
-    why its trials did not join those of the group before.
+    `planned` is the width (trials at once) that the measurement chose and `bound` what limited it;
+    `width` is the present one, smaller where memory ran out `halved` times. `slot` is the memory of
+    one more trial in bytes, `trained` counts images, `apart` says why its trials cannot share the
+    stack of the group before.
     """
 
     label: str
@@ -40,11 +41,11 @@ class GroupUse:
 
 @dataclass(frozen=True)
 class Window:
-    """Work of one pool: until `time` (Unix), over `seconds` in which it had work.
+    """Work of one pool: until `time` (Unix seconds), over `seconds` in which it had work.
 
-    `trained` and `evaluated` count images (times trials), `flops` the backbone's operations (see
-    `orchestrator.engine.flops`), `rate` is the most operations per second that large matrix
-    products reach on the device, `memory` the peak in bytes.
+    `trained` and `evaluated` count images times trials, `flops` the backbone's operations (see
+    `orchestrator.engine.flops`), `rate` is the highest rate of large matrix products measured on
+    the device in operations per second, `memory` the peak in bytes.
     """
 
     pool: str
@@ -60,22 +61,22 @@ class Window:
 
     @property
     def images_per_second(self) -> float:
-        """Images trained and evaluated on."""
+        """Images trained and evaluated on, per second of work."""
         return (self.trained + self.evaluated) / self.seconds if self.seconds else 0.0
 
     @property
     def share(self) -> float:
-        """Of the roofline: `flops` per second over `rate`."""
+        """Share of the roofline: `flops` per second over `rate`, in [0, 1]."""
         return self.flops / self.seconds / self.rate if self.seconds and self.rate else 0.0
 
     @property
     def width(self) -> int:
-        """Of the widest group."""
+        """Width of the widest group."""
         return max((group.width for group in self.groups), default=0)
 
 
 def append(folder: Path, window: Window) -> None:
-    """Adds a line to the pool's file; one process writes it."""
+    """Add a line to the pool's file, which one process writes."""
     make_folder(folder)
     with file_of(folder, window.pool).open("a") as file:
         file.write(json.dumps(asdict(window)) + "\n")
@@ -99,7 +100,7 @@ def read(folder: Path) -> list[Window]:
 
 
 def total(windows: Sequence[Window]) -> Window:
-    """All windows of one pool as one; groups as they are in the last."""
+    """Sum of all windows of one pool; groups as in the last."""
     last = windows[-1]
     return Window(
         last.pool,
@@ -123,8 +124,60 @@ def by_pool(windows: Iterable[Window]) -> dict[str, list[Window]]:
     return pools
 
 
+@dataclass(frozen=True)
+class StackUse:
+    """A group of trials that share a stack, over all pools.
+
+    `widths` are those planned in the pools and `bounds` what limited them, `slot` is the largest
+    memory per trial in bytes, `trained` and `halved` are sums, `apart` as in `GroupUse`.
+    """
+
+    label: str
+    widths: tuple[int, ...]
+    bounds: tuple[str, ...]
+    slot: int
+    trained: int
+    halved: int
+    apart: str
+
+
+@dataclass(frozen=True)
+class DeviceUse:
+    """Totals per pool, and the groups of trials over all pools."""
+
+    pools: tuple[Window, ...]
+    stacks: tuple[StackUse, ...]
+
+
+def device_use(windows: Iterable[Window]) -> DeviceUse | None:
+    """Device utilisation for the report; None without windows."""
+    pools = by_pool(windows)
+    if not pools:
+        return None
+    totals = tuple(total(found) for _, found in sorted(pools.items()))
+    uses: dict[str, list[GroupUse]] = {}
+    for found in pools.values():
+        # Each group of a pool as it was noted last: a restarted pool has new ones.
+        latest = {use.label: use for window in found for use in window.groups}
+        for label, use in latest.items():
+            uses.setdefault(label, []).append(use)
+    return DeviceUse(totals, tuple(map(_over_pools, uses.values())))
+
+
+def _over_pools(uses: Sequence[GroupUse]) -> StackUse:
+    return StackUse(
+        uses[0].label,
+        tuple(sorted({use.planned for use in uses})),
+        tuple(sorted({use.bound for use in uses})),
+        max(use.slot for use in uses),
+        sum(use.trained for use in uses),
+        sum(use.halved for use in uses),
+        next((use.apart for use in uses if use.apart), ""),
+    )
+
+
 def _window(line: str) -> Window | None:
-    """None for what a kill cut off in the middle."""
+    """None for a line that a kill cut off."""
     try:
         values: dict[str, Any] = json.loads(line)
         groups = tuple(GroupUse(**group) for group in values.pop("groups"))

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from orchestrator.errors import LedgerError, StorageError
+from orchestrator.storage.addresses import location
 from orchestrator.storage.files import make_folder, write_whole
 
 _PIECE = 8 * 2**20
@@ -49,11 +50,9 @@ def storage(uri: str | Path, filesystem: pafs.FileSystem | None = None) -> Stora
     """The place at `uri`: a path, `file://`, `s3://`, `gs://`, or a path inside `filesystem`."""
     if filesystem is not None:
         return ObjectStore(filesystem, str(uri), str(uri))
-    scheme, separator, rest = str(uri).partition("://")
-    if not separator:
+    if "://" not in str(uri):
         return LocalFolder(Path(uri))
-    # A URI may carry credentials and options; neither belongs in a message.
-    shown = f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
+    shown = location(uri)
     try:
         found, path = pafs.FileSystem.from_uri(_with_single_put(str(uri)))
     except (pa.ArrowException, OSError, ValueError) as error:

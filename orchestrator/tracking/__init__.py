@@ -1,1 +1,1 @@
-"""MLflow, written from the ledger by one process of its own; the sweep never waits for it."""
+"""MLflow runs, written from the ledger by a process of its own, for which no sweep waits."""

@@ -1,19 +1,35 @@
-"""Where tracking keeps its things in a sweep's folder, and what it reads of `sweep.json` there."""
+"""MLflow's addresses and environment variables. Nothing here imports MLflow."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from orchestrator.errors import InvalidInput, TrackingError
+from orchestrator.errors import TrackingError
+from orchestrator.storage.addresses import redacted
 from orchestrator.storage.sweep_storage import paths_of
-from orchestrator.tracking.environment import URI_VARIABLE, redact
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
+"""The tracking address of MLflow's own tools; a sweep uses it where it is given no other."""
+VARIABLES = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_CONFIGURE_LOGGING": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines per run, with a server
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    # MLflow's own retries would repeat a "create run" whose answer was lost; the writer retries
+    # itself, after it has read which runs exist.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+}
+"""No telemetry, no progress output, and an absent server is noticed in seconds."""
+
+
+def set_variables() -> None:
+    """Set `VARIABLES` where they are unset; call before MLflow is imported."""
+    for name, value in VARIABLES.items():
+        os.environ.setdefault(name, value)
 
 
 def default_uri(out: Path) -> str:
@@ -27,24 +43,23 @@ def chosen_uri(out: Path, given: str | None) -> str:
 
 
 def viewer(name: str, out: Path, uri: str) -> str:
-    """How a person sees the runs at `uri` of the sweep called `name`: what to type, or to open."""
+    """Where to see the runs of sweep `name` at `uri`: a command to type, or a URL to open."""
     if not is_database(uri):
-        return redact(uri)
-    return f"orchestrate ui {name}" + (
-        "" if uri == default_uri(out) else f" --tracking-uri {redact(uri)}"
-    )
+        return redacted(uri)
+    return f"orchestrate ui {name}" + _option(out, uri)
 
 
 def artifact_root(out: Path, uri: str) -> str:
-    """`file://` address of the folder for artifacts when there is no server to keep them: beside a
-    SQLite database, which several sweeps may share; in the sweep's folder otherwise.
+    """`file://` address of the artifact folder where no server keeps artifacts.
+
+    Beside a SQLite database, which several sweeps may share; otherwise in the sweep's folder.
     """
     file = sqlite_file(uri)
     return ((file.parent if file else out).resolve() / "mlartifacts").as_uri()
 
 
 def log_file(out: Path) -> Path:
-    """The writer's log."""
+    """The log of the tracking process."""
     return out / "logs" / "tracking.log"
 
 
@@ -60,48 +75,15 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def unreachable(out: Path, uri: str, reason: object) -> TrackingError:
-    """The error of every failed exchange with MLflow: where, why and what to do; no secrets."""
-    lines = redact(str(reason)).strip().splitlines() or ["no reason given."]
-    where = "" if uri == default_uri(out) else f" --tracking-uri {redact(uri)}"
+    """The error of a failed exchange with MLflow: address, reason, next step; no secrets."""
+    lines = redacted(str(reason)).strip().splitlines() or ["no reason given."]
     return TrackingError(
-        f"tracking at {redact(uri)} does not work: {lines[0][:300]} Nothing is lost: the ledger "
-        f"has every result, and `orchestrate track {paths_of(out).name}{where}` writes what is "
-        "missing."
+        f"tracking at {redacted(uri)} does not work: {lines[0][:300]} Nothing is lost: the ledger "
+        f"has every result, and `orchestrate track {paths_of(out).name}{_option(out, uri)}` writes "
+        "what is missing."
     )
 
 
-@dataclass(frozen=True)
-class SweepFile:
-    """What tracking needs of `sweep.json`; `id` stays the same for as long as the folder lives."""
-
-    id: str
-    suite: str
-    backbone: str
-    settings: Mapping[str, Any]
-    command: str
-
-    @property
-    def experiment(self) -> str:
-        """MLflow's name for the shelf on which sweeps of one suite and backbone stand together."""
-        return f"orchestrate/{self.suite}/{self.backbone}"
-
-
-def read_sweep(out: Path) -> SweepFile:
-    """The sweep of folder `out`; `InvalidInput` when there is none or the file is damaged."""
-    path = out / "sweep.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        sweep = content["sweep"]
-        return SweepFile(
-            id=str(content["id"]),
-            suite=str(sweep["suite"]),
-            backbone=str(sweep["backbone"]),
-            settings=sweep,
-            command=str(content["command"]),
-        )
-    except FileNotFoundError:
-        raise InvalidInput(
-            f"'{out}' holds no sweep: {path} is missing. Give the folder of a sweep (its --out)."
-        ) from None
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise InvalidInput(f"{path} cannot be read ({error!r}). Restore it from a copy.") from error
+def _option(out: Path, uri: str) -> str:
+    """The option that a command needs for `uri`; empty for the default address."""
+    return "" if uri == default_uri(out) else f" --tracking-uri {redacted(uri)}"

@@ -1,4 +1,4 @@
-"""MLflow itself: no other file imports it. `track` writes a whole ledger at once."""
+"""The MLflow client; no other file imports MLflow. `track` writes a whole ledger at once."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from typing import TypeVar
 from orchestrator.errors import OrchestrateError
 from orchestrator.results import throughput
 from orchestrator.results.ledger import Ledger
+from orchestrator.results.sweep_file import SweepFile, read_sweep
 from orchestrator.storage.sweep_paths import SweepPaths
-from orchestrator.tracking import environment, locations
+from orchestrator.storage.sweep_storage import paths_of
+from orchestrator.tracking import locations
 from orchestrator.tracking.lock import only_writer
 from orchestrator.tracking.records import SYSTEM, Measure, RunRecord
 from orchestrator.tracking.tracker import Run, Tracker
 
-environment.prepare()
+locations.set_variables()
 
 import mlflow.entities as entities  # noqa: E402  (MLflow reads its environment when imported)
 from mlflow import MlflowClient  # noqa: E402
@@ -29,17 +31,17 @@ KEY, VERSION, OF_SWEEP = "orchestrate.key", "orchestrate.version", "orchestrate.
 COMPLETE, ARTIFACTS = "orchestrate.complete", "orchestrate.artifacts"
 PARENT = "mlflow.parentRunId"
 MOST_METRICS, MOST_PARAMS = 900, 100
-"""What one `log_batch` takes: 100 params, and 1,000 things in all."""
+"""Limits of one `log_batch`: 100 params, and 1,000 items in all."""
 PAGE = 1000
 PATIENCE = 30.0
-"""Seconds that `track` waits for another writer of the same folder, which may be about to end."""
+"""Seconds that `track` waits for another writer of the same folder."""
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class TrackCounts:
-    """What `track` did: rows in the ledger, and how many of them MLflow lacked."""
+    """Rows in the ledger, and how many of them `track` wrote."""
 
     total: int
     written: int
@@ -56,24 +58,24 @@ def track(
     patience: float = PATIENCE,
     ledger: str | Path | None = None,
 ) -> TrackCounts:
-    """Write whatever MLflow lacks of the sweep in `out`; a second call changes nothing.
+    """Write what MLflow lacks of the sweep in `out`; a second call changes nothing.
 
-    The ledger does not say whether a sweep was interrupted: the sweep's run ends FINISHED, except
-    that one which is KILLED stays so while there is nothing new.
+    The ledger does not record whether a sweep was interrupted: the sweep's run ends as FINISHED,
+    but a KILLED one without new rows stays KILLED.
 
     Args:
         out: the sweep's folder.
         uri: any MLflow tracking address; default: the database in `out`.
-        on_progress: hears (rows done, rows in all).
+        on_progress: called with (rows done, rows in all).
         patience: seconds to wait while another command writes the same folder.
-        ledger: where the results are, if not in `out`.
+        ledger: folder or address of the results, if not in `out`.
 
     Raises:
-        TrackingError: MLflow cannot be used, or another command is writing; names the address.
+        TrackingError: MLflow cannot be used, or another command is writing.
         LedgerError, InvalidInput: the folder cannot be read.
     """
     uri = uri or locations.default_uri(out)
-    locations.read_sweep(out)
+    read_sweep(paths_of(out))
     rows = Ledger(ledger or SweepPaths(out).ledger).results()
     with only_writer(out, patience):
         tracker = open_tracker(out, uri)
@@ -85,24 +87,25 @@ def track(
 
 
 def open_tracker(out: Path, uri: str) -> Tracker:
-    """A tracker of the sweep in `out`; hold `only_writer` for as long as it is used."""
+    """A tracker of the sweep in `out`; the caller holds `only_writer` while it uses it."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    return Tracker(MlflowStore(out, uri), locations.read_sweep(out))
+    sweep = read_sweep(paths_of(out))
+    return Tracker(MlflowStore(out, uri, sweep), sweep)
 
 
 class MlflowStore:
     """The runs of the sweep in `out`, at tracking address `uri`; the `Store` of `Tracker`."""
 
-    def __init__(self, out: Path, uri: str) -> None:
+    def __init__(self, out: Path, uri: str, sweep: SweepFile) -> None:
         self._out, self._uri = out, uri
-        sweep = locations.read_sweep(out)
         self._sweep = sweep.id
         with self._explained():
             _create_sqlite(locations.sqlite_file(uri), sweep.id)
             self._client = MlflowClient(tracking_uri=uri)
             root = locations.artifact_root(out, uri) if locations.is_database(uri) else None
-            self._shelf = _experiment(self._client, sweep.experiment, root)
+            name = f"orchestrate/{sweep.sweep.suite}/{sweep.sweep.backbone}"
+            self._experiment = _experiment(self._client, name, root)
 
     def runs(self) -> list[Run]:
         found: list[Run] = []
@@ -110,7 +113,7 @@ class MlflowStore:
         with self._explained():
             while True:
                 page = self._client.search_runs(
-                    [self._shelf],
+                    [self._experiment],
                     filter_string=f"tags.`{OF_SWEEP}` = '{self._sweep}'",
                     max_results=PAGE,
                     order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
@@ -130,7 +133,7 @@ class MlflowStore:
             **({PARENT: parent} if parent else {}),
         }
         with self._explained():
-            run = self._client.create_run(self._shelf, record.start, tags, record.name)
+            run = self._client.create_run(self._experiment, record.start, tags, record.name)
             return str(run.info.run_id)
 
     def measure(self, run: str, measures: Sequence[Measure]) -> None:
@@ -148,7 +151,7 @@ class MlflowStore:
         params: Sequence[entities.Param] = (),
         tags: Sequence[entities.RunTag] = (),
     ) -> None:
-        """Points and params in as few batches as may be; the tags go last of all."""
+        """Points and params in as few batches as possible; tags last, in a request of their own."""
         metrics = [entities.Metric(m.name, m.value, m.time, m.step) for m in measures]
         parts = zip_longest(
             _parts(metrics, MOST_METRICS), _parts(params, MOST_PARAMS), fillvalue=()
@@ -180,7 +183,7 @@ class MlflowStore:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Whatever goes wrong is a `TrackingError`: MLflow, SQLAlchemy, requests and the clients of
+        """Turn every error into a `TrackingError`: MLflow, SQLAlchemy, requests and the clients of
         object stores each raise their own.
         """
         try:
@@ -195,8 +198,8 @@ class MlflowStore:
 
 
 def _create_sqlite(file: Path | None, mark: str) -> None:
-    """Make a new database under another name and then give it its own: its dozens of migrations
-    are not transactional, and one that was cut off would never open again.
+    """Create a new database under another name, then link it to its own: MLflow's migrations are
+    not transactional, and a database whose migration was cut off can never be opened.
     """
     if file is None or file.exists():
         return
@@ -205,20 +208,20 @@ def _create_sqlite(file: Path | None, mark: str) -> None:
         left.unlink(missing_ok=True)
     draft.parent.mkdir(parents=True, exist_ok=True)
     MlflowClient(tracking_uri=f"sqlite:///{draft}").search_experiments(max_results=1)
-    with suppress(FileExistsError):  # another sweep that shares the database was faster
+    with suppress(FileExistsError):  # created meanwhile by another sweep that shares it
         os.link(draft, file)
     draft.unlink()
 
 
 def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
-    """The id of the experiment of that name, made if it is new."""
+    """The id of the experiment of that name, created if it is missing."""
     found = client.get_experiment_by_name(name)
     if found is None:
-        # The kind makes MLflow's interface open on training runs, not on traces of chat models.
+        # With this kind MLflow's interface opens on training runs, not on traces of chat models.
         kind = {"mlflow.experimentKind": "custom_model_development"}
         try:
             return str(client.create_experiment(name, artifact_location=artifacts, tags=kind))
-        except Exception:  # another sweep was faster; each kind of store says so in its own words
+        except Exception:  # created meanwhile by another sweep; the error depends on the store
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise

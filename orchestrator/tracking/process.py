@@ -1,4 +1,4 @@
-"""The sweep's handle on its tracking process. Nothing here imports MLflow, and nothing raises."""
+"""The sweep's handle on its tracking process. Nothing here imports MLflow or raises."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.tracking.environment import URI_VARIABLE
-from orchestrator.tracking.locations import log_file, unreachable
+from orchestrator.tracking.locations import URI_VARIABLE, log_file, unreachable
 
 WRITER = "orchestrator.tracking.writer"
 FINISH, INTERRUPT = "finish", "interrupt"
@@ -19,7 +18,7 @@ FINISH, INTERRUPT = "finish", "interrupt"
 
 @dataclass(frozen=True)
 class TrackingOutcome:
-    """How tracking ended: whether MLflow has everything, and if not, what to tell the user."""
+    """Whether MLflow has everything, and if not, the message for the user."""
 
     complete: bool
     message: str = ""
@@ -28,29 +27,29 @@ class TrackingOutcome:
 class TrackingProcess:
     """One low-priority process that copies the ledger to MLflow while the sweep runs.
 
-    It ends when told to, or by itself within seconds of its parent's death.
+    It ends on request, or by itself within seconds of its parent's end.
 
     Args:
         out: the sweep's folder, which holds `sweep.json` already.
         uri: MLflow tracking address (see `locations.default_uri`).
-        lease: `SweepLease.token` of the command that starts it.
-        home: the address of a sweep in an object store, whose working copy `out` is.
+        lease: the token of the sweep's lock, held by the command that starts it.
+        storage: the address of a sweep in an object store, whose working copy `out` is.
     """
 
-    def __init__(self, out: Path, uri: str, lease: str, home: str = "") -> None:
-        self._out, self._uri, self._lease, self._storage = out, uri, lease, home
+    def __init__(self, out: Path, uri: str, lease: str, storage: str = "") -> None:
+        self._out, self._uri, self._lease, self._storage = out, uri, lease, storage
         self._process: subprocess.Popen[str] | None = None
         self._failure = "it was not started."
 
     @property
     def pid(self) -> int | None:
-        """The process, once started."""
+        """The process id, once started."""
         return self._process.pid if self._process else None
 
     def start(self) -> TrackingProcess:
-        """Start it and return at once; a failure is reported by `finish`."""
+        """Start the process and return at once; `finish` reports a failure."""
         command = [sys.executable, "-m", WRITER, "--out", str(self._out), "--lease", self._lease]
-        command += ["--home", self._storage] if self._storage else []
+        command += ["--storage", self._storage] if self._storage else []
         log = log_file(self._out)
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -61,9 +60,9 @@ class TrackingProcess:
                     stdout=subprocess.PIPE,
                     stderr=errors,
                     text=True,
-                    # Its own session: Ctrl-C reaches the sweep alone, which then says how to end.
+                    # A session of its own: Ctrl-C reaches the sweep alone, which then ends this.
                     start_new_session=True,
-                    # Not an argument: everybody may read those, and this may hold a password.
+                    # The address is no argument: everybody may read those; it may hold a password.
                     env={**os.environ, URI_VARIABLE: self._uri},
                 )
         except OSError as error:
@@ -71,10 +70,10 @@ class TrackingProcess:
         return self
 
     def finish(self, timeout: float = 60.0, interrupted: bool = False) -> TrackingOutcome:
-        """Have the rest written, report and registry included, and wait at most `timeout` seconds.
+        """Have the rest written, with report and registry; wait at most `timeout` seconds.
 
-        Call it once, after the last result, report and registry are on disk. `interrupted` shows
-        the sweep's run as KILLED. The process is gone afterwards.
+        Call it once, after the last result, report and registry are on disk. `interrupted` sets the
+        status of the sweep's run to KILLED. The process has ended afterwards.
         """
         if self._process is None:
             return self._incomplete(self._failure)
@@ -90,7 +89,7 @@ class TrackingProcess:
         return self._outcome(answer)
 
     def stop(self) -> None:
-        """End the process at once; what is missing then, `orchestrate track` writes."""
+        """Kill the process; `orchestrate track` writes what is missing then."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()

@@ -1,4 +1,4 @@
-"""What MLflow is told: ledger rows as plain runs (tags, params, measures). No MLflow in here."""
+"""Ledger rows as plain run records (tags, params, measures). Nothing here imports MLflow."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from orchestrator.results.sweep_file import SweepFile
 from orchestrator.results.throughput import Window, by_pool
 from orchestrator.spec import RECIPE_FIELDS, TrialResult, digest
-from orchestrator.tracking.environment import redact
-from orchestrator.tracking.locations import SweepFile
+from orchestrator.storage.addresses import redacted
 
 NOTE = "mlflow.note.content"
 SYSTEM = "system/"
-"""Names that begin so are MLflow's system metrics."""
+"""The prefix of MLflow's system metrics."""
 LONGEST = 4000
-"""Characters of a tag or param; the least that any MLflow store takes is a little more."""
+"""Characters of a tag or param; every MLflow store takes at least a few more."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,10 @@ class Measure:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One MLflow run as it should be; `key` names it inside its sweep, `version` its content."""
+    """The content of an MLflow run: `key` identifies it in its sweep, `version` its content.
+
+    Times are Unix milliseconds.
+    """
 
     key: str
     name: str
@@ -47,8 +50,8 @@ class RunRecord:
 
 
 def trial_record(result: TrialResult) -> RunRecord:
-    """The run of one trial. Equal results give equal records, times included: writing one twice
-    leaves every point once.
+    """The run of one trial. Equal results give equal records, times included, so that a record
+    written twice has every point once.
     """
     trial = result.trial
     return RunRecord(
@@ -65,7 +68,7 @@ def trial_record(result: TrialResult) -> RunRecord:
 
 
 def study_record(result: TrialResult) -> RunRecord:
-    """The run above all trials of the study to which `result` belongs."""
+    """The parent run of all trials of the study of `result`."""
     trial = result.trial
     note = f"All trials of {trial.adapter} on {trial.task} with backbone {trial.backbone}."
     if trial.leaks:
@@ -90,20 +93,20 @@ def study_record(result: TrialResult) -> RunRecord:
     )
 
 
-def sweep_record(sweep: SweepFile, start: float) -> RunRecord:
-    """The run above all studies of a sweep that began at Unix time `start`."""
-    tasks, adapters = sweep.settings.get("tasks", ()), sweep.settings.get("adapters", ())
+def sweep_record(file: SweepFile, start: float) -> RunRecord:
+    """The parent run of all studies of a sweep that began at Unix time `start` (seconds)."""
+    sweep = file.sweep
     note = (
-        f"Sweep of {', '.join(adapters)} over {', '.join(tasks)} (suite {sweep.suite}, "
-        f"backbone {sweep.backbone}): `{sweep.command}`"
+        f"Sweep of {', '.join(sweep.adapters)} over {', '.join(sweep.tasks)} (suite {sweep.suite}, "
+        f"backbone {sweep.backbone}): `{file.command}`"
     )
-    plain = {name: sweep.settings[name] for name in _SWEEP_TAGS if name in sweep.settings}
-    tags = {"kind": "sweep", "command": sweep.command, **plain, NOTE: note}
+    plain = {name: getattr(sweep, name) for name in _SWEEP_TAGS}
+    tags = {"kind": "sweep", "command": file.command, **plain, NOTE: note}
     return RunRecord(
         key="sweep",
-        name=f"{sweep.suite} {sweep.id[:8]}",
+        name=f"{sweep.suite} {file.id[:8]}",
         version="",
-        tags={name: redact(_text(value)) for name, value in tags.items()},
+        tags={name: redacted(_text(value)) for name, value in tags.items()},
         params={},
         measures=(),
         start=milliseconds(start),
@@ -112,12 +115,12 @@ def sweep_record(sweep: SweepFile, start: float) -> RunRecord:
 
 
 def study_key(name: str) -> str:
-    """The key of a study's run; a trial's is 32 hexadecimal digits, so the two never meet."""
+    """The key of a study's run; it differs from every trial's, which is 32 hexadecimal digits."""
     return f"study:{name}"
 
 
 def study_summary(rows: Iterable[TrialResult]) -> dict[str, float]:
-    """Counts, the best full-length validation accuracy and the mean test accuracy so far."""
+    """Counts, best full-length validation accuracy and mean test accuracy of the rows so far."""
     rows = list(rows)
     full = [row for row in rows if row.status == "finished" and row.value is not None]
     summary = sweep_summary(rows)
@@ -131,7 +134,7 @@ def study_summary(rows: Iterable[TrialResult]) -> dict[str, float]:
 
 
 def sweep_summary(rows: Iterable[TrialResult]) -> dict[str, float]:
-    """How many trials there are, how they ended, and their device seconds."""
+    """Numbers of trials, in all and by status, and their device seconds."""
     rows = list(rows)
     counts = {f"trials/{status}": 0.0 for status in ("finished", "stopped", "diverged")}
     for row in rows:
@@ -141,7 +144,7 @@ def sweep_summary(rows: Iterable[TrialResult]) -> dict[str, float]:
 
 
 def system_measures(windows: Iterable[Window]) -> list[Measure]:
-    """What the pools made of their devices, as MLflow's system metrics; steps count windows."""
+    """Device utilisation of the pools as MLflow's system metrics; steps count windows."""
     measures = []
     for pool, own in by_pool(windows).items():
         name = re.sub(r"[^\w. /-]", "-", f"{SYSTEM}{pool}")
@@ -202,7 +205,7 @@ def _note(result: TrialResult) -> str:
 
 
 def _params(result: TrialResult) -> dict[str, str]:
-    """Adapter and recipe fields under their own names, which makes MLflow's comparison readable."""
+    """Adapter and recipe fields under their own names, for MLflow's comparison of runs."""
     recipe = asdict(result.trial.recipe)
     mine = {
         f"adapter.{name}" if name in RECIPE_FIELDS else name: value
@@ -235,7 +238,7 @@ def _trial_measures(result: TrialResult) -> Iterator[Measure]:
 
 
 def _split(result: TrialResult) -> str:
-    """Names the metrics by what was read: `leaking_test` where choices saw it."""
+    """The prefix of metrics: the split that was read; `leaking_test` where choices used it."""
     if result.trial.leaks:
         return "leaking_test"
     return "test" if result.trial.reads_test else "val"

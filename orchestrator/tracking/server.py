@@ -1,9 +1,10 @@
-"""`python -m orchestrator.tracking.server`: the MLflow server of a cluster, on its head.
+"""MLflow's server: that of a cluster's head, and the interface of `orchestrate ui`.
 
-It listens on loopback only. Runs go to a database (`DATABASE`, or `$MLFLOW_BACKEND_STORE_URI`: no
-argument, since it may hold a password), artifacts to one folder or bucket. The command returns when
-the server answers; typed again, it changes nothing. `--stop` ends the server, `--foreground`
-becomes it, for containers and service managers.
+`python -m orchestrator.tracking.server` starts the head's server, which listens on loopback only.
+Runs go to a database (`DATABASE`, or `$MLFLOW_BACKEND_STORE_URI`: no argument, since it may hold a
+password), artifacts to one folder or bucket. The command returns when the server answers; a second
+call changes nothing. `--stop` ends the server. `--foreground` replaces this process by the server,
+for containers and service managers.
 """
 
 from __future__ import annotations
@@ -22,31 +23,37 @@ from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.errors import OrchestrateError, TrackingError
-from orchestrator.tracking import environment
+from orchestrator.results.sweep_file import read_sweep
+from orchestrator.storage.addresses import redacted
+from orchestrator.storage.sweep_storage import paths_of
+from orchestrator.tracking import locations
 
 DATABASE = "postgresql+psycopg:///mlflow?host=/var/run/postgresql"
 """Reached as the user that runs the server: PostgreSQL asks the kernel who that is."""
 DATABASE_VARIABLE = "MLFLOW_BACKEND_STORE_URI"
+NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+"""Without this MLflow starts a dozen processes for background work."""
 HOST, PORT = "127.0.0.1", 5000
 HOSTS = "localhost,localhost:*,127.0.0.1,127.0.0.1:*"
-"""What a request may call the server; another name that leads here is somebody's trick."""
+"""Allowed `Host` headers; others are refused, which prevents DNS rebinding."""
 PATIENCE = 120.0
-"""Seconds until it must answer; on an empty database it makes its tables first."""
+"""Seconds until the server must answer; on an empty database it first creates its tables."""
 GRACE = 10.0
 PAUSE = 0.2
 LAST_LINES = 15
+INTERRUPTED = 130
 
 
 def start(home: Path, artifacts: str, port: int = PORT) -> bool:
     """Have the server running and answering; whether it had to be started.
 
     Args:
-        home: the folder of its log and lock, made if missing.
+        home: the folder of its log and lock, created if missing.
         artifacts: folder or address (`s3://…`) where artifacts are kept.
         port: on loopback.
 
     Raises:
-        TrackingError: it does not start; quotes its log. Or the port is somebody else's.
+        TrackingError: the server does not start (quotes its log), or another program has the port.
     """
     handle = _open(home)
     try:
@@ -84,28 +91,67 @@ def stop(home: Path) -> bool:
 
 
 def command(artifacts: str, port: int = PORT) -> list[str]:
-    """The server as a command line; give it `variables`.
-
-    One worker: it answers many requests at once in threads. Each more would take 0.3 GB.
-    """
+    """The command line of the head's server; run it with the environment `variables()`."""
     listen = ["--host", HOST, "--port", str(port), "--allowed-hosts", HOSTS]
     served = ["--serve-artifacts", "--artifacts-destination", artifacts]
+    # One worker answers many requests in threads; each further one takes 0.3 GB.
     quiet = ["--workers", "1", "--uvicorn-opts=--no-access-log"]
     return [sys.executable, "-m", "mlflow", "server", *listen, *served, *quiet]
 
 
 def variables() -> dict[str, str]:
-    """Its environment: the database, no runners of background work (a dozen processes), and not
-    the address under which it is known to others.
-    """
-    settings = {**environment.VARIABLES, DATABASE_VARIABLE: DATABASE, **os.environ}
-    settings["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-    return {name: value for name, value in settings.items() if name != environment.URI_VARIABLE}
+    """The environment of the head's server: with the database, without `MLFLOW_TRACKING_URI`."""
+    settings = {**locations.VARIABLES, DATABASE_VARIABLE: DATABASE, **os.environ, **NO_JOBS}
+    return {name: value for name, value in settings.items() if name != locations.URI_VARIABLE}
 
 
 def log_file(home: Path) -> Path:
-    """What the server prints."""
+    """The output of the head's server."""
     return home / "server.log"
+
+
+def serve(out: Path, uri: str, host: str = HOST, port: int = PORT) -> int:
+    """Serve MLflow's interface until its server ends or Ctrl-C; the exit code (130 after Ctrl-C).
+
+    No process of the server is left when this returns. Errors: see `ui_command`.
+    """
+    # A session of its own: Ctrl-C would make both of MLflow's processes print a traceback.
+    server = subprocess.Popen(ui_command(out, uri, host, port), start_new_session=True)
+    try:
+        return server.wait()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def ui_command(out: Path, uri: str, host: str = HOST, port: int = PORT) -> list[str]:
+    """A command line that serves MLflow's interface over the database at `uri`; see `serve`.
+
+    `InvalidInput` when `out` holds no sweep; `TrackingError` when `uri` is a server (which has an
+    interface of its own) or a database file that does not exist.
+    """
+    read_sweep(paths_of(out))
+    if not locations.is_database(uri):
+        raise TrackingError(
+            f"'{redacted(uri)}' is a tracking server with an interface of its own: open that "
+            "address in a browser."
+        )
+    file = locations.sqlite_file(uri)
+    if file is not None and not file.exists():
+        raise TrackingError(
+            f"there is no MLflow database at '{file}' yet; `orchestrate track "
+            f"{paths_of(out).name}` writes it from the ledger."
+        )
+    # The address is no argument: everybody may read those, and it may hold a password.
+    settings = {**locations.VARIABLES, **NO_JOBS, DATABASE_VARIABLE: uri}
+    server = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
+    root = locations.artifact_root(out, uri)
+    artifacts = ["--default-artifact-root", root, "--no-serve-artifacts"]
+    assigned = [f"{name}={value}" for name, value in settings.items()]
+    return ["env", *assigned, *server, "--workers", "1", *artifacts]
 
 
 def _launch(home: Path, handle: int, artifacts: str, port: int) -> subprocess.Popen[bytes]:
@@ -134,7 +180,10 @@ def _open(home: Path) -> int:
 
 
 def _free(handle: int) -> bool:
-    """Whether no server runs; this process holds the lock then."""
+    """Whether no server runs; this process holds the lock then.
+
+    `flock` and no library: the server inherits the open file, and with it the lock.
+    """
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -147,16 +196,16 @@ def _wait(home: Path, port: int, lives: Callable[[], bool]) -> None:
     while _answers(port) != "OK":
         if not lives() or time.monotonic() > deadline:
             lines = log_file(home).read_text(errors="replace").splitlines()[-LAST_LINES:]
-            said = environment.redact("\n".join(lines))
+            output = redacted("\n".join(lines))
             raise TrackingError(
                 f"MLflow's server does not answer at {HOST}:{port}. The last lines of "
-                f"{log_file(home)}:\n{said}"
+                f"{log_file(home)}:\n{output}"
             )
         time.sleep(PAUSE)
 
 
 def _answers(port: int) -> str | None:
-    """What is said at the port about its health; None if nobody listens there."""
+    """What the health check at the port answers; None if no process listens there."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"http://{HOST}:{port}/health", timeout=5) as reply:
@@ -165,7 +214,7 @@ def _answers(port: int) -> str | None:
         return f"error {error.code}"
     except urllib.error.URLError as error:
         return None if isinstance(error.reason, ConnectionRefusedError) else str(error.reason)
-    except OSError as error:  # an answer that breaks off, a time-out: somebody is there
+    except OSError as error:  # a truncated answer or a time-out: some process listens
         return str(error)
 
 

@@ -1,8 +1,8 @@
-"""Ledger rows in, MLflow runs out: sweep → study → trial, exactly one run per key.
+"""Writes ledger rows as MLflow runs: sweep → study → trial, exactly one run per key.
 
-Every write can be cut off anywhere. A run carries its key from the moment it exists and a mark set
-with its last point; one without the mark is written again, onto the same run, at the same times, so
-that a point is never there twice.
+Every write may be cut off at any point. A run has its key from its creation and a completion mark
+after its last point. A run without the mark is written again, to the same run and with the same
+times, so that no point is duplicated.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from orchestrator.results.sweep_file import SweepFile
 from orchestrator.results.throughput import Window
 from orchestrator.spec import TrialResult
-from orchestrator.tracking.locations import SweepFile
 from orchestrator.tracking.records import (
     Measure,
     RunRecord,
@@ -37,7 +37,7 @@ ARTIFACTS = ("report.html", "registry")
 
 @dataclass(frozen=True)
 class Run:
-    """A run as the store holds it. `complete`: its record is there to the last point."""
+    """A run as the store has it. `complete`: it has its record up to the last point."""
 
     id: str
     key: str
@@ -56,35 +56,38 @@ class Run:
 
 
 class Store(Protocol):
-    """What `Tracker` asks of MLflow, for the runs of one sweep; failures are `TrackingError`."""
+    """The MLflow operations that `Tracker` needs, on the runs of one sweep; see `MlflowStore`.
+
+    Every failure is a `TrackingError`.
+    """
 
     def runs(self) -> list[Run]:
         """Every run of the sweep, oldest first."""
 
     def create(self, record: RunRecord, parent: str | None) -> str:
-        """A new running run that carries its key, version and tags at once; its id."""
+        """Create a running run with key, version and tags in one request; its id."""
 
     def measure(self, run: str, measures: Sequence[Measure]) -> None:
-        """Add points; a point that is already there (same name, step, time, value) stays single."""
+        """Add points; an equal point (name, step, time, value) is not duplicated."""
 
     def complete(self, run: str, record: RunRecord) -> None:
-        """Write params and points, then the mark, then status and end time."""
+        """Write params and points, then the completion mark, then status and end time."""
 
     def end(self, run: str, status: str, end: int) -> None:
-        """Give the run a final status at a time in Unix milliseconds."""
+        """Set the final status and the end time (Unix milliseconds)."""
 
     def resume(self, run: str, tags: Mapping[str, str]) -> None:
-        """Show the run as running, with these tags."""
+        """Set the status to running, and these tags."""
 
     def delete(self, run: str) -> None:
-        """Take the run away."""
+        """Delete the run."""
 
     def upload(self, run: str, paths: Sequence[Path], digest: str) -> None:
-        """Log files and folders on the run, replacing earlier ones, then remember `digest`."""
+        """Log files and folders on the run, replacing earlier ones, then record `digest`."""
 
 
 class Tracker:
-    """The one writer of one sweep. After an error throw it away and open another."""
+    """The only writer of one sweep. After an error it is invalid: open another."""
 
     def __init__(self, store: Store, sweep: SweepFile) -> None:
         self._store = store
@@ -102,15 +105,15 @@ class Tracker:
 
     @property
     def seen(self) -> Collection[str]:
-        """Keys of all rows that this tracker wrote or found written."""
+        """Keys of all rows that this tracker wrote or found complete."""
         return self._rows.keys()
 
     def update(
         self, rows: Sequence[TrialResult], progress: Callable[[int], None] = lambda done: None
     ) -> int:
-        """Write the rows that are missing or cut off, and the summaries; how many were written.
+        """Write the rows that are missing or incomplete, and the summaries; how many were written.
 
-        `progress` hears, after each row, how many of `rows` are done.
+        `progress` is called after each row with the number of `rows` done.
         """
         self._open_sweep(rows)
         written = 0
@@ -125,7 +128,7 @@ class Tracker:
         return written
 
     def note(self, windows: Sequence[Window]) -> None:
-        """Write what the pools have noted of their devices, as far as this tracker has not yet."""
+        """Write the device utilisation that this tracker has not written yet."""
         measures = {(one.name, one.step): one for one in system_measures(windows)}
         new = [one for place, one in measures.items() if place not in self._noted]
         if new and SWEEP in self._runs:
@@ -156,17 +159,17 @@ class Tracker:
         self._open(sweep_record(self._sweep, start), None)
 
     def _open(self, record: RunRecord, parent: str | None) -> None:
-        """Have the run of a sweep or study, running, with the tags of the present command."""
+        """Create or resume the run of a sweep or study, with the tags of the present command."""
         run = self._existing(record, parent) or self._create(record, parent)
         if not run.running or not record.tags.items() <= run.tags.items():
             self._store.resume(run.id, record.tags)
             self._runs[record.key] = replace(run, status=RUNNING, tags={**run.tags, **record.tags})
 
     def _existing(self, record: RunRecord, parent: str | None) -> Run | None:
-        """The run of this very record; one of another version or parent is deleted.
+        """The run of this record; one of another version or parent is deleted.
 
         The version differs when a damaged ledger row was moved away and trained again, the parent
-        when a person deleted the run above.
+        when a person deleted the parent run.
         """
         run = self._runs.get(record.key)
         if run is None or (run.version, run.parent) == (record.version, parent):
@@ -208,7 +211,7 @@ class Tracker:
 
 
 def _single(store: Store) -> dict[str, Run]:
-    """Runs by key. Where a server has made two of one (an answer was lost), one is kept."""
+    """Runs by key. Of duplicates, which a lost answer of a server causes, one is kept."""
     kept: dict[str, Run] = {}
     for run in store.runs():
         other = kept.get(run.key)

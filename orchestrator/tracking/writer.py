@@ -1,8 +1,8 @@
 """`python -m orchestrator.tracking.writer`: the one process that writes a running sweep to MLflow.
 
-It reads the ledger about once a second and obeys its standard input: a line `finish` or `interrupt`
-means "write the rest, answer, end"; the end of the input means that the sweep is gone. It may be
-killed anywhere: the next writer completes what it left (see `tracker`).
+It reads the ledger about once a second. A line `finish` or `interrupt` on its standard input means
+"write the rest, answer, end"; the end of the input means that the sweep has ended. It may be killed
+at any moment: the next writer completes what it left (see `tracker`).
 """
 
 from __future__ import annotations
@@ -22,50 +22,50 @@ from typing import TextIO
 from orchestrator.errors import OrchestrateError
 from orchestrator.results import throughput
 from orchestrator.results.ledger import Ledger
+from orchestrator.storage.addresses import redacted
 from orchestrator.storage.folder_lock import hold_orphan_lock
 from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.storage.sweep_storage import SweepStorage
-from orchestrator.tracking.environment import URI_VARIABLE, redact
-from orchestrator.tracking.locations import default_uri
+from orchestrator.tracking.locations import chosen_uri
 from orchestrator.tracking.lock import only_writer
 from orchestrator.tracking.process import FINISH, INTERRUPT
 from orchestrator.tracking.tracker import Tracker
 
 PERIOD = 1.0
 LONGEST_PAUSE = 60.0
-"""Seconds between looks at the ledger, and at most between attempts at a tracker that fails."""
+"""Seconds between reads of the ledger, and at most between attempts after failures."""
 GONE = ""
-"""What is read where the input has ended."""
-REMOTE_PERIOD, RECALL = 5.0, 15.0
-"""The same in an object store, which is asked for less often; and between looks at the pools'."""
+"""The order where the input has ended."""
+REMOTE_PERIOD, SYNC_PERIOD = 5.0, 15.0
+"""Seconds between reads of a ledger in an object store, and of the pools' utilisation there."""
 LAST_ATTEMPTS, LAST_PATIENCE = 3, 10.0
 LIFE_AFTER_PARENT = 3.0
-"""Seconds to note in MLflow that the sweep was killed; the next command waits for this."""
+"""Seconds to record in MLflow that the sweep was killed; the next command waits for this."""
 
 log = logging.getLogger("orchestrator.tracking")
 
 
 class Orders:
-    """What the sweep says on `stream`, heard by a thread; `order` is None until then."""
+    """The order of the sweep on `stream`, read by a thread; `order` is None until it arrives."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._heard = threading.Event()
+        self._arrived = threading.Event()
         self._parent = os.getppid()
         self.order: str | None = None
         for work in (self._listen, self._watch):
             threading.Thread(target=work, daemon=True).start()
 
     def wait(self, seconds: float) -> str | None:
-        """The order, as soon as there is one; None after `seconds` without."""
-        self._heard.wait(seconds)
+        """The order as soon as it arrives; None after `seconds`."""
+        self._arrived.wait(seconds)
         return self.order
 
     def _listen(self) -> None:
         self._give(self._stream.readline().strip())
 
     def _watch(self) -> None:
-        """The end of the input is not enough: a process that the sweep forked may hold the pipe."""
+        """The end of the input is not enough: a process forked by the sweep may hold the pipe."""
         while self.order != GONE and os.getppid() == self._parent:
             time.sleep(PERIOD)
         self._give(GONE)
@@ -75,11 +75,11 @@ class Orders:
     def _give(self, order: str) -> None:
         if self.order is None:
             self.order = order
-        self._heard.set()
+        self._arrived.set()
 
 
 class Writer:
-    """The loop: copy new rows; after a failure start over from what MLflow really holds."""
+    """The loop: write new rows; after a failure start again from what MLflow has."""
 
     def __init__(
         self,
@@ -91,20 +91,20 @@ class Writer:
         self._out, self._uri, self._open_tracker = out, uri, open_tracker
         self._storage = storage or SweepStorage(SweepPaths(out))
         self._ledger = Ledger(self._storage.paths.ledger)
-        self._recalled = 0.0
+        self._synced = 0.0
         self._tracker: Tracker | None = None
         self._held = ExitStack()
 
     def run(self, orders: Orders) -> dict[str, object]:
-        """Work until told to end; the answer for the sweep."""
+        """Write until an order arrives; the answer for the sweep."""
         period = pause = PERIOD if self._storage.store is None else REMOTE_PERIOD
         while (order := orders.wait(pause)) is None:
             pause = period if self._attempt(self.copy) else min(2 * pause, LONGEST_PAUSE)
         if order in (FINISH, INTERRUPT):
             return self._finish("FINISHED" if order == FINISH else "KILLED")
         if self._tracker is not None:
-            self._attempt(lambda: self._last_words("KILLED"))
-        return {"complete": False, "message": "the sweep ended without saying so"}
+            self._attempt(lambda: self._write_rest("KILLED"))
+        return {"complete": False, "message": "the sweep ended without an order"}
 
     def copy(self) -> None:
         """Write the rows that are new in the ledger."""
@@ -115,11 +115,11 @@ class Writer:
         self._note(tracker)
 
     def _note(self, tracker: Tracker) -> None:
-        """What the pools noted; those of other machines are asked for now and then."""
+        """Write the pools' utilisation; that of other machines is downloaded now and then."""
         pools = self._storage.paths.pools
-        if time.monotonic() > self._recalled + RECALL:
+        if time.monotonic() > self._synced + SYNC_PERIOD:
             self._storage.sync_down(pools, growing=True)
-            self._recalled = time.monotonic()
+            self._synced = time.monotonic()
         tracker.note(throughput.read(pools))
 
     def _opened(self, patience: float) -> Tracker:
@@ -131,10 +131,10 @@ class Writer:
             log.info("writing to %s", self._uri)
         return self._tracker
 
-    def _last_words(self, status: str) -> None:
+    def _write_rest(self, status: str) -> None:
         tracker = self._opened(LAST_PATIENCE)
         tracker.update(self._ledger.new_results(tracker.seen))
-        self._recalled = 0.0
+        self._synced = 0.0
         self._note(tracker)
         tracker.upload(self._out)
         tracker.close(status)
@@ -142,7 +142,7 @@ class Writer:
     def _finish(self, status: str) -> dict[str, object]:
         for number in range(LAST_ATTEMPTS):
             time.sleep(PERIOD if number else 0.0)
-            failure = self._failure(lambda: self._last_words(status))
+            failure = self._failure(lambda: self._write_rest(status))
             if failure is None:
                 log.info("everything is written")
                 return {"complete": True, "message": ""}
@@ -152,45 +152,44 @@ class Writer:
         return self._failure(work) is None
 
     def _failure(self, work: Callable[[], None]) -> str | None:
-        """Do `work`; the message if it failed, and then nothing that was known of MLflow holds."""
+        """Do `work`; the message if it failed: the tracker is invalid then."""
         try:
             work()
         except (OrchestrateError, OSError) as error:
             self._tracker = None
             self._held.close()
             log.warning("%s", error)
-            return redact(str(error))
+            return redacted(str(error))
         return None
 
 
 class _Redacted(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
+        return redacted(super().format(record))
 
 
 def main() -> None:
     """Run the process; see the module."""
     parser = argparse.ArgumentParser(prog="orchestrator.tracking.writer", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the sweep's folder")
-    parser.add_argument("--tracking-uri", help=f"MLflow address [default: ${URI_VARIABLE}]")
     parser.add_argument("--lease", required=True, help="token of the sweep's lease")
-    parser.add_argument("--home", help="address of a sweep whose working copy --out is")
+    parser.add_argument("--storage", help="address of a sweep whose working copy --out is")
     options = parser.parse_args()
     os.nice(10)
     _log_to_stderr()
     orders = Orders(sys.stdin)
-    sys.stdout = sys.stderr  # whatever a library prints is not an answer
+    sys.stdout = sys.stderr  # libraries must not print into the answer
     try:
-        # Held until the process ends: the next command waits for that.
+        # Held until the process ends: the next command waits for it.
         _lock = hold_orphan_lock(options.out, options.lease)
-        from orchestrator.tracking.mlflow import open_tracker  # at low priority: it takes seconds
+        from orchestrator.tracking.mlflow import open_tracker  # takes seconds: at low priority
 
-        uri = options.tracking_uri or os.environ.get(URI_VARIABLE) or default_uri(options.out)
+        uri = chosen_uri(options.out, None)
         storage = SweepStorage(SweepPaths(options.out, options.storage or ""))
         answer = Writer(options.out, uri, open_tracker, storage).run(orders)
     except Exception as error:
         log.exception("tracking ended")
-        answer = {"complete": False, "message": redact(str(error))}
+        answer = {"complete": False, "message": redacted(str(error))}
     with suppress(BrokenPipeError):
         os.write(1, json.dumps(answer).encode())
 

@@ -238,11 +238,6 @@ def test_adapters_are_compared_with_linear() -> None:
     }
 
 
-def test_without_linear_there_is_nothing_to_compare_with() -> None:
-    rows = finals({("digits", "lora"): (0.8, 0.8, 0.8)})
-    assert summarise(rows, ONE, SUITE).comparisons == ()
-
-
 def test_rows_of_other_sweeps_are_left_out() -> None:
     own = row(A, 0.8)
     strangers = [
@@ -274,17 +269,6 @@ def test_reads_of_test_that_break_the_protocol_are_counted() -> None:
     rows = [row(A, 0.8, test_reads=1), *seeds(A, "final", [0.5, 0.6])]
     rows[1] = replace(rows[1], test_reads=2)
     assert summarise(rows, ONE, SUITE).run.leaks == 2
-
-
-def test_a_finished_sweep_is_complete_and_an_interrupted_one_is_not(full: Summary) -> None:
-    assert full.complete
-    assert full.groups == ("natural", "specialized", "structured")
-    part = summarise(interrupted(sweep_results()), SWEEP, SUITE)
-    assert not part.complete
-    assert part.study("location", "efft2").missing == "not started"
-    assert part.study("textures", "lora").missing == "final seeds 2, 3 not run"
-    with pytest.raises(KeyError, match="digits/hta"):
-        full.study("digits", "hta")
 
 
 @pytest.mark.parametrize("rows", [[], interrupted(sweep_results()), sweep_results()])

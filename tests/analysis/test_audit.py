@@ -68,27 +68,27 @@ def test_a_choice_that_read_test_is_found(place: int) -> None:
     rows = changed(study(), place, lambda one: replace(one, test_reads=1))
     found = audit(rows, SWEEP)
     assert broken(found) == "a"
-    (breach,) = check(found, "a").breaches
-    assert (breach.key, breach.why) == (rows[place].key, "read test 1 time")
+    (violation,) = check(found, "a").violations
+    assert (violation.key, violation.why) == (rows[place].key, "read test 1 time")
     assert any(rows[place].key in line and "read test 1 time" in line for line in found.lines())
 
 
 @pytest.mark.parametrize("place", [SEARCH, REPLICATE])
 def test_a_choice_that_could_read_test_is_found(place: int) -> None:
     rows = changed(study(), place, with_data(identity("digits").final))
-    (breach,) = check(audit(rows, SWEEP), "a").breaches
-    assert "is that of trials that read test" in breach.why
-    assert breach.key == rows[place].key
+    (violation,) = check(audit(rows, SWEEP), "a").violations
+    assert "is that of trials that read test" in violation.why
+    assert violation.key == rows[place].key
 
 
 def test_a_choice_on_other_data_is_found() -> None:
     rows = changed(study(), SEARCH, with_data("e" * 64))
     for data in (None, DATA):
-        (breach,) = check(audit(rows, SWEEP, data), "a").breaches
-        assert "its data is eeeeeeeeeeee, not train and val" in breach.why
+        (violation,) = check(audit(rows, SWEEP, data), "a").violations
+        assert "its data is eeeeeeeeeeee, not train and val" in violation.why
     rows = [with_data("e" * 64)(one) if one.trial.stage != "final" else one for one in study()]
     assert broken(audit(rows, SWEEP)) == "", "all alike: nothing to compare with"
-    assert len(check(audit(rows, SWEEP, DATA), "a").breaches) == 8
+    assert len(check(audit(rows, SWEEP, DATA), "a").violations) == 8
 
 
 @pytest.mark.parametrize(
@@ -115,14 +115,14 @@ def test_a_final_that_did_not_read_test_once_at_its_end_is_found(
 ) -> None:
     found = audit(changed(study(), FINAL, change), SWEEP)
     assert "b" in broken(found)
-    assert [breach.why for breach in check(found, "b").breaches] == [why]
+    assert [violation.why for violation in check(found, "b").violations] == [why]
 
 
 def test_a_final_that_read_other_data_is_found() -> None:
     rows = changed(study(), FINAL, with_data("e" * 64))
     assert broken(audit(rows, SWEEP)) == ""
-    (breach,) = check(audit(rows, SWEEP, DATA), "b").breaches
-    assert "its data is eeeeeeeeeeee, not every split" in breach.why
+    (violation,) = check(audit(rows, SWEEP, DATA), "b").violations
+    assert "its data is eeeeeeeeeeee, not every split" in violation.why
 
 
 def test_a_final_that_diverged_may_not_have_read_test() -> None:
@@ -136,8 +136,8 @@ def test_a_final_of_another_configuration_is_found() -> None:
     rows = [*study(), row(A, 0.9, "final", 1, 60)]
     found = audit(rows, SWEEP, DATA)
     assert broken(found) == "c"
-    (breach,) = check(found, "c").breaches
-    assert (breach.key, breach.why) == (
+    (violation,) = check(found, "c").violations
+    assert (violation.key, violation.why) == (
         rows[-1].key, "its configuration is not the one chosen on val",
     )  # fmt: skip
 
@@ -173,19 +173,19 @@ def test_reading_test_twice_with_one_configuration_and_seed_is_found() -> None:
     again = replace(again, trial=replace(again.trial, weights="c" * 64))
     found = audit([*study(), again], SWEEP, DATA)
     assert broken(found) == "d"
-    assert [breach.why for breach in check(found, "d").breaches] == [
+    assert [violation.why for violation in check(found, "d").violations] == [
         "this configuration and seed read test 2 times"
     ] * 2
 
 
 def test_choices_on_other_images_are_found() -> None:
     rows = changed(study(), SEARCH, lambda one: replace(one, correct=b"\1" * 1000))
-    (breach,) = check(audit(rows, SWEEP), "e").breaches
-    assert breach.why == "compared on 1000 images, the task's other trials on 200"
+    (violation,) = check(audit(rows, SWEEP), "e").violations
+    assert violation.why == "compared on 1000 images, the task's other trials on 200"
     same = [replace(one, correct=b"\1" * 200) for one in study()]
     assert audit(same, SWEEP).clean, "as many test as val images, other data"
     rows = [with_data("e" * 64)(one) for one in same]
-    whys = {breach.why for breach in check(audit(rows, SWEEP), "e").breaches}
+    whys = {violation.why for violation in check(audit(rows, SWEEP), "e").violations}
     assert whys == {"compared on 200 images of the same data as final trials"}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.analysis.aggregate import summarise
-from orchestrator.analysis.benchmark import Benchmark, Block, benchmark, match
+from orchestrator.analysis.benchmark import Benchmark, TableSection, benchmark, match
 from orchestrator.analysis.published import SWIN_B, VIT_B, VIT_B_AUGREG, for_suite
 from orchestrator.analysis.statistics import estimate
 from orchestrator.analysis.summary import Summary
@@ -39,8 +39,8 @@ def table(*summaries: Summary) -> Benchmark:
     return found
 
 
-def blocks(found: Benchmark, kind: str) -> list[Block]:
-    return [block for block in found.blocks if block.kind == kind]
+def sections(found: Benchmark, kind: str) -> list[TableSection]:
+    return [section for section in found.sections if section.kind == kind]
 
 
 def test_columns_are_the_papers_groups_with_their_means() -> None:
@@ -56,14 +56,14 @@ def test_columns_are_the_papers_groups_with_their_means() -> None:
 def test_a_suite_of_one_group_has_one_mean() -> None:
     found = table(summary_of(FGVC, "hta"))
     assert found.groups == (("fine-grained", 5), ("", 1))
-    (difference,) = blocks(found, "difference")
-    assert [line.label for line in difference.lines] == ["hta − HTA paper"], "augreg is another"
+    (difference,) = sections(found, "difference")
+    assert [row.label for row in difference.rows] == ["hta − HTA paper"], "augreg is another"
 
 
 def test_our_line_is_the_mean_over_seeds_of_every_column() -> None:
     summary = summary_of(VTAB, "efft2")
     ours = {study.task: study.test.values for study in summary.studies}
-    (line,) = blocks(table(summary), "own")[0].lines
+    (row,) = sections(table(summary), "own")[0].rows
     groups = [
         [task.name for task in VTAB.tasks if task.group == group]
         for group in ("natural", "specialized", "structured")
@@ -71,43 +71,45 @@ def test_our_line_is_the_mean_over_seeds_of_every_column() -> None:
     by_seed = [[fmean(ours[name][seed] for name in names) for names in groups] for seed in range(3)]
     every = estimate([fmean(values[seed] for values in ours.values()) for seed in range(3)])
     means = estimate([fmean(row) for row in by_seed])
-    for cell, wanted in zip(line.cells[-2:], (every, means), strict=True):
+    for cell, wanted in zip(row.cells[-2:], (every, means), strict=True):
         assert (cell.value, cell.half) == (pytest.approx(wanted.mean), pytest.approx(wanted.half))
-    assert line.cells[0].value == pytest.approx(summary.study("cifar", "efft2").test.mean)
-    assert line.cells[7].value == pytest.approx(fmean(row[0] for row in by_seed))
-    assert line.params_m == pytest.approx(0.003072)
+    assert row.cells[0].value == pytest.approx(summary.study("cifar", "efft2").test.mean)
+    assert row.cells[7].value == pytest.approx(fmean(row[0] for row in by_seed))
+    assert row.params_m == pytest.approx(0.003072)
 
 
 def test_published_lines_are_the_same_adapters_and_the_references_paper_by_paper() -> None:
-    found = blocks(table(summary_of(VTAB, "hta", "efft2")), "published")
-    assert [(block.title.split(",")[-2][-10:], block.note.split(";")[0]) for block in found] == [
+    found = sections(table(summary_of(VTAB, "hta", "efft2")), "published")
+    assert [
+        (section.title.split(",")[-2][-10:], section.note.split(";")[0]) for section in found
+    ] == [
         ("2311.06749", "ViT-B/16, ImageNet-21k"),
         ("2410.22952", "ViT-B/16, ImageNet-21k"),
         ("2410.22952", "ViT-B/16, ImageNet-21k AugReg (another backbone than this sweep's)"),
     ]
-    assert [line.label for line in found[0].lines] == ["full", "linear", "efft2 r16", "efft2"]
-    assert [line.label for line in found[1].lines] == [
+    assert [row.label for row in found[0].rows] == ["full", "linear", "efft2 r16", "efft2"]
+    assert [row.label for row in found[1].rows] == [
         "hta", "hta qv", "hta qv_ffn", "hta rank0", "hta rank2", "hta rank4",
     ]  # fmt: skip
-    assert all("chosen on the test split" in block.note for block in found)
+    assert all("chosen on the test split" in section.note for section in found)
     printed = next(row for row in for_suite("vtab") if row.name == "efft2")
-    line = found[0].lines[-1]
-    assert line.cells[-2].value == pytest.approx(fmean(printed.accuracy.values()))
-    assert (line.params_m, line.with_head) == (0.245, False)
-    assert found[1].lines[0].with_head
+    row = found[0].rows[-1]
+    assert row.cells[-2].value == pytest.approx(fmean(printed.accuracy.values()))
+    assert (row.params_m, row.with_head) == (0.245, False)
+    assert found[1].rows[0].with_head
 
 
 def test_differences_are_ours_minus_the_papers_main_line() -> None:
     summary = summary_of(VTAB, "lora", "hta", "efft2")
-    (found,) = blocks(table(summary), "difference")
-    assert [line.label for line in found.lines] == [
+    (found,) = sections(table(summary), "difference")
+    assert [row.label for row in found.rows] == [
         "lora − EFFT paper", "hta − HTA paper", "efft2 − EFFT paper",
     ]  # fmt: skip
     theirs = next(row for row in for_suite("vtab") if row.name == "lora")
     ours = summary.study("cifar", "lora").test.mean or 0
-    assert found.lines[0].cells[0].value == pytest.approx(ours - theirs.accuracy["cifar"])
+    assert found.rows[0].cells[0].value == pytest.approx(ours - theirs.accuracy["cifar"])
     mean = summary.adapters[0].mean_tasks.mean or 0
-    assert found.lines[0].cells[-2].value == pytest.approx(mean - fmean(theirs.accuracy.values()))
+    assert found.rows[0].cells[-2].value == pytest.approx(mean - fmean(theirs.accuracy.values()))
     assert "part of a negative difference is the published protocol's" in found.note
 
 
@@ -119,24 +121,24 @@ def test_a_line_without_every_task_has_dashes_and_no_difference() -> None:
         if (row.trial.task, row.trial.adapter, row.trial.seed) != ("eurosat", "lora", 2)
     ]
     found = table(summarise(rows, sweep, VTAB))
-    first, second = blocks(found, "own")[0].lines
+    first, second = sections(found, "own")[0].rows
     missing = [
         c.label for c, cell in zip(found.columns, first.cells, strict=True) if cell.value is None
     ]
     assert missing == ["eurosat", "mean", "mean of tasks", "mean of groups"]
     assert all(cell.value is not None for cell in second.cells)
-    (difference,) = blocks(found, "difference")
-    assert [line.label for line in difference.lines] == ["efft2 − EFFT paper"]
+    (difference,) = sections(found, "difference")
+    assert [row.label for row in difference.rows] == ["efft2 − EFFT paper"]
 
 
 def test_a_sweep_of_some_tasks_has_no_mean_over_all() -> None:
     summary = summary_of(VTAB, "lora")
     few = replace(summary.sweep, tasks=("cifar", "kitti"))
     found = table(summarise(benchmark_results(few, VTAB), few, VTAB))
-    (line,) = blocks(found, "own")[0].lines
-    shown = [c.label for c, cell in zip(found.columns, line.cells, strict=True) if cell.value]
+    (row,) = sections(found, "own")[0].rows
+    shown = [c.label for c, cell in zip(found.columns, row.cells, strict=True) if cell.value]
     assert shown == ["cifar", "kitti"]
-    assert not blocks(found, "difference")
+    assert not sections(found, "difference")
 
 
 @pytest.mark.parametrize(
@@ -157,31 +159,31 @@ def test_which_published_backbone_is_ours(name: str, orig: str, augreg: str, swi
 def test_another_backbone_is_said_everywhere() -> None:
     found = table(summary_of(VTAB, "lora", backbone="vit_mini"))
     assert found.foreign
-    assert all("another backbone than this sweep's" in b.note for b in blocks(found, "published"))
-    (difference,) = blocks(found, "difference")
-    assert [line.label for line in difference.lines] == ["lora − EFFT paper (other backbone)"]
+    assert all("another backbone than this sweep's" in b.note for b in sections(found, "published"))
+    (difference,) = sections(found, "difference")
+    assert [row.label for row in difference.rows] == ["lora − EFFT paper (other backbone)"]
     assert not table(summary_of(VTAB, "lora")).foreign
 
 
 def test_lines_of_the_sweeps_own_backbone_are_preferred() -> None:
     swin = table(summary_of(VTAB, "hta", backbone="swin_base_patch4_window7_224.ms_in22k"))
-    assert [line.label for block in blocks(swin, "published") for line in block.lines] == [
+    assert [row.label for section in sections(swin, "published") for row in section.rows] == [
         "full", "linear", "hta",
     ]  # fmt: skip
     assert not swin.foreign
     augreg = table(summary_of(VTAB, "hta", backbone="vit_base_patch16_224.augreg_in21k"))
-    (line,) = blocks(augreg, "difference")[0].lines
-    assert line.label == "hta − HTA paper"
+    (row,) = sections(augreg, "difference")[0].rows
+    assert row.label == "hta − HTA paper"
     theirs = next(row for row in for_suite("vtab") if row.name == "hta augreg")
-    ours = blocks(augreg, "own")[0].lines[0].cells[0].value or 0
-    assert line.cells[0].value == pytest.approx(ours - theirs.accuracy["cifar"])
+    ours = sections(augreg, "own")[0].rows[0].cells[0].value or 0
+    assert row.cells[0].value == pytest.approx(ours - theirs.accuracy["cifar"])
 
 
 def test_a_weights_file_may_be_the_published_one() -> None:
     found = table(summary_of(VTAB, "lora", backbone="vit_base_patch16_224@ViT-B_16.npz"))
     assert not found.foreign
-    assert "if its weights file is that one" in blocks(found, "published")[0].note
-    assert blocks(found, "difference")[0].lines[0].label == "lora − EFFT paper"
+    assert "if its weights file is that one" in sections(found, "published")[0].note
+    assert sections(found, "difference")[0].rows[0].label == "lora − EFFT paper"
 
 
 def test_both_protocols_stand_beside_each_other() -> None:
@@ -190,9 +192,9 @@ def test_both_protocols_stand_beside_each_other() -> None:
     rows += [replace(row, trial=replace(row.trial, protocol="paper")) for row in rows]
     honest, paper = (summarise(rows, sweep, VTAB, protocol) for protocol in sweep.protocols)
     found = table(honest, paper)
-    first, second = blocks(found, "own")
+    first, second = sections(found, "own")
     assert "chosen on val" in first.note and "leaks" in second.note
-    assert [block.title for block in blocks(found, "difference")] == [
+    assert [section.title for section in sections(found, "difference")] == [
         "Ours − published, points", "Ours − published, points, protocol paper",
     ]  # fmt: skip
 

@@ -13,10 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from orchestrator.analysis import figures, plotting, search_figure
+from orchestrator.analysis import figures
 from orchestrator.analysis.aggregate import by_study, own_rows, summarise
-from orchestrator.analysis.plotting import BASELINE_COLOUR, draw, looks
-from orchestrator.analysis.search_figure import search_picture
+from orchestrator.analysis.plotting import BASELINE_COLOUR, adapter_styles, draw
 from orchestrator.analysis.sensitivity import sensitivities
 from orchestrator.analysis.summary import Summary
 from orchestrator.spec import Sweep, TrialResult
@@ -46,7 +45,6 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
         return f"{name}: {label}"
 
     monkeypatch.setattr(figures, "draw", keep)
-    monkeypatch.setattr(search_figure, "draw", keep)
     return kept
 
 
@@ -87,7 +85,7 @@ def test_every_figure_is_xml_with_its_names_and_no_outside_reference(
         "cost": figures.cost(full),
         "curves": figures.learning_curves(full, grouped),
         "scale": figures.scale_sensitivity(sensitivity, full),
-        "search": search_picture(full, grouped, "digits"),
+        "search": figures.search_trials(full, grouped, "digits"),
     }
     said = {}
     for name, svg in found.items():
@@ -109,7 +107,7 @@ def test_nothing_to_show_is_none(full: Summary, rows: Sequence[TrialResult]) -> 
     assert figures.accuracy(empty) is None
     assert figures.cost(empty) is None
     assert figures.learning_curves(empty, nothing) is None
-    assert search_picture(empty, nothing, "digits") is None
+    assert figures.search_trials(empty, nothing, "digits") is None
 
 
 def test_means_seeds_and_intervals_are_where_they_belong(
@@ -176,10 +174,10 @@ def test_a_level_that_only_stopped_trials_reached_is_hollow(drawn: list[Figure])
     assert [line.get_markerfacecolor() == "white" for line in marks] == [False, True]
 
 
-def test_the_search_picture_places_every_trial(
+def test_the_search_trials_places_every_trial(
     full: Summary, rows: Sequence[TrialResult], drawn: list[Figure]
 ) -> None:
-    search_picture(full, by_study(rows), "digits")
+    figures.search_trials(full, by_study(rows), "digits")
     study = full.study("digits", "efft2")
     axes = panel(drawn[0], "efft2")
     own = [r for r in rows if r.trial.study == study.name and r.trial.stage == "search"]
@@ -244,23 +242,12 @@ def test_any_text_is_drawn_as_it_stands_and_without_warnings(
 
 
 def test_an_adapter_looks_the_same_whatever_linear_does() -> None:
-    found = looks(["lora", "linear", "efft2"])
+    found = adapter_styles(["lora", "linear", "efft2"])
     assert found["linear"].colour == BASELINE_COLOUR
-    assert found["lora"] == looks(["linear", "lora", "efft2"])["lora"]
-    assert len({look.colour for look in looks([f"a{i}" for i in range(8)]).values()}) == 9
-
-
-@pytest.mark.parametrize(
-    ("count", "columns", "shape"), [(1, 4, (1, 4)), (5, 4, (2, 4)), (8, 4, (2, 4))]
-)
-def test_panels_leave_the_rest_of_a_row_empty(
-    count: int, columns: int, shape: tuple[int, int]
-) -> None:
-    figure = Figure()
-    cells = plotting.panels(figure, count, columns)
-    assert len(cells) == count
-    assert len(figure.axes) == shape[0] * shape[1]
-    assert sum(axes.axison for axes in figure.axes) == count
+    assert found["lora"] == adapter_styles(["linear", "lora", "efft2"])["lora"]
+    assert (
+        len({style.colour for style in adapter_styles([f"a{i}" for i in range(8)]).values()}) == 9
+    )
 
 
 def test_a_wide_sweep_is_drawn(drawn: list[Figure]) -> None:

@@ -1,4 +1,4 @@
-"""Where CI needs simulated hosts, a machine that has none is a failure, not a skip; one cluster."""
+"""The cluster that most tests share; with CLUSTER_TESTS=required nothing may be skipped."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.hosts.rack import why_not
 from tests.hosts.standing import Standing
-from tests.hosts.support import why_not
 from tests.hosts.sweeps import Disturbed, prepare, sweep
 
 
@@ -21,7 +21,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def standing(mini_data: Path) -> Iterator[Standing]:
-    """A cluster of a head and a worker, and a spare host; made once: its start takes a while."""
+    """A cluster of a head and a worker, and a spare host, started once for all tests."""
     with Standing(mini_data) as cluster:
         prepare(cluster)
         yield cluster
@@ -29,7 +29,7 @@ def standing(mini_data: Path) -> Iterator[Standing]:
 
 @pytest.fixture(scope="session")
 def calm(standing: Standing) -> Path:
-    """The folder of the sweep that other tests disturb, undisturbed."""
+    """The folder of an undisturbed sweep, to which disturbed ones are compared."""
     disturbed = Disturbed(standing.folder("calm"))
     standing.run(sweep("calm"))
     disturbed.check_counts()

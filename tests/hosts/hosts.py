@@ -87,10 +87,7 @@ class Hosts:
         self.start(name)
 
     def start(self, name: str) -> None:
-        """Switches a host on (its /tmp is empty then) and plugs its network cable in."""
-        if name in self._inits:
-            self._rack.cable(name, plugged=True)
-            return
+        """Switches a host on; its /tmp is empty then, its disk is as it was."""
         if not (self._rack.disks / name).exists():
             self._prepare(name, self._image)
         laptop = name == LAPTOP
@@ -100,12 +97,8 @@ class Hosts:
         self._inits[name] = self._rack.boot(name, addresses, not laptop, shared, shown)
 
     def kill(self, name: str) -> None:
-        """Switches a host off, without a word to its processes; a cut one stays silent."""
+        """Switches a host off; its processes are killed."""
         self._rack.power_off(self._inits.pop(name))
-
-    def cut(self, name: str) -> None:
-        """Pulls a host's network cable: it goes on, and nobody hears of it; `start` ends this."""
-        self._rack.cable(name, plugged=False)
 
     def run(
         self,

@@ -1,12 +1,14 @@
-"""The rack: a switch, the hosts' disks, and the process whose end is the end of every host.
+"""The rack of simulated hosts: network switch, disks, and whether this machine can run one.
 
-All of it lives in namespaces of the rack's own process, and dies with it, with pytest too. Nothing
-on the machine can collide with it: neither addresses nor names nor files.
+All of it lives in namespaces of one process and ends with it, and with pytest too. Its addresses,
+names and files cannot collide with those of the machine.
 """
 
 from __future__ import annotations
 
+import functools
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -15,13 +17,41 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from tests.hosts.support import NAMESPACES, PATH
-
 BOOT = Path(__file__).with_name("boot.sh")
 _SWITCH = """
 mount -t tmpfs -o size=4g,mode=755 tmpfs "$0" && mkdir "$0/shared" &&
 ip link add switch type bridge && ip link set switch up && touch "$0/up" && exec sleep infinity
 """
+PACKAGES = {
+    "sshd": "openssh-server",
+    "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
+    "rsync": "rsync",
+    "ip": "iproute2",
+    "unshare": "util-linux",
+    "nsenter": "util-linux",
+    "setpriv": "util-linux",
+    "pivot_root": "util-linux",
+    "pg_createcluster": "postgresql",
+}
+"""Command → the Debian package that provides it."""
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+MEMORY = 6 * 2**30
+"""Bytes that three hosts with Ray and a small sweep need, with some to spare."""
+
+_TRY = """
+set -e
+mount -t tmpfs tmpfs "$0"
+mkdir "$0/upper" "$0/work" "$0/root"
+mount -t overlay overlay -o "lowerdir=/,upperdir=$0/upper,workdir=$0/work" "$0/root"
+mkdir "$0/root/new" && rmdir "$0/root/new"
+ip link add one type veth peer name other
+ip link add switch type bridge
+ip link set one master switch
+"""
+NAMESPACES = ("--mount", "--pid", "--net", "--uts", "--ipc", "--propagation", "private")
+"""The kinds of namespaces that a host has of its own."""
 _T = TypeVar("_T")
 
 
@@ -36,6 +66,40 @@ def wait_for(
         if time.monotonic() > until:
             raise TimeoutError(f"waited {seconds:.0f} s in vain for {what}")
         time.sleep(pause)
+
+
+@functools.cache
+def why_not() -> str:
+    """What is missing for simulated hosts, in one line; empty if nothing is."""
+    if os.geteuid() != 0:
+        return "simulated hosts need root (namespaces, mounts)"
+    missing = {PACKAGES[name] for name in PACKAGES if not shutil.which(name, path=PATH)}
+    if missing:
+        return f"simulated hosts need: apt-get install {' '.join(sorted(missing))}"
+    if (free := _available_memory()) < MEMORY:
+        return f"simulated hosts need {MEMORY / 2**30:.0f} GiB of memory, {free / 2**30:.1f} free"
+    return _kernel_refuses()
+
+
+def _available_memory() -> int:
+    with open("/proc/meminfo") as lines:
+        (line,) = (line for line in lines if line.startswith("MemAvailable"))
+    return int(line.split()[1]) * 1024
+
+
+def _kernel_refuses() -> str:
+    """Tries namespaces, an overlay of the root and a bridge; what fails is the reason."""
+    with tempfile.TemporaryDirectory() as folder:
+        tried = subprocess.run(
+            ["unshare", *NAMESPACES, "--fork", "bash", "-c", _TRY, folder],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PATH": PATH},
+        )
+    if tried.returncode == 0:
+        return ""
+    said = tried.stderr.strip().splitlines() or [f"exit code {tried.returncode}"]
+    return f"this machine does not let root simulate hosts: {said[-1]}"
 
 
 def child_of(pid: int) -> int | None:
@@ -97,10 +161,6 @@ class Rack:
         """Kills process 1 of a host, and with it all its processes; waits until they are gone."""
         os.kill(init, signal.SIGKILL)
         wait_for("the host's end", lambda: not Path(f"/proc/{init}/root/run").exists())
-
-    def cable(self, name: str, plugged: bool) -> None:
-        """Pulls a host's network cable, or plugs it in again."""
-        self._ip("link", "set", self._port(name), "up" if plugged else "down")
 
     def off(self) -> None:
         """Ends everything; raises `RuntimeError` if any process outlives it."""

@@ -19,8 +19,7 @@ from tests.hosts.checks import (
 from tests.hosts.cloud import Cloud
 from tests.hosts.hosts import ROOT
 from tests.hosts.launch import Launch
-from tests.hosts.rack import wait_for
-from tests.hosts.support import why_not
+from tests.hosts.rack import wait_for, why_not
 
 pytestmark = [
     pytest.mark.cluster,

@@ -9,7 +9,7 @@ import pytest
 from tests.hosts.hosts import ROOT, Hosts
 from tests.hosts.image import HOME
 from tests.hosts.launch import listeners
-from tests.hosts.support import why_not
+from tests.hosts.rack import why_not
 
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(bool(why_not()), reason=why_not())]
 PSQL = "psql -X -A -t -h /var/run/postgresql -d mlflow"

@@ -1,11 +1,8 @@
-"""`orchestrate doctor` on three hosts: all well, then everything that can be wrong at once; and the
-sweep that is refused for the same reasons.
-"""
+"""`orchestrate doctor` on three hosts, without and with problems; the sweeps that they prevent."""
 
 from __future__ import annotations
 
 import re
-import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,56 +10,30 @@ from pathlib import Path
 import pytest
 
 from orchestrator import tasks
-from tests.hosts.hosts import ROOT, Done, Hosts
+from tests.hosts.hosts import Done, Hosts
 from tests.hosts.image import HOME
-from tests.hosts.rack import wait_for
-from tests.hosts.support import why_not
+from tests.hosts.rack import wait_for, why_not
+from tests.hosts.standing import NAMES, SHARED, Standing
 
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.skipif(bool(why_not()), reason=why_not()),
     pytest.mark.timeout(400),
 ]
-NAMES = ("head", "worker1", "worker2")
-SHARED = "/mnt/shared"
-ENVIRONMENT = {
-    "RAY_AUTH_MODE": "token",
-    "PYTHONPATH": f"{HOME}/code",
-    "ORCHESTRATE_DATA": f"{SHARED}/data",
-    "OMP_NUM_THREADS": "1",
-    "COLUMNS": "100",
-}
 PREPARED = "textures"
 """The task whose data lies on the head and on worker1, at the same path; there are no others."""
 
 
 @pytest.fixture(scope="module")
-def hosts(mini_data: Path) -> Iterator[Hosts]:
-    """A cluster of three, started by hand; each has a copy of the code and the token."""
-    with Hosts(*NAMES, shared=SHARED, environment=ENVIRONMENT) as up:
-        token = secrets.token_hex(32)
-        for name in NAMES:
-            _install(up, name, token)
-        shutil.copytree(mini_data, up.path("head", f"{SHARED}/data"))
-        for name in NAMES[:2]:
-            inside = f"data/mini/{PREPARED}"
-            shutil.copytree(mini_data / "mini" / PREPARED, up.path(name, f"{HOME}/{inside}"))
-        limits = "--num-cpus=1 --object-store-memory=100000000 --disable-usage-stats"
-        up.run("head", f"ray start --head --port=6379 --include-dashboard=false {limits}")
-        for name in NAMES[1:]:
-            up.run(name, f"ray start --address={up.addresses['head']}:6379 {limits}")
-        yield up
-
-
-def _install(hosts: Hosts, name: str, token: str) -> None:
-    code = hosts.path(name, f"{HOME}/code")
-    for package in ("adapters", "orchestrator", "search_spaces"):
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / package, code / package, ignore=ignored)
-    secret = hosts.path(name, f"{HOME}/.ray/auth_token")
-    secret.parent.mkdir(mode=0o700)
-    secret.touch(mode=0o600)
-    secret.write_text(token)
+def hosts(standing: Standing, mini_data: Path) -> Iterator[Hosts]:
+    """The shared cluster with its spare host as a third node."""
+    assert (standing.head, standing.worker, standing.spare) == NAMES
+    for name in (standing.head, standing.worker):
+        target = standing.hosts.path(name, f"{HOME}/data/mini/{PREPARED}")
+        shutil.copytree(mini_data / "mini" / PREPARED, target)
+    standing.join(standing.spare)
+    yield standing.hosts
+    standing.leave(standing.spare)
 
 
 def _type(hosts: Hosts, command: str, code: int) -> str:
@@ -133,7 +104,7 @@ def test_everything_that_is_wrong_is_named_with_its_node_and_the_fix(hosts: Host
     hosts.run("worker2", "mkdir ~/own")
     try:
         _check_everything_wrong(hosts)
-    finally:  # the other tests take the cluster for a well one
+    finally:  # other tests need the cluster in order
         hosts.run("worker1", f"for file in {metadata}; do mv $file.own $file; done")
         hosts.run("worker1", "sed -i '$d' ~/code/orchestrator/sweep.py")
 

@@ -14,10 +14,9 @@ from safetensors import SafetensorError, safe_open
 
 from orchestrator.storage.folder_lock import WORKERS
 from tests.commands import events, results
-from tests.hosts.rack import wait_for
+from tests.hosts.rack import wait_for, why_not
 from tests.hosts.reliability import line
 from tests.hosts.standing import Command, Standing
-from tests.hosts.support import why_not
 from tests.hosts.sweeps import POOL, Disturbed, finish, sweep
 
 pytestmark = [

@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.commands import check_once_each, results
-from tests.hosts.rack import wait_for
+from tests.hosts.rack import wait_for, why_not
 from tests.hosts.reliability import line
 from tests.hosts.standing import SHARED, Standing
-from tests.hosts.support import why_not
 from tests.hosts.sweeps import POOL, TRIALS, WAITING, Disturbed, amid, finish, sweep
 
 pytestmark = [
@@ -55,31 +54,26 @@ def test_the_command_is_killed_at_random_moments(standing: Standing, calm: Path)
         mine.found = f"kills: {killed} ({inside} with trials running), trials: {TRIALS}"
 
 
-def test_trainables_are_killed(standing: Standing, calm: Path) -> None:
-    with line("trainable") as mine:
-        disturbed, command = amid(standing, "trainable", 0.25)
-        killed = 0
-        for host in (standing.head, standing.worker):
-            if pids := standing.pids(host, WAITING):
-                standing.kill(host, pids)
-                killed += len(pids)
-        finish(command)
-        disturbed.check(calm)
-        assert killed
-        mine.found = f"processes killed: {killed}, trials: {TRIALS}"
-
-
-def test_a_pool_is_killed(standing: Standing, calm: Path) -> None:
-    with line("pool") as mine:
-        disturbed, command = amid(standing, "pool", 0.5)
+def test_trainables_are_killed_and_then_a_pool(standing: Standing, calm: Path) -> None:
+    """Two lines, one sweep."""
+    with line("trainable") as trainables, line("pool") as pool:
+        disturbed, command = amid(standing, "processes", 0.25)
         hosts = (standing.head, standing.worker)
+        waiting = {host: standing.pids(host, WAITING) for host in hosts}
+        for host, pids in waiting.items():
+            standing.kill(host, pids)
+        killed = sum(map(len, waiting.values()))
+        assert killed
+        disturbed.reach(command, TRIALS // 2)
+        before = disturbed.taken_up
         busy = wait_for(
             "a busy pool", lambda: next(filter(partial(_busy, standing, disturbed), hosts), None)
         )
         standing.kill(busy, standing.pids(busy, POOL))
         finish(command)
         disturbed.check(calm)
-        mine.found = f"trials taken up elsewhere: {disturbed.taken_up} of {TRIALS}"
+        trainables.found = f"processes killed: {killed}, trials: {TRIALS}"
+        pool.found = f"trials taken up elsewhere: {disturbed.taken_up - before} of {TRIALS}"
 
 
 def _busy(standing: Standing, disturbed: Disturbed, host: str) -> bool:
@@ -116,10 +110,9 @@ def test_a_second_command_is_refused_and_ctrl_c_stops_the_first(
     standing: Standing, calm: Path
 ) -> None:
     """Two lines, one sweep: the first command has to go on undisturbed until Ctrl-C."""
-    with line("SIGINT") as mine:
+    with line("SIGINT") as mine, line("two") as other:
         disturbed, command = amid(standing, "interrupted", 0.25)
-        with line("two") as other:
-            other.found = _refused(standing, disturbed)
+        other.found = _refused(standing, disturbed)
         disturbed.reach(command, disturbed.recorded + 1)
         command.signal(signal.SIGINT)
         assert command.wait() == 130, command.text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -13,12 +13,11 @@ import pytest
 
 from orchestrator.storage.sweep_paths import SweepPaths
 from tests.commands import events, results
-from tests.hosts.rack import wait_for
+from tests.hosts.rack import wait_for, why_not
 from tests.hosts.reliability import line
 from tests.hosts.same import ledger_differences, registry_differences
-from tests.hosts.standing import SHARED, Standing
-from tests.hosts.support import why_not
-from tests.hosts.sweeps import TRIALS, amid, finish, sweep
+from tests.hosts.standing import SHARED, Command, Standing
+from tests.hosts.sweeps import TRIALS, Disturbed, amid, finish, sweep
 
 pytestmark = [
     pytest.mark.cluster,
@@ -81,28 +80,33 @@ def _written(handle: int, size: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize(("case", "trouble"), [("refused", _read_only), ("full", _full)])
-def test_storage_is_in_trouble_for_a_while(
-    case: str,
-    trouble: Callable[[Standing], AbstractContextManager[None]],
-    standing: Standing,
-    calm: Path,
-) -> None:
-    with line(case) as mine:
-        disturbed, command = amid(standing, case, 0.25)
-        refused, works = _said(standing, REFUSES), _said(standing, WORKS)
-        with trouble(standing):
-            wait_for("a refusal", lambda: _said(standing, REFUSES) > refused, 60)
-            before = disturbed.recorded
-            time.sleep(SECONDS)
-            assert disturbed.recorded == before, "the trouble was none"
-            assert not command.ended, command.text
+def test_storage_refuses_for_a_while_and_then_is_full(standing: Standing, calm: Path) -> None:
+    """Two lines, one sweep."""
+    with line("refused") as refused, line("full") as full:
+        disturbed, command = amid(standing, "storage", 0.25)
+        refused.found = _outlasts(standing, disturbed, command, _read_only(standing))
+        disturbed.reach(command, disturbed.recorded + 1)
+        full.found = _outlasts(standing, disturbed, command, _full(standing))
         finish(command)
         disturbed.check(calm)
-        assert _said(standing, WORKS) > works
-        mine.found = (
-            f"refused for {SECONDS:.0f} s after {before} of {TRIALS} trials; nobody had to act"
-        )
+
+
+def _outlasts(
+    standing: Standing,
+    disturbed: Disturbed,
+    command: Command,
+    trouble: AbstractContextManager[None],
+) -> str:
+    """The sweep records nothing during the trouble and goes on by itself afterwards."""
+    refused, works = _said(standing, REFUSES), _said(standing, WORKS)
+    with trouble:
+        wait_for("a refusal", lambda: _said(standing, REFUSES) > refused, 60)
+        before = disturbed.recorded
+        time.sleep(SECONDS)
+        assert disturbed.recorded == before, "storage did not refuse"
+        assert not command.ended, command.text
+    wait_for("the storage to work", lambda: _said(standing, WORKS) > works, 60)
+    return f"refused for {SECONDS:.0f} s after {before} of {TRIALS} trials; nobody had to act"
 
 
 def test_a_torn_row_is_refused_and_its_trial_alone_is_trained_again(

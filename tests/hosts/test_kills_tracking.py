@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator.tracking.locations import read_sweep
+from orchestrator.results.sweep_file import read_sweep
+from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.tracking.tracker import SWEEP
 from tests.commands import results
-from tests.hosts.rack import wait_for
+from tests.hosts.rack import wait_for, why_not
 from tests.hosts.reliability import line
 from tests.hosts.standing import DATABASE, SHARED, Command, Standing
-from tests.hosts.support import why_not
 from tests.hosts.sweeps import NOWHERE, RUNS, TRIALS, amid, finish
 from tests.tracking.database import stored
 
@@ -87,7 +87,9 @@ def _trials(standing: Standing, folder: Path) -> set[str]:
         for file in home.glob(f"{Path(DATABASE).name}*"):
             shutil.copyfile(file, Path(copy) / file.name)
         runs = stored(
-            folder, read_sweep(folder).id, partial(_ask, Path(copy) / Path(DATABASE).name)
+            folder,
+            read_sweep(SweepPaths(folder)).id,
+            partial(_ask, Path(copy) / Path(DATABASE).name),
         )
     return {key for key in runs if ":" not in key and key != SWEEP}
 

@@ -20,8 +20,7 @@ from tests.hosts.checks import (
 from tests.hosts.hosts import LAPTOP, ROOT, Hosts
 from tests.hosts.image import HOME
 from tests.hosts.launch import FILE, Launch, left_running, listeners
-from tests.hosts.rack import wait_for
-from tests.hosts.support import why_not
+from tests.hosts.rack import wait_for, why_not
 
 pytestmark = [
     pytest.mark.cluster,

@@ -17,7 +17,7 @@ from orchestrator.errors import InvalidInput
 from orchestrator.planning.config import SweepConfig
 from orchestrator.planning.extension import check_identities, extend
 from orchestrator.planning.resolve import check_batches, plan_studies, plan_sweep
-from orchestrator.planning.sweep_file import SweepFile, read_sweep
+from orchestrator.results.sweep_file import SweepFile, read_sweep
 from orchestrator.spec import DataIdentity, Study, Sweep
 from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.tasks.mini import MINI

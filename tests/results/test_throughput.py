@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.analysis.devices import devices
 from orchestrator.results import throughput
-from orchestrator.results.throughput import GroupUse, Window
+from orchestrator.results.throughput import GroupUse, Window, device_use
 from orchestrator.tracking.records import system_measures
 
 GROUP = GroupUse("lora, batch 8", 2, 4, "throughput", 2**20, 800, 1, "")
@@ -38,7 +37,7 @@ def test_a_torn_line_is_left_out(torn: str, tmp_path: Path) -> None:
 
 def test_no_folder_is_no_windows(tmp_path: Path) -> None:
     assert throughput.read(tmp_path / "none") == []
-    assert devices([]) is None
+    assert device_use([]) is None
 
 
 def test_rates_are_of_the_time_at_work() -> None:
@@ -58,7 +57,7 @@ def test_groups_of_all_pools_are_summed() -> None:
     first = replace(WINDOW, groups=(GROUP,))
     later = replace(WINDOW, time=200.0, groups=(replace(GROUP, trained=1600), second))
     other = replace(WINDOW, pool="b cpu", groups=(replace(GROUP, planned=8, halved=0),))
-    found = devices([first, later, other])
+    found = device_use([first, later, other])
     assert found is not None
     assert [pool.pool for pool in found.pools] == ["a cpu", "b cpu"]
     lora, hta = found.stacks

@@ -11,8 +11,8 @@ from orchestrator.storage.folder_lock import SweepLease
 from orchestrator.tracking.locations import default_uri
 from orchestrator.tracking.mlflow import track
 from orchestrator.tracking.process import TrackingProcess
+from tests.tracking.database import until
 from tests.tracking.synthetic import make_sweep
-from tests.tracking.waiting import until
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from orchestrator.results.ledger import Ledger
-from orchestrator.spec import Point, Recipe, Stage, Status, Trial, TrialResult
+from orchestrator.results.sweep_file import SweepFile, read_sweep
+from orchestrator.spec import Point, Recipe, Stage, Status, Sweep, Trial, TrialResult
+from orchestrator.storage.sweep_paths import SweepPaths
+from orchestrator.tasks.mini import MINI
 
 EPOCHS = 10
 BEGAN = 1_700_000_000.0
@@ -17,21 +19,26 @@ BEGAN = 1_700_000_000.0
 
 def make_sweep(out: Path, name: str = "5eed") -> Path:
     out.mkdir(parents=True, exist_ok=True)
-    sweep = {
-        "suite": "mini",
-        "backbone": "vit_mini",
-        "tasks": ["digits", "count"],
-        "adapters": ["linear", "lora"],
-        "sampler": "tpe",
-        "stopping": "asha",
-        "trials": 8,
-        "seeds": 3,
-        "replicate": 2,
-        "seed": 0,
-    }
-    content = {"id": name, "sweep": sweep, "command": "orchestrate sweep mini"}
-    (out / "sweep.json").write_text(json.dumps(content))
+    sweep = Sweep(
+        suite="mini",
+        backbone="vit_mini",
+        tasks=("digits", "count"),
+        adapters=("linear", "lora"),
+        sampler="tpe",
+        stopping="asha",
+        trials=8,
+        seeds=3,
+        replicate=2,
+        recipe=Recipe(epochs=EPOCHS, warmup_epochs=1),
+        spaces={},
+    )
+    made = SweepFile(name, sweep, MINI, {}, {}, "w" * 64, "orchestrate sweep mini", BEGAN)
+    made.write(SweepPaths(out))
     return out
+
+
+def sweep_of(out: Path) -> SweepFile:
+    return read_sweep(SweepPaths(out))
 
 
 def results(number: int, seed: int = 0, epochs: int = EPOCHS) -> Iterator[TrialResult]:

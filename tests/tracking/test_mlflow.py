@@ -14,12 +14,11 @@ from orchestrator.results import throughput
 from orchestrator.results.ledger import Ledger
 from orchestrator.results.throughput import GroupUse, Window
 from orchestrator.storage.sweep_paths import SweepPaths
-from orchestrator.tracking.locations import read_sweep
 from orchestrator.tracking.lock import only_writer
 from orchestrator.tracking.mlflow import MlflowStore, TrackCounts, open_tracker, track
 from orchestrator.tracking.tracker import Tracker
 from tests.tracking.database import check_agrees, content, count, stored
-from tests.tracking.synthetic import append, make_sweep, result, results
+from tests.tracking.synthetic import append, make_sweep, result, results, sweep_of
 
 NOBODY = "http://user:hunter2@127.0.0.1:9"
 """The port of `discard`, which nothing serves."""
@@ -153,10 +152,10 @@ def test_a_writer_cut_off_at_any_call_is_completed(sweep: Path, after: bool) -> 
     """One database throughout: what one cut leaves, the next writer meets."""
     rows, cuts = append(sweep, results(5)), 0
     (sweep / "report.html").write_text("<html>")
-    store = MlflowStore(sweep, uri(sweep))
+    store = MlflowStore(sweep, uri(sweep), sweep_of(sweep))
     while True:
         try:
-            tracker = Tracker(CutStore(store, 1 + cuts % 7, after), read_sweep(sweep))
+            tracker = Tracker(CutStore(store, 1 + cuts % 7, after), sweep_of(sweep))
             tracker.update(rows)
             tracker.upload(sweep)
             tracker.close("FINISHED")
@@ -172,8 +171,8 @@ def test_a_writer_cut_off_at_any_call_is_completed(sweep: Path, after: bool) -> 
 
 def test_a_row_cut_off_between_its_points_gets_each_point_once(sweep: Path) -> None:
     rows = append(sweep, results(3))
-    store = MlflowStore(sweep, uri(sweep))
-    tracker = Tracker(store, read_sweep(sweep))
+    store = MlflowStore(sweep, uri(sweep), sweep_of(sweep))
+    tracker = Tracker(store, sweep_of(sweep))
     tracker.update([])
     client = store._client
     log_batch, calls = client.log_batch, 0
@@ -199,8 +198,8 @@ def test_two_runs_of_one_key_become_one(sweep: Path) -> None:
     """A server may have done what it never answered."""
     rows = append(sweep, results(6))
     track(sweep)
-    store = MlflowStore(sweep, uri(sweep))
-    tracker = Tracker(CutStore(store, 99, False), read_sweep(sweep))
+    store = MlflowStore(sweep, uri(sweep), sweep_of(sweep))
+    tracker = Tracker(CutStore(store, 99, False), sweep_of(sweep))
     tracker._runs = {}
     tracker.update(rows)
     assert count(sweep) > 2 * 6
@@ -222,7 +221,7 @@ def test_a_trial_that_was_trained_again_replaces_its_run(sweep: Path) -> None:
 def test_a_run_that_a_person_deleted_comes_back_with_all_below_it(sweep: Path, key: str) -> None:
     rows = append(sweep, results(8))
     track(sweep)
-    MlflowStore(sweep, uri(sweep)).delete(stored(sweep)[key].id)
+    MlflowStore(sweep, uri(sweep), sweep_of(sweep)).delete(stored(sweep)[key].id)
     track(sweep)
     check_agrees(sweep, rows)
 
@@ -296,7 +295,7 @@ def test_a_folder_without_a_sweep_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"nowhere.*holds no sweep"):
         track(tmp_path / "nowhere")
     (tmp_path / "sweep.json").write_text("{")
-    with pytest.raises(InvalidInput, match=r"sweep\.json cannot be read"):
+    with pytest.raises(InvalidInput, match=r"sweep\.json' is damaged"):
         track(tmp_path)
     assert list(tmp_path.iterdir()) == [tmp_path / "sweep.json"]
 

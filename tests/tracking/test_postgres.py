@@ -14,11 +14,11 @@ import pytest
 from orchestrator.results.ledger import Ledger
 from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.tracking import server
-from orchestrator.tracking.environment import URI_VARIABLE
+from orchestrator.tracking.locations import URI_VARIABLE
 from tests.commands import run, small_sweep, start
 from tests.tracking.database import check_agrees
 from tests.tracking.postgres import Postgres, private_postgres, skip_without
-from tests.tracking.test_ui import free_port, processes_on
+from tests.tracking.test_server import free_port, processes_on
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 

@@ -18,10 +18,9 @@ from orchestrator.storage.folder_lock import SweepLease
 from orchestrator.tracking.locations import default_uri, log_file
 from orchestrator.tracking.mlflow import TrackCounts, track
 from orchestrator.tracking.process import TrackingProcess
-from tests.tracking.database import check_agrees, count, stored
+from tests.tracking.database import check_agrees, count, stored, until
 from tests.tracking.synthetic import append, results
 from tests.tracking.test_mlflow import NOBODY
-from tests.tracking.waiting import until
 
 DRIVER = """
 import os, sys, time

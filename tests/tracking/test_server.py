@@ -1,21 +1,71 @@
-"""The head's MLflow server as a process: started once, ended whole. With SQLite, to be quick."""
+"""MLflow's servers as processes, on SQLite: the head's is started once and ended whole."""
 
 from __future__ import annotations
 
+import json
 import re
+import signal
 import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import TrackingError
+from orchestrator.errors import InvalidInput, TrackingError
 from orchestrator.tracking import server
-from orchestrator.tracking.environment import URI_VARIABLE
-from orchestrator.tracking.locations import chosen_uri, default_uri, sqlite_file
+from orchestrator.tracking.locations import URI_VARIABLE, chosen_uri, default_uri
 from orchestrator.tracking.mlflow import track
+from orchestrator.tracking.server import ui_command
+from tests.commands import heed_interrupts
 from tests.tracking.database import check_agrees
-from tests.tracking.synthetic import append, results
-from tests.tracking.test_ui import free_port, processes_on
+from tests.tracking.synthetic import append, make_sweep, results
+
+SERVE = """
+import sys
+from pathlib import Path
+from orchestrator.tracking.locations import default_uri
+from orchestrator.tracking.server import serve
+out = Path(sys.argv[1])
+sys.exit(serve(out, default_uri(out), port=int(sys.argv[2])))
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def answer(url: str, process: subprocess.Popen[str], seconds: float = 60.0) -> bytes:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=10) as reply:
+                assert reply.status == 200
+                return bytes(reply.read())
+        except urllib.error.HTTPError:
+            raise
+        except OSError:
+            assert process.poll() is None, "the server ended"
+            assert time.monotonic() < deadline, "the server never answered"
+            time.sleep(0.1)
+
+
+def processes_on(port: int) -> list[int]:
+    """Processes with the port among their arguments."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if str(port).encode() in arguments:
+            found.append(int(folder.name))
+    return found
 
 
 def test_one_server_however_often_it_is_started(
@@ -82,18 +132,49 @@ def test_the_database_is_no_argument_and_nothing_runs_in_its_background(
     assert server.variables()[server.DATABASE_VARIABLE].endswith("@other/mlflow")
 
 
-def test_an_address_is_given_or_mlflows_own_or_the_folders(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert chosen_uri(tmp_path, None) == default_uri(tmp_path)
-    monkeypatch.setenv(URI_VARIABLE, "")
-    assert sqlite_file(chosen_uri(tmp_path, None)) == tmp_path / "mlflow.db"
-    monkeypatch.setenv(URI_VARIABLE, "http://127.0.0.1:5000")
-    assert chosen_uri(tmp_path, None) == "http://127.0.0.1:5000"
-    assert chosen_uri(tmp_path, "sqlite:///mine.db") == "sqlite:///mine.db"
-
-
 def test_a_missing_driver_is_named(sweep: Path) -> None:
     with pytest.raises(TrackingError, match=r"pip install \"psycopg\[binary\]\"") as caught:
         track(sweep, "postgresql+pg8000:///mlflow?host=/nowhere")
     assert re.search("No module named .pg8000", str(caught.value))
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="reads /proc")
+def test_the_interface_is_served_on_loopback_and_leaves_no_process(sweep: Path) -> None:
+    append(sweep, results(1))
+    track(sweep)
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVE, str(sweep), str(port)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=heed_interrupts,
+    )
+    try:
+        page = answer(f"http://127.0.0.1:{port}/", process)
+        assert b"<html" in page.lower()
+        api = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search?max_results=9"
+        shelves = json.loads(answer(api, process))["experiments"]
+        assert "orchestrate/mini/vit_mini" in {shelf["name"] for shelf in shelves}
+        assert f"0100007F:{port:04X}" in Path("/proc/net/tcp").read_text()
+        assert f"00000000:{port:04X}" not in Path("/proc/net/tcp").read_text()
+        assert 2 <= len(processes_on(port)) <= 3
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "Traceback" not in output
+    time.sleep(0.1)
+    assert processes_on(port) == []
+
+
+def test_what_cannot_be_shown_is_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"nowhere.*holds no sweep"):
+        ui_command(tmp_path / "nowhere", default_uri(tmp_path / "nowhere"))
+    out = make_sweep(tmp_path / "sweep")
+    with pytest.raises(TrackingError, match=f"orchestrate track {out}"):
+        ui_command(out, default_uri(out))
+    with pytest.raises(TrackingError, match="open that address in a browser") as caught:
+        ui_command(out, "https://me:hunter2@tracking.example.org")
+    assert "hunter2" not in str(caught.value)

@@ -24,9 +24,9 @@ from orchestrator.cluster.doctor.records import (
 from orchestrator.data.prepared.presence import presence
 from orchestrator.errors import InvalidInput
 from orchestrator.spec import Suite
+from orchestrator.storage.addresses import redacted
 from orchestrator.storage.sharing import Shared, filesystem, is_network, is_uri, said
 from orchestrator.storage.sweep_paths import SweepPaths
-from orchestrator.tracking.environment import redact
 from orchestrator.tracking.locations import is_database, sqlite_file
 
 NODE_SECONDS = SECONDS + 30
@@ -160,7 +160,7 @@ def _probe_nodes(
 
 def tracking_status(uri: str) -> TrackingStatus:
     """Ask a server for its version, or open a database read-only; takes a few seconds at most."""
-    where = redact(uri)
+    where = redacted(uri)
     if uri.startswith(("http://", "https://")):
         return _server_status(uri, where)
     if not is_database(uri):
@@ -243,4 +243,4 @@ def _database_status(uri: str, where: str) -> TrackingStatus:
 def _reason(error: Exception) -> str:
     reason = getattr(error, "reason", None) or error
     text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
-    return redact(text.strip().splitlines()[0].rstrip("."))
+    return redacted(text.strip().splitlines()[0].rstrip("."))

@@ -16,7 +16,7 @@ from typing import IO, cast
 from orchestrator.cluster.sync.file_list import NAME, FileList, entries, names_in
 from orchestrator.cluster.sync.log_stream import Sender
 from orchestrator.errors import DataError, OrchestrateError, SweepConflict
-from orchestrator.planning.sweep_file import read_sweep
+from orchestrator.results.sweep_file import read_sweep
 from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.storage.sweep_storage import SweepStorage
 

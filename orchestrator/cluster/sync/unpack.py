@@ -11,8 +11,8 @@ from orchestrator.cluster.sync.file_list import NAME, FileList, entries, list_fi
 from orchestrator.cluster.sync.pack import check_same
 from orchestrator.data.download.archives import unpack
 from orchestrator.errors import DataError, InvalidInput
-from orchestrator.planning.sweep_file import SweepFile
 from orchestrator.registry import INDEX, WEIGHTS, read_index
+from orchestrator.results.sweep_file import SweepFile
 from orchestrator.storage.files import fingerprint, make_folder, sync_folder, write_whole
 from orchestrator.storage.sweep_paths import SweepPaths
 

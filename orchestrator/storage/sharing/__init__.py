@@ -8,10 +8,11 @@ client answers from its cache.
 
 from __future__ import annotations
 
+from orchestrator.storage.addresses import location as shown
 from orchestrator.storage.sharing.mounts import filesystem, is_network
 from orchestrator.storage.sharing.sign import Shared, Sight, look
 from orchestrator.storage.sharing.spots import Sign
-from orchestrator.storage.sharing.words import is_uri, listed, said, shown, told
+from orchestrator.storage.sharing.words import is_uri, listed, said, told
 
 __all__ = [
     "Shared",

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import InvalidInput
+from orchestrator.storage.addresses import location
 from orchestrator.storage.files import write_whole
-from orchestrator.storage.sharing.words import is_uri, said, shown
+from orchestrator.storage.sharing.words import is_uri, said
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Bucket:
             self._store, root = pafs.FileSystem.from_uri(sign.place)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise InvalidInput(
-                f"the address '{shown(sign.place)}' cannot be used ({said(error)}). Allowed: a "
+                f"the address '{location(sign.place)}' cannot be used ({said(error)}). Allowed: a "
                 "folder, s3:// or gs://."
             ) from None
         self._path = f"{root.rstrip('/')}/{sign.name}"

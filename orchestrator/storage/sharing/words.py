@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from orchestrator.storage.addresses import location
+
 _MOST_NAMES = 4
 
 
@@ -13,17 +15,11 @@ def is_uri(place: str | Path) -> bool:
     return "://" in str(place)
 
 
-def shown(place: str | Path) -> str:
-    """The place as a person may read it: without what an address holds of credentials."""
-    scheme, colon, rest = str(place).partition("://")
-    return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}" if colon else str(place)
-
-
 def said(error: Exception) -> str:
     """An error in one short line without credentials."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     line = text.splitlines()[0].rstrip(".")
-    return " ".join(shown(word) for word in line.split())
+    return " ".join(location(word) for word in line.split())
 
 
 def told(problems: Mapping[str, str]) -> str:

@@ -27,17 +27,8 @@ from orchestrator.backbones.vit_mini import vit_mini
 from orchestrator.data.splits import open_final, open_search
 from orchestrator.engine.pool import Ended, Pool
 from orchestrator.errors import CheckpointError, InvalidInput
-from orchestrator.registry import (
-    CONFIG,
-    EVIDENCE,
-    INDEX,
-    WEIGHTS,
-    Index,
-    export,
-    export_merged,
-    load,
-    read_index,
-)  # fmt: skip
+from orchestrator.registry import INDEX, WEIGHTS, export, export_merged, load, read_index
+from orchestrator.registry.index import CONFIG, EVIDENCE
 from orchestrator.spec import Recipe, Stage, Sweep, Trial, TrialResult
 from orchestrator.storage import files
 from orchestrator.storage.retry import is_transient
@@ -450,8 +441,3 @@ def test_the_index_is_read_without_torch(exported: Path) -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.split() == ["2", "False"]
-
-
-def test_the_index_survives_its_own_text(exported: Path) -> None:
-    index = read_index(exported)
-    assert Index.model_validate_json(index.model_dump_json()) == index

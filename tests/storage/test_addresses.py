@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import os
-
 import pytest
 
-from orchestrator.tracking import environment
+from orchestrator.storage.addresses import has_secret, location, redacted
 
 
 @pytest.mark.parametrize(
@@ -18,17 +16,16 @@ from orchestrator.tracking import environment
     ],
 )
 def test_credentials_are_hidden(text: str, clean: str) -> None:
-    assert environment.redact(text) == clean
+    assert redacted(text) == clean
+    assert has_secret(text) == (text != clean)
 
 
 def test_secrets_of_the_environment_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "hunter2")
-    assert environment.redact("refused: hunter2") == "refused: ***"
+    assert redacted("refused: hunter2") == "refused: ***"
 
 
-def test_a_variable_that_a_person_set_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "99")
-    monkeypatch.delenv("DO_NOT_TRACK", raising=False)
-    environment.prepare()
-    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "99"
-    assert os.environ["DO_NOT_TRACK"] == "true"
+def test_a_location_has_neither_user_nor_options() -> None:
+    assert location("s3://key:secret@bucket/sweep?region=x") == "s3://bucket/sweep"
+    assert location("/data/a@b?c") == "/data/a@b?c"
+    assert not has_secret("s3://anonymous@bucket/x")

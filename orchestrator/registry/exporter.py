@@ -1,0 +1,187 @@
+"""Writes the registry from a summary, the ledger's rows and the trained adapters."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from orchestrator.analysis.summary import StudySummary, Summary
+from orchestrator.errors import CheckpointError
+from orchestrator.registry.index import (
+    CHECKED,
+    CONFIG,
+    EVIDENCE,
+    INDEX,
+    WEIGHTS,
+    Index,
+    RegistryEntry,
+    label,
+    path_component,
+    write_json,
+)
+from orchestrator.spec import TrialResult
+from orchestrator.storage import files
+
+
+def export(
+    summary: Summary,
+    results: Sequence[TrialResult],
+    adapters: Path,
+    registry: Path,
+    fetch: Callable[..., None] = lambda *_: None,
+) -> Index:
+    """Write the registry of every study that has its winner and all final seeds; its index.
+
+    Args:
+        summary: its protocol's winners are exported: the honest one where a sweep ran both.
+        results: the ledger's rows.
+        adapters: the folder of the trained adapters, by trial key.
+        registry: the folder to replace. The new one is built beside it and swapped in, so that a
+            reader never sees half of one; one exporter at a time.
+        fetch: called with the files of an adapter before they are read.
+
+    Raises:
+        CheckpointError: the weights of a finished final trial are gone, or `registry` cannot be
+            written.
+    """
+    rows = {row.key: row for row in results}
+    draft = registry.with_name(f".{registry.name}.draft")
+    try:
+        with _lock(registry):
+            shutil.rmtree(draft, ignore_errors=True)
+            files.make_folder(draft)
+            entries = [
+                _write(study, summary, rows, adapters, draft, fetch)
+                for study in summary.studies
+                if study.winner is not None and not study.missing
+            ]
+            index = Index(created=time.time(), entries=tuple(entries))
+            write_json(draft / INDEX, index.model_dump(mode="json"))
+            _swap(draft, registry)
+    except OSError as error:
+        raise CheckpointError(
+            f"the registry '{registry}' cannot be written ({error}). Make room or make its folder "
+            "writable, then run `orchestrate export DIR`."
+        ) from error
+    return index
+
+
+def _write(
+    study: StudySummary,
+    summary: Summary,
+    rows: Mapping[str, TrialResult],
+    adapters: Path,
+    draft: Path,
+    fetch: Callable[..., None],
+) -> RegistryEntry:
+    winner = study.winner
+    assert winner is not None
+    first = min(study.finals, key=lambda row: row.seed)
+    final = rows[first.key]
+    sweep = summary.sweep
+    relative = Path(*map(path_component, (sweep.suite, sweep.backbone, study.task, study.adapter)))
+    folder = draft / relative
+    files.make_folder(folder)
+    fetch(*(adapters / final.key / name for name in WEIGHTS))
+    _copy_weights(adapters / final.key, folder)
+    write_json(
+        folder / CONFIG,
+        {
+            **label(study.protocol),
+            "adapter": study.adapter,
+            "params": dict(winner.params),
+            "recipe": dict(winner.recipe),
+            "searched": dict(winner.searched),
+            "view": summary.view,
+        },
+    )
+    write_json(folder / EVIDENCE, _evidence(study, final, first.last))
+    interval = study.test.interval
+    return RegistryEntry(
+        suite=sweep.suite,
+        backbone=sweep.backbone,
+        task=study.task,
+        adapter=study.adapter,
+        protocol=study.protocol,
+        leaks=summary.leaks,
+        warning=label(study.protocol).get("warning", ""),
+        path=relative.as_posix(),
+        classes=next(task.classes for task in summary.tasks if task.name == study.task),
+        seed=final.trial.seed,
+        key=final.key,
+        test_accuracy=_number(first.last),
+        test_mean=_number(study.test.mean),
+        test_std=study.test.std,
+        test_interval=None if interval is None else (interval.low, interval.high),
+        seeds=len(study.test.values),
+        config=winner.config,
+        parameters=winner.parameters,
+        weights=final.trial.weights,
+        data=final.trial.data,
+        sha256={name: files.fingerprint(folder / name) for name in CHECKED},
+    )
+
+
+def _evidence(study: StudySummary, final: TrialResult, accuracy: float | None) -> dict[str, Any]:
+    """Statistics over seeds, alternatives, counts and provenance of the winner."""
+    return {
+        **label(study.protocol),
+        "val": asdict(study.val),
+        "test": asdict(study.test),
+        "replicates": [asdict(row) for row in study.replicates],
+        "finals": [asdict(row) for row in study.finals],
+        "configurations": study.configurations,
+        "trials": {stage: dict(counts) for stage, counts in study.counts.items()},
+        "indistinguishable": [asdict(other) for other in study.indistinguishable],
+        "compared": study.compared,
+        "other_finals": study.other_finals,
+        "data": {"search": study.winner.data if study.winner else "", "final": final.trial.data},
+        "weights": final.trial.weights,
+        "code": final.code,
+        "versions": dict(final.versions),
+        "exported": {"seed": final.trial.seed, "key": final.key, "test_accuracy": accuracy},
+    }
+
+
+def _copy_weights(source: Path, folder: Path) -> None:
+    for name in WEIGHTS:
+        try:
+            content = (source / name).read_bytes()
+        except OSError as error:
+            raise CheckpointError(
+                f"'{source / name}' of a finished final trial cannot be copied ({error.strerror}). "
+                f"Move its row ledger/fragments/{source.name}.parquet away and run the same "
+                "command again."
+            ) from error
+        files.write_whole(folder / name, content)  # an OSError here is the target's: see `export`
+
+
+@contextmanager
+def _lock(registry: Path) -> Iterator[None]:
+    """Exclusive between processes: `orchestrate report` may export beside a running sweep."""
+    files.make_folder(registry.parent)
+    with open(registry.with_name(f".{registry.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _swap(draft: Path, registry: Path) -> None:
+    """Replace the registry by `draft`; a crash in between leaves one of the two whole."""
+    old = registry.with_name(f".{registry.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if registry.exists():
+        registry.rename(old)
+    draft.rename(registry)
+    files.sync_folder(registry.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _number(value: float | None) -> float:
+    assert value is not None  # a study without missing seeds has them
+    return value
