@@ -197,10 +197,10 @@ def conclude(storage: SweepStorage, failures: Mapping[str, str], command: str) -
 
 
 def _compact(ledger: Ledger) -> None:
-    """Merge the fragments of a large ledger: reading thousands of files takes minutes.
+    """Merge the fragments of a large ledger, whose thousands of files take minutes to read.
 
-    Fragments of final trials stay: a person moves one away to have its adapter trained again (see
-    the error of `registry.export`). Only for the holder of the sweep's lock.
+    Fragments of final trials stay: a person removes one to have its adapter trained again (see the
+    error of `registry.export`). Only for the holder of the sweep's lock.
     """
     ledger.compact(least=COMPACT_FROM, keep=lambda row: row.trial.stage == "final")
 
