@@ -107,7 +107,7 @@ def our_arm(trials: int, width: int, out: Path) -> Figures:
     from orchestrator.backends.plan import HostPlan
     from orchestrator.results.ledger import Ledger
     from orchestrator.search import Search, SuggestionStore
-    from orchestrator.storage.folder_lock import SweepLease
+    from orchestrator.storage.folder_lock import FolderLock
     from orchestrator.storage.sweep_paths import SweepPaths
     from orchestrator.tracking.locations import default_uri
     from orchestrator.tracking.process import TrackingProcess
@@ -115,7 +115,7 @@ def our_arm(trials: int, width: int, out: Path) -> Figures:
     install()
     paths = SweepPaths(out)
     suite, sweep, studies = planned(trials, paths)
-    with SweepLease(out) as lease:
+    with FolderLock(out) as lease:
         search = Search(sweep, studies, SuggestionStore(paths.asks), Ledger(paths.ledger).results())
         tracking = TrackingProcess(out, default_uri(out), lease.token).start()
         plan = HostPlan(out, out, suite, sweep.backbone, "w" * 64, sweep.stopping, lease.token)

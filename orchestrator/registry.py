@@ -12,13 +12,11 @@ only.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -132,7 +130,8 @@ def export(
     rows = {row.key: row for row in results}
     draft = registry.with_name(f".{registry.name}.draft")
     try:
-        with _lock(registry):
+        # `orchestrate report` beside a running sweep exports too.
+        with files.locked(registry.with_name(f".{registry.name}.lock")):
             shutil.rmtree(draft, ignore_errors=True)
             files.make_folder(draft)
             entries = [
@@ -372,15 +371,6 @@ def _copy_weights(source: Path, folder: Path) -> None:
                 "command again."
             ) from error
         files.write_whole(folder / name, content)  # what is full is the registry's to tell
-
-
-@contextmanager
-def _lock(registry: Path) -> Iterator[None]:
-    """Exclusive between processes: `orchestrate report` beside a running sweep exports too."""
-    files.make_folder(registry.parent)
-    with open(registry.with_name(f".{registry.name}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _swap(draft: Path, registry: Path) -> None:

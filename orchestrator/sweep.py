@@ -20,7 +20,7 @@ from orchestrator.data.prepared.store import default_root
 from orchestrator.data.roots import suite_root
 from orchestrator.data.sheet import write_sheets
 from orchestrator.data.sources import deviations, prepare_tasks
-from orchestrator.errors import InvalidInput, StorageError
+from orchestrator.errors import InvalidInput
 from orchestrator.planning.config import SweepConfig
 from orchestrator.planning.extension import extend
 from orchestrator.planning.resolve import plan_studies, plan_sweep
@@ -32,8 +32,9 @@ from orchestrator.search.search import Search
 from orchestrator.search.study import StudyProgress
 from orchestrator.search.suggestions import SuggestionStore
 from orchestrator.spec import DataIdentity, Study, Suite, Sweep
+from orchestrator.storage.files import storage_error
 from orchestrator.storage.retry import RetryPolicy
-from orchestrator.storage.sweep_lock import hold
+from orchestrator.storage.sweep_lock import SweepLock
 from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.storage.sweep_storage import SweepStorage
 from orchestrator.tracking.locations import chosen_uri, viewer
@@ -132,7 +133,7 @@ def run(planned: Planned, command: str, watch: Watch) -> Outcome:
     Raises `OrchestrateError` with nothing lost; Ctrl-C ends in an `Outcome` with `interrupted`.
     """
     storage, paths = planned.storage, planned.paths
-    with hold(storage, watch.say) as lease:
+    with SweepLock(storage, watch.say) as lease:
         storage.download(paths.sweep)
         _write_sweep(planned, command, _continued(planned))
         storage.sync_down(paths.asks)
@@ -251,10 +252,7 @@ def _write_sheets(planned: Planned) -> None:
     try:
         write_sheets(folder, planned.suite, planned.sweep.tasks, planned.data_root)
     except OSError as error:
-        raise StorageError(
-            f"cannot write contact sheets into '{folder}': {error.strerror}. Free space or "
-            "permissions, then run the same command again."
-        ) from error
+        raise storage_error(f"write contact sheets into '{folder}'", error) from error
     planned.storage.upload(*(folder / f"{name}.png" for name in planned.sweep.tasks))
 
 

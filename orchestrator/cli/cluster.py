@@ -113,13 +113,13 @@ def fetch(
     """Bring a submitted sweep home: ledger, registry, report; again, to bring what is new."""
     from orchestrator.cluster.submitted import bring, connect, known
     from orchestrator.cluster.sync.unpack import held
-    from orchestrator.storage.folder_lock import SweepLease
+    from orchestrator.storage.folder_lock import FolderLock
 
     jobs = connect(address)
     job = known(jobs, name)
     target = folder or Path("runs") / job.metadata.get("suite", name)
     held(target, everything)  # refused before the folder is touched
-    with SweepLease(target, waiting=_say):
+    with FolderLock(target, waiting=_say):
         arrived = bring(jobs, job, target, everything, _say)
     _say(f"{target}: {arrived.new} new files, {arrived.kept} were here already")
     _say(

@@ -9,6 +9,7 @@ from pathlib import Path
 from orchestrator.engine import checkpoint
 from orchestrator.engine.training import Training
 from orchestrator.errors import StorageError
+from orchestrator.storage.files import storage_error
 from orchestrator.storage.retry import RetryPolicy
 
 
@@ -55,8 +56,5 @@ class Keeping:
         try:
             checkpoint.write(training, self.folder)
         except OSError as error:
-            raise StorageError(
-                f"cannot write the checkpoint '{path}': {error.strerror or error}. Free space or "
-                "permissions, then run the same command again."
-            ) from error
+            raise storage_error(f"write the checkpoint '{path}'", error) from error
         self.publish(path)

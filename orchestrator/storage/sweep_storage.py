@@ -13,23 +13,20 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
+from urllib.parse import parse_qsl
 
 from orchestrator.errors import InvalidInput, StorageError
-from orchestrator.storage.files import make_folder, write_whole
+from orchestrator.storage.buckets import ALLOWED, ANONYMOUS, WHERE
+from orchestrator.storage.files import make_folder, storage_error, write_whole
 from orchestrator.storage.object_store import ObjectStore, storage
 from orchestrator.storage.sweep_paths import SweepPaths
 
-SCHEMES = ("file", "s3", "gs")
-_ANONYMOUS, _SIGN = "anonymous", ".home"
-_WHERE = {
-    "s3": "the environment (AWS_ACCESS_KEY_ID …), ~/.aws, or the machine's role",
-    "gs": "GOOGLE_APPLICATION_CREDENTIALS, `gcloud auth application-default login`, or the "
-    "machine's service account",
-}
+SCHEMES = ("file", *WHERE)
+_MARKER = ".home"
 
 
 class SweepStorage:
@@ -40,6 +37,8 @@ class SweepStorage:
 
     def __init__(self, paths: SweepPaths) -> None:
         self.paths = paths
+        self.before_write: Callable[[], None] = lambda: None
+        """Called before anything is written to the store; raises if it must not be."""
         self.store: ObjectStore | None = None
         if paths.uri:
             found = storage(paths.uri)
@@ -55,12 +54,14 @@ class SweepStorage:
     def upload(self, *files: Path) -> None:
         """Makes files visible to all machines, each whole, in this order."""
         if self.store is not None:
+            self.before_write()
             for path in files:
                 self.store.upload(path, *self._address(path))
 
     def upload_from(self, source: Path, target: Path, *names: str) -> None:
         """Makes files of the folder `source` visible as if they lay in `target`, in this order."""
         if self.store is not None:
+            self.before_write()
             for name in names:
                 self.store.upload(source / name, *self._address(target / name))
 
@@ -103,6 +104,7 @@ class SweepStorage:
         """Deletes a file, here and in the store; `OSError` if that is refused here."""
         path.unlink(missing_ok=True)
         if self.store is not None:
+            self.before_write()
             self.store.delete(*self._address(path))
 
     def remove_folder(self, folder: Path) -> None:
@@ -113,13 +115,13 @@ class SweepStorage:
 
     def _sign(self) -> None:
         """Notes in the working copy whose it is, so that it can be named like the sweep itself."""
-        sign = self.paths.out / _SIGN
+        sign = self.paths.out / _MARKER
         try:
             make_folder(sign.parent)
             if _signed(self.paths.out) != self.paths.uri:
                 write_whole(sign, self.paths.uri.encode())
         except OSError as error:
-            raise _unwritable(sign, error) from error
+            raise storage_error(f"write '{sign}'", error) from error
 
     def _fetch(self, path: Path) -> None:
         assert self.store is not None
@@ -131,12 +133,13 @@ class SweepStorage:
         except FileNotFoundError:
             path.unlink(missing_ok=True)
         except OSError as error:
-            raise _unwritable(path, error) from error
+            raise storage_error(f"write '{path}'", error) from error
         finally:
             draft.unlink(missing_ok=True)
 
     def _delete(self, folder: Path, names: Iterable[str]) -> None:
         assert self.store is not None
+        self.before_write()
         for name in names:
             self.store.delete(*self._address(folder / name))
 
@@ -160,16 +163,9 @@ class SweepStorage:
 def _signed(out: Path) -> str:
     """The address whose working copy a folder is; empty for any other folder."""
     try:
-        return (out / _SIGN).read_text()
+        return (out / _MARKER).read_text()
     except OSError:
         return ""
-
-
-def _unwritable(path: Path, error: OSError) -> StorageError:
-    return StorageError(
-        f"cannot write '{path}': {error.strerror or error}. Free space or permissions, then run "
-        "the same command again."
-    )
 
 
 def _below(folder: Path, path: Path) -> str:
@@ -187,14 +183,14 @@ def paths_of(place: str | Path) -> SweepPaths:
     if scheme not in SCHEMES:
         raise InvalidInput(
             f"'{scheme}://' is no kind of address that a sweep can lie at. Allowed: a folder, "
-            "file:///FOLDER, s3://BUCKET/NAME or gs://BUCKET/NAME."
+            f"file:///FOLDER, {ALLOWED}."
         )
     address, _, options = rest.partition("?")
     _check_secrets(scheme, address, options)
     if scheme == "file":
         return SweepPaths(_folder(address))
     bucket, _, name = address.strip("/").partition("/")
-    if not bucket.removeprefix(f"{_ANONYMOUS}@") or not name:
+    if not bucket.removeprefix(f"{ANONYMOUS}@") or not name:
         raise InvalidInput(
             f"'{scheme}://{address}' names no place in a bucket; write {scheme}://BUCKET/NAME."
         )
@@ -213,11 +209,13 @@ def _folder(address: str) -> Path:
 def _check_secrets(scheme: str, address: str, options: str) -> None:
     """Addresses are shown and recorded: `InvalidInput` where one holds a secret."""
     user, at, _ = address.partition("/")[0].rpartition("@")
-    named = ("secret", "token", "password", "access_key")
-    if (at and user != _ANONYMOUS) or any(word in options.lower() for word in named):
+    named = ("secret", "token", "password", "access_key", "account_key", "sas", "signature")
+    if (at and user != ANONYMOUS) or any(
+        word in name.lower() for name, _ in parse_qsl(options, True) for word in named
+    ):
         raise InvalidInput(
             f"the {scheme}:// address holds credentials, which would be shown and recorded. Leave "
-            f"them out; they are found in {_WHERE.get(scheme, 'the usual places')}."
+            f"them out; they are found in {WHERE.get(scheme, 'the usual places')}."
         )
 
 

@@ -33,7 +33,7 @@ class TrackingProcess:
     Args:
         out: the sweep's folder, which holds `sweep.json` already.
         uri: MLflow tracking address (see `locations.default_uri`).
-        lease: `SweepLease.token` of the command that starts it.
+        lease: `FolderLock.token` of the command that starts it.
         home: the address of a sweep in an object store, whose working copy `out` is.
     """
 

@@ -22,7 +22,7 @@ from typing import TextIO
 from orchestrator.errors import OrchestrateError
 from orchestrator.results import throughput
 from orchestrator.results.ledger import Ledger
-from orchestrator.storage.folder_lock import hold_orphan_lock
+from orchestrator.storage.folder_lock import hold_worker_lock
 from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.storage.sweep_storage import SweepStorage
 from orchestrator.tracking.environment import URI_VARIABLE, redact
@@ -182,7 +182,7 @@ def main() -> None:
     sys.stdout = sys.stderr  # whatever a library prints is not an answer
     try:
         # Held until the process ends: the next command waits for that.
-        _lock = hold_orphan_lock(options.out, options.lease)
+        _lock = hold_worker_lock(options.out, options.lease)
         from orchestrator.tracking.mlflow import open_tracker  # at low priority: it takes seconds
 
         uri = options.tracking_uri or os.environ.get(URI_VARIABLE) or default_uri(options.out)

@@ -16,7 +16,7 @@ from orchestrator.backends.ray import nodes
 from orchestrator.backends.ray.nodes import Answer, Node, check_places
 from orchestrator.data.prepared.presence import Present, presence
 from orchestrator.errors import InvalidInput, StorageError
-from orchestrator.storage.sharing import Shared, Sight, Sign, look
+from orchestrator.storage.sharing import Marker, SharedCheck, Sight, check_marker
 
 SUITE = tasks.suite("mini")
 NODES = [Node("a", "head", cores=4), Node("b", "worker1", gpus=1, cores=4)]
@@ -55,14 +55,14 @@ def _on(
     """Nodes whose folder at the path of --out is this one; None: they do not answer."""
     monkeypatch.setattr(nodes, "training_nodes", lambda _: NODES)
 
-    def ask(call: Any, sign: Sign, *_: Any, of: list[Node], seconds: float) -> list[Answer[Any]]:
+    def ask(call: Any, sign: Marker, *_: Any, of: list[Node], seconds: float) -> list[Answer[Any]]:
         return [_answer(node, sign) for node in of]
 
-    def _answer(node: Node, sign: Sign) -> Answer[Any]:
+    def _answer(node: Node, sign: Marker) -> Answer[Any]:
         place = places[node.name]
         if place is None:
             return Answer(node, None, "no answer within 20 s")
-        seen = look(Sign(str(place), sign.name, sign.content))
+        seen = check_marker(Marker(str(place), sign.name, sign.content))
         return Answer(node, (seen, presence(SUITE.store, SUITE.tasks, data[node.name])))
 
     monkeypatch.setattr(nodes, "ask", ask)
@@ -135,7 +135,7 @@ def test_a_node_that_does_not_answer_is_left_to_its_pool(
 
 
 def test_an_answer_that_does_not_come_back_is_a_blind_node(tmp_path: Path) -> None:
-    with Shared(tmp_path) as shared:
+    with SharedCheck(tmp_path) as shared:
         assert shared.confirm(Sight(file="never", answer="x"))
 
 

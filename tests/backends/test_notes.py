@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.backends.host import PoolHost
-from orchestrator.storage.folder_lock import SweepLease
+from orchestrator.storage.folder_lock import FolderLock
 from tests.backends.worlds import host_plan, trial
 from tests.commands import events
 
@@ -16,7 +16,7 @@ def test_the_log_says_after_how_many_epochs_a_trial_was_taken_up(
     tmp_path: Path, mini_data: Path
 ) -> None:
     one = trial(mini_data, epochs=3)
-    with SweepLease(tmp_path) as lease:
+    with FolderLock(tmp_path) as lease:
         plan = replace(host_plan(tmp_path, mini_data, lease.token), checkpoint_seconds=0.0)
         host = PoolHost(plan, "cpu")
         host.add(one, ())

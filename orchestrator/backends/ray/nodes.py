@@ -15,15 +15,16 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.backends.ray.cluster import Cluster, alive, connect, device_kind
 from orchestrator.data.prepared.presence import Present, presence
-from orchestrator.errors import InvalidInput, StorageError
+from orchestrator.errors import InvalidInput
 from orchestrator.spec import Suite, Task
+from orchestrator.storage.files import storage_error
 from orchestrator.storage.sharing import (
-    Shared,
+    Marker,
+    SharedCheck,
     Sight,
-    Sign,
+    check_marker,
     is_uri,
     listed,
-    look,
     said,
     shown,
     told,
@@ -141,12 +142,12 @@ def check_places(
     """
     given = (suite.store, suite.tasks, data_root)
     try:
-        with Shared(out) as shared:
-            answers = ask(_see, shared.sign, *given, of=training_nodes(device), seconds=seconds)
+        with SharedCheck(out) as shared:
+            answers = ask(_see, shared.marker, *given, of=training_nodes(device), seconds=seconds)
             seen = {answer.node.name: answer.value for answer in answers if answer.value}
             blind = {name: shared.confirm(sight) for name, (sight, _) in seen.items()}
     except OSError as error:
-        raise StorageError(_unwritable(out, error)) from error
+        raise storage_error(f"write to '{shown(out)}'", OSError(said(error))) from error
     if unseen := told(blind):
         raise InvalidInput(_unshared(out, unseen))
     present = presence(*given)
@@ -194,23 +195,16 @@ def _now() -> float:
 
 
 def _see(
-    sign: Sign, store: str, tasks: Sequence[Task], root: Path
+    sign: Marker, store: str, tasks: Sequence[Task], root: Path
 ) -> tuple[Sight, tuple[Present, ...]]:
     """What one node sees of a sweep's places."""
-    return look(sign), presence(store, tasks, root)
+    return check_marker(sign), presence(store, tasks, root)
 
 
 def _has_none(here: Sequence[Present], there: Sequence[Present]) -> bool:
     """Whether nothing of what is prepared here is there: one task of many may not be needed."""
     mine = {(task.task, task.fingerprint) for task in here if task.fingerprint}
     return bool(mine) and not mine & {(task.task, task.fingerprint) for task in there}
-
-
-def _unwritable(out: str | Path, error: OSError) -> str:
-    return (
-        f"cannot write to '{shown(out)}': {said(error)}. Nothing was lost; check free space, "
-        "permissions and the connection, then run the same command again."
-    )
 
 
 def _unshared(out: str | Path, unseen: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from orchestrator.cluster.doctor import code, heavy
 from orchestrator.cluster.doctor.records import Gpu, Probe, Question
 from orchestrator.data.prepared.presence import presence
-from orchestrator.storage.sharing import is_uri, look
+from orchestrator.storage.sharing import check_marker, is_uri
 
 PACKAGES = ("torch", "timm", "ray", "optuna", "mlflow", "pyarrow", "safetensors", "numpy")
 SECONDS = 60.0
@@ -91,7 +91,7 @@ def _data(question: Question) -> dict[str, Any]:
     sign = question.data_sign
     return {
         "data": presence(question.store, question.tasks, question.data_root),
-        "data_sight": look(sign) if sign else None,
+        "data_sight": check_marker(sign) if sign else None,
     }
 
 
@@ -100,7 +100,7 @@ def _out(question: Question) -> dict[str, Any]:
         return {}
     folder = None if is_uri(question.out) else Path(question.out)
     free = shutil.disk_usage(_existing(folder)).free if folder else None
-    return {"out_free": free, "sight": look(question.sign) if question.sign else None}
+    return {"out_free": free, "sight": check_marker(question.sign) if question.sign else None}
 
 
 def _existing(folder: Path) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from orchestrator.data.prepared.presence import Present
 from orchestrator.spec import Suite, Task
-from orchestrator.storage.sharing import Sight, Sign
+from orchestrator.storage.sharing import Marker, Sight
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Question:
     """
 
     out: str = ""
-    sign: Sign | None = None
+    sign: Marker | None = None
     data_root: Path = Path()
-    data_sign: Sign | None = None
+    data_sign: Marker | None = None
     store: str = ""
     tasks: tuple[Task, ...] = ()
     backbone: str = ""

@@ -14,7 +14,7 @@ from orchestrator.cluster.doctor.records import Examination, Machine, Question, 
 from orchestrator.data.prepared.presence import presence
 from orchestrator.errors import InvalidInput
 from orchestrator.spec import Suite
-from orchestrator.storage.sharing import Shared, Sight, filesystem, is_uri, said
+from orchestrator.storage.sharing import SharedCheck, Sight, filesystem, is_uri, said
 from orchestrator.storage.sweep_paths import SweepPaths
 
 PATIENCE = SECONDS + 30
@@ -52,8 +52,8 @@ def visit(call: Call) -> Examination:
         data, _ = _sign(_unprepared(call) if nodes else "", stack)
         question = replace(
             question,
-            sign=shared.sign if shared else None,
-            data_sign=data.sign if data else None,
+            sign=shared.marker if shared else None,
+            data_sign=data.marker if data else None,
         )
         with ThreadPoolExecutor(2) as threads:
             tracking = threads.submit(_reach, call.tracking_uri)
@@ -91,12 +91,12 @@ def _cluster(call: Call) -> Iterator[Any]:
         yield nodes.nodes()
 
 
-def _sign(out: str, stack: contextlib.ExitStack) -> tuple[Shared | None, str]:
+def _sign(out: str, stack: contextlib.ExitStack) -> tuple[SharedCheck | None, str]:
     """The sign in `out`, or why none could be left."""
     if not out:
         return None, ""
     try:
-        return stack.enter_context(Shared(out)), ""
+        return stack.enter_context(SharedCheck(out)), ""
     except OSError as error:
         return None, said(error)
 
@@ -112,7 +112,7 @@ def _unprepared(call: Call) -> str:
 
 
 def _ask(
-    question: Question, found: Any, shared: Shared | None, data: Shared | None
+    question: Question, found: Any, shared: SharedCheck | None, data: SharedCheck | None
 ) -> tuple[Machine, ...]:
     from orchestrator.backends.ray import nodes
 
@@ -132,7 +132,7 @@ def _ask(
     )
 
 
-def _confirmed(shared: Shared | None, sight: Sight | None) -> str:
+def _confirmed(shared: SharedCheck | None, sight: Sight | None) -> str:
     return shared.confirm(sight) if shared and sight else ""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -17,7 +16,7 @@ from orchestrator.data.download.archives import Tick, is_archive, unpack
 from orchestrator.data.roots import DEPTH, folder_names, tasks_in, tasks_root
 from orchestrator.errors import DataError, InvalidInput
 from orchestrator.spec import Suite
-from orchestrator.storage.files import make_folder, write_whole
+from orchestrator.storage.files import locked, make_folder, write_whole
 
 Say = Callable[[str], None]
 MARKER = ".fetched"
@@ -52,7 +51,10 @@ def fetch(suite: Suite, source: str, target: Path, say: Say, tick: Tick) -> Path
     target = target.absolute()
     with _explained(target):
         make_folder(target.parent)
-        with _alone(target, say):
+        lock = target.with_name(f".{target.name}.lock")
+        with locked(
+            lock, lambda: say(f"another process is fetching to '{target}'; waiting for it")
+        ):
             if path.is_dir():
                 _link(suite, path.resolve(), target, say)
             elif path.is_file() and is_archive(path.name):
@@ -232,18 +234,6 @@ def _advised(suite: Suite) -> Iterator[None]:
             f"{error} Or download the images by hand and run `orchestrate data fetch {suite.name} "
             f"--from FOLDER_OR_ARCHIVE`, or set {suite.variable} to such a folder."
         ) from error
-
-
-@contextmanager
-def _alone(target: Path, say: Say) -> Iterator[None]:
-    """Exclusive between processes that fetch to the same target."""
-    with open(target.with_name(f".{target.name}.lock"), "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"another process is fetching to '{target}'; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import secrets
@@ -18,7 +17,7 @@ from orchestrator.data.prepared.origins import Origin, Tick
 from orchestrator.data.prepared.store import check_size
 from orchestrator.errors import DataError
 from orchestrator.spec import Suite, Task, digest
-from orchestrator.storage.files import make_folder, sync_folder, write_whole
+from orchestrator.storage.files import locked, make_folder, sync_folder, write_whole
 
 
 def current(suite: Suite, task: Task, root: Path, state: str | None = None) -> Manifest | None:
@@ -56,7 +55,7 @@ def prepare(
         states = {name: origin.state(name) for name in SPLITS}
         found = current(suite, task, root, digest(states))
         if found is None:
-            with _lock(root / suite.store / task.name):
+            with locked(root / suite.store / f".{task.name}.lock"):
                 found = current(suite, task, root, digest(states)) or _make(
                     suite, task, origin, root, states, tick
                 )
@@ -156,15 +155,6 @@ def require_space(folder: Path, size: int) -> None:
             f"{free / 2**20:,.0f} MiB are free. Free some, or name another folder with --data-root "
             "or in the variable ORCHESTRATE_DATA."
         )
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Exclusive between processes; waits for the one that prepares the same task."""
-    make_folder(folder.parent)
-    with open(folder.parent / f".{folder.name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

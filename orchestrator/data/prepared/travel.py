@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from orchestrator.data.prepared.manifest import NAME, SPLITS, Manifest
 from orchestrator.spec import Suite, Task
-from orchestrator.storage.files import make_folder
+from orchestrator.storage.files import locked
 from orchestrator.storage.sweep_storage import SweepStorage
 
 SEARCH = SPLITS[:2]
@@ -44,7 +42,7 @@ def root_of(
     if storage.store is None or _has(root / suite.store / task.name, wanted, splits):
         return root
     folder = _folder(storage, suite, task)
-    with _alone(folder):
+    with locked(folder / ".lock"):  # the pools of a machine fetch a task once
         if not _has(folder, wanted, splits):
             _fetch(storage, folder, splits)
     return storage.paths.data
@@ -59,15 +57,6 @@ def _fetch(storage: SweepStorage, folder: Path, splits: Iterable[str]) -> None:
     storage.download(
         *(path for split in splits if not (path := folder / f"{split}.arrow").exists())
     )
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """The pools of a machine fetch a task once."""
-    make_folder(folder)
-    with open(folder / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _folder(storage: SweepStorage, suite: Suite, task: Task) -> Path:

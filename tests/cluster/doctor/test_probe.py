@@ -16,7 +16,7 @@ from orchestrator.backbones import MINI_FILE
 from orchestrator.cluster.doctor import code, heavy, probe
 from orchestrator.cluster.doctor.records import Question
 from orchestrator.storage.files import fingerprint
-from orchestrator.storage.sharing import Shared
+from orchestrator.storage.sharing import SharedCheck
 
 SUITE = tasks.suite("mini")
 
@@ -28,13 +28,13 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_answers_everything_that_is_asked(tmp_path: Path, mini_data: Path) -> None:
-    with Shared(tmp_path / "out") as shared, Shared(mini_data) as data:
+    with SharedCheck(tmp_path / "out") as shared, SharedCheck(mini_data) as data:
         found = probe.examine(
             Question(
                 out=str(tmp_path / "out"),
-                sign=shared.sign,
+                sign=shared.marker,
                 data_root=mini_data,
-                data_sign=data.sign,
+                data_sign=data.marker,
                 store=SUITE.store,
                 tasks=SUITE.tasks,
                 backbone="vit_mini",
