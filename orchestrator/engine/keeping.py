@@ -40,10 +40,10 @@ class Keeping:
         except StorageError as error:
             if self.patience is None:
                 raise
-            self.patience.bear(error)
+            self.patience.failed(error)
             return False
         if self.patience is not None:
-            self.patience.over()
+            self.patience.succeeded()
         return True
 
     def restore(self, training: Training) -> bool:

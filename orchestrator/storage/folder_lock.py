@@ -120,13 +120,13 @@ class FolderLock:
 
 
 class WorkerLock:
-    """Keeps the next command waiting until this process ends or calls `close`."""
+    """A worker's shared lock: the next command waits until the process ends or calls `close`."""
 
     def __init__(self, lock: int) -> None:
         self._lock = lock
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         os.close(self._lock)
 
 
@@ -166,7 +166,7 @@ def token_of(out: Path) -> str:
 
 
 def _wait_for_sight(out: Path, token: str) -> None:
-    """Until the lease, or a later one, shows in this machine's `out`; not for long."""
+    """Wait until this machine's `out` shows the token or a later one, for up to `_SIGHT_S`."""
     deadline = time.monotonic() + _SIGHT_S
     while token_of(out) < token:
         if time.monotonic() >= deadline:
@@ -187,7 +187,7 @@ def _open(out: Path, name: str) -> int:
 
 
 def _exclusive(lock: int, out: Path, patience: float) -> bool:
-    """Whether the exclusive lock could be had within `patience` seconds."""
+    """Whether the exclusive lock was acquired within `patience` seconds."""
     deadline = time.monotonic() + patience
     while True:
         try:

@@ -77,9 +77,9 @@ class Asks(Searcher):
         try:
             asked = self.search.ask()
         except StorageError as error:
-            self._refused_until = time.monotonic() + self._asking.bear(error)
+            self._refused_until = time.monotonic() + self._asking.failed(error)
             return Wait()
-        self._asking.over()
+        self._asking.succeeded()
         return asked
 
     def _listen(self) -> None:
