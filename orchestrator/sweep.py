@@ -23,7 +23,7 @@ from orchestrator.data.prepared import transfer
 from orchestrator.data.prepared.prepare import deviations, prepare_tasks
 from orchestrator.data.prepared.store import Manifest, default_root
 from orchestrator.data.suite_root import suite_root
-from orchestrator.errors import InvalidInput, StorageError
+from orchestrator.errors import InvalidInput
 from orchestrator.planning.config import SweepConfig
 from orchestrator.planning.extension import check_identities, extend
 from orchestrator.planning.resolve import check_batches, plan_studies, plan_sweep
@@ -35,8 +35,9 @@ from orchestrator.search.search import Search
 from orchestrator.search.study import StudyProgress
 from orchestrator.search.suggestions import SuggestionStore
 from orchestrator.spec import DataIdentity, Study, Suite, Sweep
+from orchestrator.storage.files import storage_error
 from orchestrator.storage.retry import RetryPolicy
-from orchestrator.storage.sweep_lock import hold
+from orchestrator.storage.sweep_lock import SweepLock
 from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.storage.sweep_storage import SweepStorage
 from orchestrator.tracking.locations import chosen_uri, viewer
@@ -138,7 +139,7 @@ def run(planned: Planned, command: str, observer: Observer) -> Outcome:
     Ctrl-C returns an `Outcome` with `interrupted`.
     """
     storage, paths = planned.storage, planned.paths
-    with hold(storage, observer.message) as lease:
+    with SweepLock(storage, observer.message) as lease:
         storage.download(paths.sweep)
         _write_sweep_file(planned, command)
         storage.sync_down(paths.asks)
@@ -237,10 +238,7 @@ def _write_sheets(planned: Planned) -> None:
     try:
         write_sheets(folder, planned.suite, planned.sweep.tasks, planned.data_root)
     except OSError as error:
-        raise StorageError(
-            f"cannot write contact sheets into '{folder}': {error.strerror}. Free space or "
-            "permissions, then run the same command again."
-        ) from error
+        raise storage_error(f"write contact sheets into '{folder}'", error) from error
     planned.storage.upload(*(folder / f"{name}.png" for name in planned.sweep.tasks))
 
 

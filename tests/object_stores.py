@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pyarrow.fs as pafs
 import pytest
+from obstore.store import MemoryStore
 
 from orchestrator.storage.object_store import ObjectStore, Storage, storage
 
@@ -19,18 +19,22 @@ class Memory:
     """Everything at s3:// lies here, for this process alone."""
 
     def __init__(self) -> None:
-        self.filesystem = pafs._MockFileSystem()
+        self.bucket = MemoryStore()
 
-    def open(self, uri: str | Path, filesystem: pafs.FileSystem | None = None) -> Storage:
+    def open(self, uri: str | Path) -> Storage:
         """Stands for `storage`."""
         scheme, separator, path = str(uri).partition("://")
-        if not separator or scheme == "file" or filesystem is not None:
-            return storage(uri, filesystem)
-        return ObjectStore(self.filesystem, path.partition("?")[0], f"{scheme}://{path}")
+        if not separator or scheme == "file":
+            return storage(uri)
+        return self.store(path.partition("?")[0], f"{scheme}://{path}")
+
+    def store(self, root: str, shown: str = "") -> ObjectStore:
+        """The files below `root`."""
+        return ObjectStore(self.bucket, self.bucket, root, shown)
 
     def names(self, folder: str) -> list[str]:
         """Paths of all objects below a folder of the bucket."""
-        return sorted(ObjectStore(self.filesystem, BUCKET, "").walk(folder))
+        return sorted(self.store(BUCKET).walk(folder))
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from orchestrator.engine.pool import AtRung, Ended, Pool
 from orchestrator.errors import BackendError, CheckpointError, DataError, StorageError
 from orchestrator.results.ledger import Ledger
 from orchestrator.spec import Trial, TrialResult
+from orchestrator.storage.files import storage_error
 from orchestrator.storage.retry import RetryPolicy, log
 from orchestrator.storage.sweep_lock import Worker
 from orchestrator.storage.sweep_storage import SweepStorage
@@ -155,10 +156,7 @@ class PoolWorker:
         try:
             save_tensors(build(trial.adapter, trial.params), ended.tensors, folder)
         except (OSError, SafetensorError) as error:  # the library's own, where the disk is full
-            raise StorageError(
-                f"cannot write the adapter '{folder}': {error}. Free space or permissions, then "
-                "run the same command again."
-            ) from error
+            raise storage_error(f"write the adapter '{folder}'", error) from error
         self._storage.upload(folder / WEIGHTS, folder / CONFIG)
 
     def _record(self, result: TrialResult) -> TrialResult:

@@ -116,13 +116,13 @@ def fetch(
     from orchestrator.cluster.submitted import connect, find_sweep
     from orchestrator.cluster.submitted import fetch as download
     from orchestrator.cluster.sync.unpack import existing_files
-    from orchestrator.storage.folder_lock import SweepLease
+    from orchestrator.storage.folder_lock import FolderLock
 
     jobs = connect(address)
     job = find_sweep(jobs, name)
     target = folder or Path("runs") / job.metadata.get("suite", name)
     existing_files(target, everything)  # refuses a folder of other files before it is locked
-    with SweepLease(target, waiting=_message):
+    with FolderLock(target, waiting=_message):
         synced = download(jobs, job, target, everything, _message)
     _message(f"{target}: {synced.new} new files, {synced.unchanged} unchanged")
     _message(

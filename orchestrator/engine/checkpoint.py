@@ -21,7 +21,7 @@ from orchestrator.engine.evaluation import Evaluation
 from orchestrator.engine.training import Training
 from orchestrator.errors import CheckpointError, StorageError
 from orchestrator.spec import Point
-from orchestrator.storage.files import make_folder, write_whole
+from orchestrator.storage.files import make_folder, storage_error, write_whole
 from orchestrator.storage.retry import RetryPolicy
 
 _PARTS = ("tensor", "first", "second")
@@ -50,10 +50,10 @@ class CheckpointStore:
         except StorageError as error:
             if self.retry is None:
                 raise
-            self.retry.bear(error)
+            self.retry.failed(error)
             return False
         if self.retry is not None:
-            self.retry.over()
+            self.retry.succeeded()
         return True
 
     def restore(self, training: Training) -> bool:
@@ -66,10 +66,7 @@ class CheckpointStore:
         try:
             write(training, self.folder)
         except OSError as error:
-            raise StorageError(
-                f"cannot write the checkpoint '{path}': {error.strerror or error}. Free space or "
-                "permissions, then run the same command again."
-            ) from error
+            raise storage_error(f"write the checkpoint '{path}'", error) from error
         self.upload(path)
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -53,7 +51,8 @@ def export(
     rows = {row.key: row for row in results}
     draft = registry.with_name(f".{registry.name}.draft")
     try:
-        with _lock(registry):
+        # `orchestrate report` may export beside a running sweep.
+        with files.locked(registry.with_name(f".{registry.name}.lock")):
             shutil.rmtree(draft, ignore_errors=True)
             files.make_folder(draft)
             entries = [
@@ -160,15 +159,6 @@ def _copy_weights(source: Path, folder: Path) -> None:
                 "command again."
             ) from error
         files.write_whole(folder / name, content)  # an OSError here is the target's: see `export`
-
-
-@contextmanager
-def _lock(registry: Path) -> Iterator[None]:
-    """Exclusive between processes: `orchestrate report` may export beside a running sweep."""
-    files.make_folder(registry.parent)
-    with open(registry.with_name(f".{registry.name}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _swap(draft: Path, registry: Path) -> None:

@@ -18,8 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-import pyarrow.fs as pafs
-
 from orchestrator.errors import InvalidInput, LedgerError
 from orchestrator.results import rows
 from orchestrator.spec import TrialResult
@@ -32,15 +30,10 @@ _T = TypeVar("_T")
 
 
 class Ledger:
-    """The results at `uri`.
+    """The results at `uri`: a path, `file://…`, `s3://…`, `gs://…` or `az://…`."""
 
-    Args:
-        uri: path, `file://…`, `s3://…` or `gs://…`; with `filesystem`, a path inside it.
-        filesystem: a pyarrow filesystem to use instead of the one that `uri` names.
-    """
-
-    def __init__(self, uri: str | Path, filesystem: pafs.FileSystem | None = None) -> None:
-        self._storage = storage(uri, filesystem)
+    def __init__(self, uri: str | Path) -> None:
+        self._storage = storage(uri)
         self._keys_of: dict[str, frozenset[str]] = {}
 
     def append(self, result: TrialResult) -> None:
@@ -49,7 +42,7 @@ class Ledger:
         `LedgerError` (disk full, no permission) leaves nothing behind.
         """
         if result.key not in self:
-            self._storage.write(FRAGMENTS, f"{result.key}.parquet", rows.encode([result]))
+            self._storage.create(FRAGMENTS, f"{result.key}.parquet", rows.encode([result]))
 
     def __contains__(self, key: str) -> bool:
         """Whether the key's result is visible; the cost does not grow with the ledger."""

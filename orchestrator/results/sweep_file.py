@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 
 from pydantic import TypeAdapter, ValidationError
 
-from orchestrator.errors import InvalidInput, StorageError
+from orchestrator.errors import InvalidInput
 from orchestrator.spec import DataIdentity, Suite, Sweep, digest
-from orchestrator.storage.files import write_whole
+from orchestrator.storage.files import storage_error, write_whole
 from orchestrator.storage.sweep_paths import SweepPaths
 
 
@@ -51,10 +51,7 @@ class SweepFile:
         try:
             write_whole(paths.sweep, (json.dumps(asdict(self), indent=2) + "\n").encode())
         except OSError as error:
-            raise StorageError(
-                f"cannot write '{paths.sweep}': {error.strerror}. Free space or permissions, then "
-                "run the same command again."
-            ) from error
+            raise storage_error(f"write '{paths.sweep}'", error) from error
 
     @classmethod
     def read(cls, paths: SweepPaths) -> SweepFile | None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from orchestrator.errors import LedgerError, StorageError
-from orchestrator.storage.files import make_folder, write_whole
+from orchestrator.errors import LedgerError
+from orchestrator.storage.files import make_folder, storage_error, write_whole
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,7 @@ class SuggestionStore:
             make_folder(path.parent)
             write_whole(path, content.encode())
         except OSError as error:
-            raise StorageError(
-                f"cannot write the suggestion '{path}': {error.strerror}. "
-                "Free space or permissions, then run the same command again."
-            ) from error
+            raise storage_error(f"write the suggestion '{path}'", error) from error
         self._upload(path)
 
     def path(self, study: str, index: int) -> Path:

@@ -1,1 +1,1 @@
-"""Where a sweep lies: whole files in folders and object stores, its paths, its lock, retries."""
+"""Files of a sweep in folders and object stores: atomic writes, paths, lock, retries."""

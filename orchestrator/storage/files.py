@@ -1,18 +1,28 @@
-"""Files that are whole or absent, and the fingerprint of a file."""
+"""Atomic local files, plain locks, fingerprints, and the error that storage raises."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 
-def write_whole(path: Path, data: bytes, temporary: Path | None = None) -> None:
+from orchestrator.errors import StorageError
+
+
+def write_whole(
+    path: Path, data: bytes, temporary: Path | None = None, replace: bool = True
+) -> None:
     """Write `data` so that `path` shows all of it or does not exist, even after a power cut.
 
     The bytes go to a temporary file first (in the folder `temporary`, on the same file system;
     default: beside `path`), which is renamed once they are on the disk. `OSError` leaves nothing.
+    Without `replace`, a file that is there already stays, and `FileExistsError` is raised.
     """
     name = f"{path.stem}.{os.getpid()}.{secrets.token_hex(4)}"
     draft = (temporary or path.parent) / name
@@ -21,11 +31,28 @@ def write_whole(path: Path, data: bytes, temporary: Path | None = None) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.rename(draft, path)
+        if replace:
+            os.rename(draft, path)
+        else:
+            _rename_new(draft, path)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def _rename_new(draft: Path, path: Path) -> None:
+    """Rename, but `FileExistsError` if `path` exists: a link is made or refused in one step."""
+    try:
+        os.link(draft, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        if path.exists():  # a file system without hard links
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        os.rename(draft, path)
+    else:
+        draft.unlink()
 
 
 def make_folder(folder: Path) -> None:
@@ -50,3 +77,35 @@ def fingerprint(path: Path) -> str:
     """SHA-256 (hex) of a file's bytes, read in pieces."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold an exclusive lock between processes on the file `path`; its folder is created.
+
+    `waiting` is called once if another process holds the lock. The system releases the lock when
+    the process ends, however it ends. The file stays.
+    """
+    make_folder(path.parent)
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        waiting()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def storage_error(action: str, error: Exception, hint: str = "") -> StorageError:
+    """The `StorageError` for "cannot `action`", from what the disk or the object store said.
+
+    `hint` is a further sentence, which begins with a space.
+    """
+    why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return StorageError(
+        f"cannot {action}: {why.splitlines()[0].rstrip('.')}.{hint} Nothing recorded is lost: free "
+        "space or permissions, check the connection, then run the same command again."
+    )

@@ -13,7 +13,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +30,7 @@ _SIGHT_S = 3.0  # a share may show what another machine wrote a moment later
 _driver_locks: set[int] = set()
 
 
-class SweepLease:
+class FolderLock:
     """Context manager: the right to plan and write in the output folder `out`.
 
     Args:
@@ -41,7 +41,7 @@ class SweepLease:
 
     Entering raises `SweepConflict` when another command holds the lease (naming it) or orphaned
     workers outlast `patience`, and `InvalidInput` when the folder cannot be written or locked.
-    `token` names this lease; give it to `hold_orphan_lock`. `former` named the one before it.
+    `token` names this lease; give it to `hold_worker_lock`. `former` named the one before it.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class SweepLease:
         _driver_locks.add(self._lock)
         try:
             if not _exclusive(self._lock, self._out, _GRACE_S):
-                raise SweepConflict(_held(self._out, self._name))
+                raise SweepConflict(running(self._name, _holder(self._out)))
             self.former = token_of(self._out)
             self._announce()
             self._outlive_orphans()
@@ -120,17 +120,17 @@ class SweepLease:
 
 
 class WorkerLock:
-    """Keeps the next command waiting until this process ends or calls `close`."""
+    """A worker's shared lock: the next command waits until the process ends or calls `close`."""
 
     def __init__(self, lock: int) -> None:
         self._lock = lock
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         os.close(self._lock)
 
 
-def hold_orphan_lock(out: Path, token: str) -> WorkerLock:
+def hold_worker_lock(out: Path, token: str) -> WorkerLock:
     """Mark this process as a worker of the lease `token` on `out`, for as long as it lives.
 
     Raises `SweepConflict` when another command has taken the lease since (a worker that starts
@@ -166,7 +166,7 @@ def token_of(out: Path) -> str:
 
 
 def _wait_for_sight(out: Path, token: str) -> None:
-    """Until the lease, or a later one, shows in this machine's `out`; not for long."""
+    """Wait until this machine's `out` shows the token or a later one, for up to `_SIGHT_S`."""
     deadline = time.monotonic() + _SIGHT_S
     while token_of(out) < token:
         if time.monotonic() >= deadline:
@@ -187,7 +187,7 @@ def _open(out: Path, name: str) -> int:
 
 
 def _exclusive(lock: int, out: Path, patience: float) -> bool:
-    """Whether the exclusive lock could be had within `patience` seconds."""
+    """Whether the exclusive lock was acquired within `patience` seconds."""
     deadline = time.monotonic() + patience
     while True:
         try:
@@ -209,15 +209,22 @@ def _holder(out: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _held(out: Path, name: str) -> str:
-    holder = _holder(out)
-    who = "another command"
-    if {"pid", "host", "started"} <= holder.keys():
-        since = datetime.fromtimestamp(holder["started"]).astimezone()
-        who += f" (process {holder['pid']} on {holder['host']}, since {since:%Y-%m-%d %H:%M:%S %Z})"
+def describe_holder(holder: Mapping[str, Any]) -> str:
+    """The command that a lock or lease names, for a person."""
+    if not {"pid", "host", "started"} <= holder.keys():
+        return "another command"
+    since = datetime.fromtimestamp(float(holder["started"])).astimezone()
     return (
-        f"{who} is running in '{name}'. Wait until it ends, stop it with Ctrl-C or `kill`, or give "
-        "this one another folder with --out."
+        f"another command (process {holder['pid']} on {holder['host']}, since "
+        f"{since:%Y-%m-%d %H:%M:%S %Z})"
+    )
+
+
+def running(name: str, holder: Mapping[str, Any]) -> str:
+    """That another command runs in the sweep `name`, and what to do."""
+    return (
+        f"{describe_holder(holder)} is running in '{name}'. Wait until it ends, stop it with "
+        "Ctrl-C or `kill`, or give this one another place with --out."
     )
 
 

@@ -1,21 +1,33 @@
-"""Where ledger files lie: a folder of this machine, or anything pyarrow reaches by URI."""
+"""Whole files in a folder of this machine or in an object store (S3, GCS, Azure), by `obstore`.
+
+A folder does not go through `obstore`: its `LocalStore` does not fsync, needs the folder to exist
+and loses the error number. `LocalFolder` writes with fsync and rename instead.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import unquote
 
-import pyarrow as pa
-import pyarrow.fs as pafs
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
-from orchestrator.errors import LedgerError, StorageError
-from orchestrator.storage.addresses import location
-from orchestrator.storage.files import make_folder, write_whole
+from orchestrator.errors import LedgerError
+from orchestrator.storage.buckets import credentials_hint, open_bucket
+from orchestrator.storage.files import make_folder, storage_error, write_whole
+
+if TYPE_CHECKING:
+    from obstore import PutMode, UpdateVersion
+    from obstore.store import ObjectStore as Bucket
 
 _PIECE = 8 * 2**20
+_PARALLEL_PIECES = 4
 
 
 class Storage(Protocol):
@@ -36,6 +48,9 @@ class Storage(Protocol):
     def write(self, folder: str, name: str, data: bytes) -> None:
         """Make the file visible whole, or not at all."""
 
+    def create(self, folder: str, name: str, data: bytes) -> bool:
+        """As `write`, but only if there is no such file: False leaves the one that is there."""
+
     def delete(self, folder: str, name: str) -> None:
         """Delete the file; one that is gone already is fine."""
 
@@ -46,24 +61,23 @@ class Storage(Protocol):
         """The file as a person would name it."""
 
 
-def storage(uri: str | Path, filesystem: pafs.FileSystem | None = None) -> Storage:
-    """The place at `uri`: a path, `file://`, `s3://`, `gs://`, or a path inside `filesystem`."""
-    if filesystem is not None:
-        return ObjectStore(filesystem, str(uri), str(uri))
-    if "://" not in str(uri):
+def storage(uri: str | Path) -> Storage:
+    """The storage at a path, or at a `file://`, `s3://`, `gs://` or `az://` address."""
+    scheme, separator, rest = str(uri).partition("://")
+    if not separator:
         return LocalFolder(Path(uri))
-    shown = location(uri)
+    if scheme == "file":
+        return LocalFolder(Path(unquote(rest)))
+    # An address may carry credentials and options; neither belongs in a message.
+    address = rest.partition("?")[0].rpartition("@")[2]
+    shown = f"{scheme}://{address}"
     try:
-        found, path = pafs.FileSystem.from_uri(_with_single_put(str(uri)))
-    except (pa.ArrowException, OSError, ValueError) as error:
-        why = _line(error).replace(str(uri), shown)
+        return ObjectStore(*open_bucket(str(uri)), address.partition("/")[2], shown)
+    except (BaseError, OSError, ValueError) as error:
         raise LedgerError(
-            f"the address '{shown}' cannot be used ({why}). Allowed: a folder, file://, "
-            "s3:// or gs://."
-        ) from error
-    if isinstance(found, pafs.LocalFileSystem):
-        return LocalFolder(Path(path))
-    return ObjectStore(found, path, shown)
+            f"the address '{shown}' cannot be used ({_why(error)}). Allowed: a folder, file://, "
+            "s3://, gs:// or az://."
+        ) from None  # the cause quotes the address with its options
 
 
 class LocalFolder:
@@ -91,11 +105,14 @@ class LocalFolder:
             return (self._root / folder / name).read_bytes()
 
     def write(self, folder: str, name: str, data: bytes) -> None:
-        target, temporary = self._root / folder / name, self._root / "tmp"
-        with _explained(f"write '{target}'", missing_is_error=True):
-            make_folder(target.parent)
-            make_folder(temporary)
-            write_whole(target, data, temporary)
+        self._write(folder, name, data, replace=True)
+
+    def create(self, folder: str, name: str, data: bytes) -> bool:
+        try:
+            self._write(folder, name, data, replace=False)
+        except FileExistsError:
+            return False
+        return True
 
     def delete(self, folder: str, name: str) -> None:
         with _explained(f"delete '{self.path(folder, name)}'"):
@@ -110,48 +127,103 @@ class LocalFolder:
     def path(self, folder: str, name: str) -> str:
         return str(self._root / folder / name)
 
+    def _write(self, folder: str, name: str, data: bytes, replace: bool) -> None:
+        target, temporary = self._root / folder / name, self._root / "tmp"
+        with _explained(f"write '{target}'", writes=True):
+            make_folder(target.parent)
+            make_folder(temporary)
+            write_whole(target, data, temporary, replace)
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of an object: no two writes have the same `e_tag` and `generation`."""
+
+    e_tag: str | None
+    generation: str | None
+
 
 class ObjectStore:
-    """A pyarrow filesystem: each file is written with a single PUT, so nothing is ever partial."""
+    """A folder of a bucket: each file is written by one atomic request, never in part.
+
+    Args:
+        bucket: of obstore.
+        quick: the same with short time-outs, for small objects that must not keep anybody waiting.
+        root: the folder in the bucket; empty for the whole bucket.
+        shown: the folder's address as a person may see it.
+    """
 
     at_once = 16
 
-    def __init__(self, filesystem: pafs.FileSystem, root: str, shown: str) -> None:
-        self._filesystem = filesystem
-        self._root = root.rstrip("/")
-        self._shown = shown.rstrip("/")
-        self._made: set[str] = set()
+    def __init__(self, bucket: Bucket, quick: Bucket, root: str, shown: str) -> None:
+        self._bucket, self._quick = bucket, quick
+        self._root, self._shown = root.strip("/"), shown.rstrip("/")
 
     def sizes(self, folder: str) -> dict[str, int]:
-        selector = pafs.FileSelector(_inside(self._root, folder), allow_not_found=True)
-        with _explained(f"list '{_inside(self._shown, folder)}'"):
-            found = self._filesystem.get_file_info(selector)
-        return {info.base_name: info.size for info in found if info.is_file}
+        return {name: size for name, size in self._list(folder, deep=False) if "/" not in name}
+
+    def walk(self, folder: str) -> dict[str, int]:
+        """Path below `folder` → bytes, of every file there at any depth."""
+        return dict(self._list(folder, deep=True))
 
     def exists(self, folder: str, name: str) -> bool:
-        with _explained(f"look up '{self.path(folder, name)}'"):
-            info = self._filesystem.get_file_info(_inside(self._root, folder, name))
-        return bool(info.is_file)
+        with self._explained("look up", folder, name):
+            try:
+                obstore.head(self._bucket, self._key(folder, name))
+            except FileNotFoundError:
+                return False
+            return True
 
     def read(self, folder: str, name: str) -> bytes:
-        with (
-            _explained(f"read '{self.path(folder, name)}'"),
-            self._filesystem.open_input_stream(_inside(self._root, folder, name)) as stream,
-        ):
-            return bytes(stream.readall())
+        with self._explained("read", folder, name):
+            return bytes(obstore.get(self._bucket, self._key(folder, name)).bytes())
 
     def write(self, folder: str, name: str, data: bytes) -> None:
-        with _explained(f"write '{self.path(folder, name)}'", missing_is_error=True):
-            self._make(folder)
-            stream = self._filesystem.open_output_stream(_inside(self._root, folder, name))
-            # No `with`: closing is what makes the object visible, and a failed write must not.
-            stream.write(data)
-            stream.close()
+        with self._explained("write", folder, name):
+            key = self._key(folder, name)
+            obstore.put(self._bucket, key, data, use_multipart=False)
+
+    def create(self, folder: str, name: str, data: bytes) -> bool:
+        with self._explained("write", folder, name):
+            try:
+                obstore.put(self._bucket, self._key(folder, name), data, mode="create")
+            except AlreadyExistsError:
+                return False
+            return True
+
+    def read_version(self, name: str) -> tuple[bytes, Version | None]:
+        """A small object and its version; no bytes and None if there is none."""
+        with self._explained("read", "", name):
+            try:
+                found = obstore.get(self._quick, self._key("", name))
+            except FileNotFoundError:
+                return b"", None
+            data = bytes(found.bytes())
+            return data, Version(found.meta["e_tag"], found.meta["version"])
+
+    def replace(self, name: str, data: bytes, old: Version | None) -> Version | None:
+        """Write a small object if its version still is `old` (None: if there is none).
+
+        Returns the new version, or None if the condition does not hold. The request may be
+        repeated after an answer was lost, so None may also mean that `data` is there already.
+        """
+        mode: PutMode = "create"
+        if old is not None:
+            update: UpdateVersion = {"e_tag": old.e_tag}
+            if old.generation is not None:
+                update["version"] = old.generation
+            mode = update
+        with self._explained("write", "", name):
+            try:
+                made = obstore.put(self._quick, self._key("", name), data, mode=mode)
+            except (AlreadyExistsError, PreconditionError):
+                return None
+            return Version(made["e_tag"], made["version"])
 
     def delete(self, folder: str, name: str) -> None:
-        with _explained(f"delete '{self.path(folder, name)}'"):
+        with self._explained("delete", folder, name):
             try:
-                self._filesystem.delete_file(_inside(self._root, folder, name))
+                obstore.delete(self._bucket, self._key(folder, name))
             except FileNotFoundError:
                 return
 
@@ -161,55 +233,55 @@ class ObjectStore:
     def path(self, folder: str, name: str) -> str:
         return _inside(self._shown, folder, name)
 
-    def walk(self, folder: str) -> dict[str, int]:
-        """Path below `folder` → bytes, of every file there at any depth."""
-        selector = pafs.FileSelector(
-            _inside(self._root, folder), recursive=True, allow_not_found=True
-        )
-        with _explained(f"list '{_inside(self._shown, folder)}'"):
-            found = self._filesystem.get_file_info(selector)
-        start = len(_inside(self._root, folder)) + 1
-        return {info.path[start:]: info.size for info in found if info.is_file}
-
     def upload(self, source: Path, folder: str, name: str) -> None:
         """Makes the bytes of a local file visible, whole or not at all; in pieces, so that it may
         be of any size.
         """
-        with _explained(f"write '{self.path(folder, name)}'", missing_is_error=True):
-            self._make(folder)
-            with open(source, "rb") as file:
-                stream = self._filesystem.open_output_stream(_inside(self._root, folder, name))
-                while data := file.read(_PIECE):
-                    stream.write(data)
-                stream.close()  # no `with`, as in `write`
+        with self._explained("write", folder, name):
+            obstore.put(
+                self._bucket,
+                self._key(folder, name),
+                source,
+                chunk_size=_PIECE,
+                max_concurrency=_PARALLEL_PIECES,
+            )
 
     def download(self, folder: str, name: str, target: Path) -> None:
         """Writes the file's bytes to a local one; `FileNotFoundError` when it is gone."""
-        with (
-            _explained(f"read '{self.path(folder, name)}'"),
-            self._filesystem.open_input_stream(_inside(self._root, folder, name)) as stream,
-            open(target, "wb") as file,
-        ):
-            while data := stream.read(_PIECE):
-                file.write(data)
+        with self._explained("read", folder, name):
+            pieces = obstore.get(self._bucket, self._key(folder, name)).stream(_PIECE)
+            with open(target, "wb") as file:
+                for piece in pieces:
+                    file.write(piece)
 
-    def _make(self, folder: str) -> None:
-        """Folders are needed where they are more than the beginning of a name."""
-        if folder not in self._made and self._filesystem.type_name not in ("s3", "gcs"):
-            self._filesystem.create_dir(_inside(self._root, folder), recursive=True)
-        self._made.add(folder)
+    def _list(self, folder: str, deep: bool) -> Iterator[tuple[str, int]]:
+        start = self._key(folder, "")
+        with self._explained("list", folder, ""):
+            if deep:
+                found = obstore.list(self._bucket, start or None).collect()
+            else:
+                found = obstore.list_with_delimiter(self._bucket, start or None)["objects"]
+        below = len(start) + 1 if start else 0
+        for entry in found:
+            yield entry["path"][below:], entry["size"]
+
+    def _key(self, folder: str, name: str) -> str:
+        return _inside(self._root, folder, name)
+
+    @contextmanager
+    def _explained(self, verb: str, folder: str, name: str) -> Iterator[None]:
+        with _explained(
+            f"{verb} '{self.path(folder, name)}'", writes=verb == "write", hint=self._hint
+        ):
+            yield
+
+    def _hint(self, error: Exception) -> str:
+        return credentials_hint(self._shown.partition("://")[0], str(error))
 
 
 def _inside(*parts: str) -> str:
     """A path of which some parts may be empty."""
     return "/".join(filter(None, parts))
-
-
-def _with_single_put(uri: str) -> str:
-    """An S3 address with pyarrow's option to write small objects by one PUT, not in parts."""
-    if not uri.startswith("s3://"):
-        return uri
-    return f"{uri}{'&' if '?' in uri else '?'}allow_delayed_open=true"
 
 
 def _entry(entry: os.DirEntry[str]) -> tuple[str, int] | None:
@@ -221,23 +293,29 @@ def _entry(entry: os.DirEntry[str]) -> tuple[str, int] | None:
 
 
 @contextmanager
-def _explained(action: str, missing_is_error: bool = False) -> Iterator[None]:
+def _explained(
+    action: str, writes: bool = False, hint: Callable[[Exception], str] = lambda _: ""
+) -> Iterator[None]:
+    """Turns every error of a disk or a store into `StorageError`.
+
+    What is missing stays a `FileNotFoundError`, and what is there already a `FileExistsError`; but
+    for a write `FileNotFoundError` means that the folder or bucket is missing.
+    """
     try:
         yield
-    except FileNotFoundError as error:
-        if not missing_is_error:
+    except FileExistsError:
+        raise
+    except (BaseError, OSError, ValueError, NotImplementedError) as error:
+        if isinstance(error, FileNotFoundError) and not writes:
             raise
-        raise _failure(action, error) from error
-    except OSError as error:
-        raise _failure(action, error) from error
+        if isinstance(error, OSError) and error.errno is not None:
+            raise storage_error(action, error) from error
+        raise storage_error(action, OSError(_why(error)), hint(error)) from error
 
 
-def _failure(action: str, error: OSError) -> StorageError:
-    return StorageError(
-        f"cannot {action}: {_line(error)}. Nothing was lost; check free space, permissions and the "
-        "connection, then run the same command again."
-    )
-
-
-def _line(error: BaseException) -> str:
-    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+def _why(error: Exception) -> str:
+    """What an error of obstore says, in one line, without addresses: they may hold a signature."""
+    text = str(error).partition("\n\nDebug source")[0]
+    if answer := re.search(r"<Message>(.*?)</Message>", text, re.DOTALL):
+        return " ".join(answer[1].split())
+    return re.sub(r"(https?://[^\s?]*)\?\S*", r"\1", text.rpartition(" - ")[2].strip())

@@ -1,4 +1,4 @@
-"""Bearing with storage that refuses for a while: a full disk, a share that is away or read-only."""
+"""Retry storage operations that fail transiently: full disk, share away, read-only mount."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import TypeVar
 from orchestrator.errors import StorageError
 
 FIRST, LONGEST = 0.5, 15.0
-"""Seconds of the first pause, which doubles, up to the longest."""
+"""Seconds of the first pause, which doubles, and of the longest."""
 TRANSIENT = frozenset(
     {
         *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EAGAIN),
         *(errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN),
     }
 )
-"""What a disk or a share says that may be well in a minute."""
+"""Error numbers of a disk or a share that may pass within minutes."""
 
 _T = TypeVar("_T")
 log = logging.getLogger("orchestrator")
-"""What a process without a person in front of it has to say."""
+"""The log of processes without a terminal."""
 
 
 def is_transient(error: BaseException | None) -> bool:
-    """Whether storage may grant later what it refused with `error`, or with what caused it."""
+    """Whether an operation that failed with `error`, or with its cause, may succeed later."""
     if error is None or isinstance(error, StorageError):
         return error is not None
     if isinstance(error, OSError):
@@ -35,9 +35,10 @@ def is_transient(error: BaseException | None) -> bool:
 
 
 class RetryPolicy:
-    """Bears refusals for `seconds` in a row, counted from the first.
+    """Retry for up to `seconds` from the first of consecutive transient failures.
 
-    `say` hears the first of them in words, and that it is over; by default the process's log.
+    `say` is called with a sentence at the first failure and at the next success; by default the
+    process's log.
     """
 
     def __init__(self, seconds: float, say: Callable[[str], None] | None = None) -> None:
@@ -46,9 +47,9 @@ class RetryPolicy:
         self._since: float | None = None
         self._pause = FIRST
 
-    def bear(self, error: Exception) -> float:
-        """Seconds to pause before the next attempt; raises `error` if it is no refusal, or if they
-        have lasted too long.
+    def failed(self, error: Exception) -> float:
+        """Seconds to pause before the next attempt; raises `error` if it is not transient, or if
+        failures have lasted too long.
         """
         now = time.monotonic()
         since = now if self._since is None else self._since
@@ -61,20 +62,20 @@ class RetryPolicy:
         pause, self._pause = self._pause, min(2 * self._pause, LONGEST)
         return min(pause, max(since + self._seconds - now, 0.0))
 
-    def over(self) -> None:
-        """It was granted: the next refusal counts from its own beginning."""
+    def succeeded(self) -> None:
+        """An attempt succeeded: the next failure starts a new period."""
         if self._since is not None:
             waited = time.monotonic() - self._since
             self._say(f"storage works again, after {waited:.0f} s")
         self._since, self._pause = None, FIRST
 
     def call(self, action: Callable[[], _T]) -> _T:
-        """`action()`, again and again while storage refuses it; the last refusal in the end."""
+        """The result of `action()`, retried while it fails transiently; at last its error."""
         while True:
             try:
                 done = action()
             except Exception as error:
-                time.sleep(self.bear(error))
+                time.sleep(self.failed(error))
             else:
-                self.over()
+                self.succeeded()
                 return done

@@ -1,73 +1,94 @@
-"""Who may write in a sweep's home: one command, and the workers that it started.
+"""Who may write in a sweep: one command, and the workers that it started.
 
-A lock on the folder (`lease`) does that on one machine and over NFS, and is let go by the system at
-once when its holder dies. An object store has none: there the lock on this machine's working copy
-is joined by a `claim` in the store.
+A lock on the folder does that on one machine and over NFS. An object store has no locks: there the
+lock on this machine's working copy is joined by a lease in the store.
 """
 
 from __future__ import annotations
 
 import _thread
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
 
-from orchestrator.storage.folder_lock import SweepLease, WorkerLock, hold_orphan_lock, token_of
-from orchestrator.storage.object_lease import Claim, Watch
+from orchestrator.storage.folder_lock import FolderLock, WorkerLock, hold_worker_lock, token_of
+from orchestrator.storage.lease import Lease, LeaseReader
 from orchestrator.storage.sweep_storage import SweepStorage
 
 
-def _nothing() -> None:
-    """A lock cannot be lost."""
+class SweepLock:
+    """Context manager: the right to plan and write in a sweep; see `FolderLock` and `Lease`.
 
-
-@dataclass(frozen=True)
-class Hold:
-    """A command's lease. `check` raises `SweepConflict` if it is another command's by now."""
-
-    token: str
-    check: Callable[[], None]
-
-
-@contextmanager
-def hold(storage: SweepStorage, say: Callable[[str], None]) -> Iterator[Hold]:
-    """The right to plan and write in `home`; see `SweepLease` and `Claim`.
-
-    A lease that is lost interrupts the main thread as Ctrl-C does, and ends in `SweepConflict`.
+    `waiting` is called with a sentence for the user if there is something to wait for. A lease that
+    is lost interrupts the main thread as Ctrl-C does, and ends in `SweepConflict`.
     """
-    name, interrupt = storage.paths.name, _thread.interrupt_main
-    with SweepLease(storage.paths.out, waiting=say, name=name) as lease:
-        if storage.store is None:
-            yield Hold(lease.token, _nothing)
-            return
-        with Claim(storage.store, name, lease.token, lease.former, say, interrupt) as claim:
-            try:
-                yield Hold(lease.token, claim.check)
-            except KeyboardInterrupt:
-                claim.check()
-                raise
+
+    def __init__(self, storage: SweepStorage, waiting: Callable[[str], None]) -> None:
+        self._storage, self._waiting = storage, waiting
+        self._folder = FolderLock(storage.paths.out, waiting=waiting, name=storage.paths.name)
+        self._lease: Lease | None = None
+        self._held = ExitStack()
+
+    @property
+    def token(self) -> str:
+        """Names this command's lock; workers show it."""
+        return self._folder.token
+
+    def __enter__(self) -> Self:
+        with ExitStack() as held:
+            held.enter_context(self._folder)
+            if self._storage.store is not None:
+                self._lease = Lease(
+                    self._storage.store,
+                    self._storage.paths.name,
+                    self.token,
+                    self._folder.former,
+                    self._waiting,
+                    _thread.interrupt_main,
+                )
+                held.enter_context(self._lease)
+                self._storage.before_write = self._lease.check
+            self._held = held.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._storage.before_write = lambda: None
+        self._held.close()
+        if isinstance(error, KeyboardInterrupt) and self._lease is not None:
+            self._lease.raise_if_lost()
+
+    def check(self) -> None:
+        """Raises `SweepConflict` if another command has taken the lease. A lock cannot be lost."""
+        if self._lease is not None:
+            self._lease.check()
 
 
 class Worker:
-    """A process that works for the lease `token`, until it ends or calls `close`.
+    """A process that works for the command with the lock `token`, until it ends or calls `close`.
 
-    Making one raises `SweepConflict` as `check` does, and as `hold_orphan_lock`.
+    Making one raises `SweepConflict` as `check` does, and as `hold_worker_lock`.
     """
 
     def __init__(self, storage: SweepStorage, token: str) -> None:
-        self._watch: Watch | None = None
+        self._lease: LeaseReader | None = None
         self._lock: WorkerLock | None = None
         if storage.store is not None:
-            self._watch = Watch(storage.store, storage.paths.name, token)
-            self._watch.check(now=True)
+            self._lease = LeaseReader(storage.store, storage.paths.name, token)
+            self._lease.check(now=True)
             if token_of(storage.paths.out) != token:
                 return  # another machine's: there is no lock that anybody would wait for
-        self._lock = hold_orphan_lock(storage.paths.out, token)
+        self._lock = hold_worker_lock(storage.paths.out, token)
 
     def check(self, now: bool = False) -> None:
-        """Raises `SweepConflict` if another command holds the lease by now; see `Watch`."""
-        if self._watch is not None:
-            self._watch.check(now)
+        """Raises `SweepConflict` if another command holds the lease by now; see `LeaseReader`."""
+        if self._lease is not None:
+            self._lease.check(now)
 
     def close(self) -> None:
         """Lets the next command begin."""

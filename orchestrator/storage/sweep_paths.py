@@ -1,4 +1,4 @@
-"""Where things lie in a sweep's output folder."""
+"""The files and folders of a sweep."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class SweepPaths:
 
     @property
     def name(self) -> str:
-        """The place as a person would name it (a URI without its options)."""
+        """The folder or address as a person would name it, without options."""
         return self.uri.partition("?")[0] or str(self.out)
 
     @property
     def sweep(self) -> Path:
-        """What is swept: the frozen Sweep with its identities."""
+        """The frozen Sweep with its identities."""
         return self.out / "sweep.json"
 
     @property
@@ -44,7 +44,7 @@ class SweepPaths:
 
     @property
     def checkpoints(self) -> Path:
-        """Running trials."""
+        """Checkpoints of running trials."""
         return self.out / "checkpoints"
 
     @property
@@ -74,7 +74,7 @@ class SweepPaths:
 
     @property
     def pools(self) -> Path:
-        """What the pools made of their devices: derived, nothing depends on it."""
+        """Device utilisation of the pools: derived, nothing depends on it."""
         return self.out / "pools"
 
     @property

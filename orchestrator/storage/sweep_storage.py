@@ -1,10 +1,9 @@
-"""A sweep's home: a folder of this machine, or a place in an object store.
+"""The files of a sweep: in a folder of this machine, or in an object store.
 
-In an object store only the ledger is read and written where it lies. Everything else is a file of
-this machine first: of a working copy that every process has for itself, or shares with the others
-of its machine. What must outlive the machine is published, whole file by whole file, before anybody
-hears of it, and fetched where it is needed: afterwards the copy has what the store has. For a plain
-folder all of this is nothing, so there is one way through the code.
+In an object store only the ledger is read and written in place. Every other file is first written
+to a working copy on this machine, which the processes of the machine share. Files that must outlive
+the machine are uploaded, each whole, before anything refers to them, and downloaded where they are
+needed. For a plain folder all of these operations do nothing, so callers need no case distinction.
 """
 
 from __future__ import annotations
@@ -13,59 +12,60 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
+from urllib.parse import parse_qsl
 
 from orchestrator.errors import InvalidInput, StorageError
-from orchestrator.storage.files import make_folder, write_whole
+from orchestrator.storage.buckets import ALLOWED, ANONYMOUS, WHERE
+from orchestrator.storage.files import make_folder, storage_error, write_whole
 from orchestrator.storage.object_store import ObjectStore, storage
 from orchestrator.storage.sweep_paths import SweepPaths
 
-SCHEMES = ("file", "s3", "gs")
-_ANONYMOUS, _SIGN = "anonymous", ".home"
-_WHERE = {
-    "s3": "the environment (AWS_ACCESS_KEY_ID …), ~/.aws, or the machine's role",
-    "gs": "GOOGLE_APPLICATION_CREDENTIALS, `gcloud auth application-default login`, or the "
-    "machine's service account",
-}
+SCHEMES = ("file", *WHERE)
+_MARKER = ".home"
 
 
 class SweepStorage:
-    """What publishes and fetches the files of `places`; paths are those of its working copy.
+    """Upload and download the files of `paths`, which are those of the working copy.
 
-    Whatever the store refuses is a `StorageError`, and so is a disk that cannot take the copy.
+    Every error of the store, or of the disk of the working copy, is a `StorageError`.
     """
 
     def __init__(self, paths: SweepPaths) -> None:
         self.paths = paths
+        self.before_write: Callable[[], None] = lambda: None
+        """Called before anything is written to the store; raises if it must not be."""
         self.store: ObjectStore | None = None
         if paths.uri:
             found = storage(paths.uri)
             assert isinstance(found, ObjectStore)  # `paths_of` has seen to it
             self.store = found
-            self._sign()
+            self._mark()
 
     @classmethod
     def at(cls, place: str | Path) -> Self:
-        """The home at a folder or URI; `InvalidInput` for an address that cannot be one."""
+        """The storage at a folder or address; `InvalidInput` for an address that is none."""
         return cls(paths_of(place))
 
     def upload(self, *files: Path) -> None:
-        """Makes files visible to all machines, each whole, in this order."""
+        """Make files visible to all machines, each whole, in this order."""
         if self.store is not None:
+            self.before_write()
             for path in files:
                 self.store.upload(path, *self._address(path))
 
     def upload_from(self, source: Path, target: Path, *names: str) -> None:
-        """Makes files of the folder `source` visible as if they lay in `target`, in this order."""
+        """Make files of the folder `source` visible as files of `target`, in this order."""
         if self.store is not None:
+            self.before_write()
             for name in names:
                 self.store.upload(source / name, *self._address(target / name))
 
     def upload_folder(self, folder: Path, last: Path) -> None:
-        """Makes the store have what the folder has: the file `last` last but for what goes."""
+        """Mirror a folder to the store: upload its files, `last` at the end, then delete others."""
         if self.store is None:
             return
         files = sorted(path for path in folder.rglob("*") if path.is_file() and path != last)
@@ -74,16 +74,16 @@ class SweepStorage:
         self._delete(folder, self.store.walk(self._name(folder)).keys() - kept)
 
     def download(self, *files: Path) -> None:
-        """Makes files here what they are in the store: written, or deleted."""
+        """Make files here as they are in the store: written, or deleted."""
         if self.store is not None:
             for path in files:
                 self._fetch(path)
 
     def sync_down(self, folder: Path, growing: bool = False) -> None:
-        """Makes a folder here what it is in the store, with all that is in it.
+        """Mirror a folder of the store here, with its sub-folders.
 
-        `growing` files are only added to, some of them on this machine: one is fetched if the store
-        has more of it, and none is deleted.
+        `growing` is for append-only files, some of them written on this machine: one is downloaded
+        only if the store's is longer, and none is deleted.
         """
         if self.store is None:
             return
@@ -100,26 +100,27 @@ class SweepStorage:
             list(threads.map(self._fetch, wanted))
 
     def remove(self, path: Path) -> None:
-        """Deletes a file, here and in the store; `OSError` if that is refused here."""
+        """Delete a file, here and in the store; `OSError` if it cannot be deleted here."""
         path.unlink(missing_ok=True)
         if self.store is not None:
+            self.before_write()
             self.store.delete(*self._address(path))
 
     def remove_folder(self, folder: Path) -> None:
-        """Deletes a folder with all that is in it, here and in the store."""
+        """Delete a folder with its content, here and in the store."""
         shutil.rmtree(folder, ignore_errors=True)
         if self.store is not None:
             self._delete(folder, self.store.walk(self._name(folder)))
 
-    def _sign(self) -> None:
-        """Notes in the working copy whose it is, so that it can be named like the sweep itself."""
-        sign = self.paths.out / _SIGN
+    def _mark(self) -> None:
+        """Write the sweep's address into the working copy, so that commands may name the copy."""
+        marker = self.paths.out / _MARKER
         try:
-            make_folder(sign.parent)
-            if _signed(self.paths.out) != self.paths.uri:
-                write_whole(sign, self.paths.uri.encode())
+            make_folder(marker.parent)
+            if _marked(self.paths.out) != self.paths.uri:
+                write_whole(marker, self.paths.uri.encode())
         except OSError as error:
-            raise _unwritable(sign, error) from error
+            raise storage_error(f"write '{marker}'", error) from error
 
     def _fetch(self, path: Path) -> None:
         assert self.store is not None
@@ -131,12 +132,13 @@ class SweepStorage:
         except FileNotFoundError:
             path.unlink(missing_ok=True)
         except OSError as error:
-            raise _unwritable(path, error) from error
+            raise storage_error(f"write '{path}'", error) from error
         finally:
             draft.unlink(missing_ok=True)
 
     def _delete(self, folder: Path, names: Iterable[str]) -> None:
         assert self.store is not None
+        self.before_write()
         for name in names:
             self.store.delete(*self._address(folder / name))
 
@@ -157,19 +159,12 @@ class SweepStorage:
                 )
 
 
-def _signed(out: Path) -> str:
+def _marked(out: Path) -> str:
     """The address whose working copy a folder is; empty for any other folder."""
     try:
-        return (out / _SIGN).read_text()
+        return (out / _MARKER).read_text()
     except OSError:
         return ""
-
-
-def _unwritable(path: Path, error: OSError) -> StorageError:
-    return StorageError(
-        f"cannot write '{path}': {error.strerror or error}. Free space or permissions, then run "
-        "the same command again."
-    )
 
 
 def _below(folder: Path, path: Path) -> str:
@@ -177,24 +172,24 @@ def _below(folder: Path, path: Path) -> str:
 
 
 def paths_of(place: str | Path) -> SweepPaths:
-    """Where a sweep at a folder or URI lies; `InvalidInput` for an address that cannot be one.
+    """The paths of a sweep at a folder or address; `InvalidInput` for an address that is none.
 
-    A working copy is as good as the address that it is a copy of.
+    The folder of a working copy stands for the address that it is a copy of.
     """
     scheme, separator, rest = str(place).partition("://")
     if not separator:
-        return SweepPaths(Path(place), _signed(Path(place)))
+        return SweepPaths(Path(place), _marked(Path(place)))
     if scheme not in SCHEMES:
         raise InvalidInput(
             f"'{scheme}://' is no kind of address that a sweep can lie at. Allowed: a folder, "
-            "file:///FOLDER, s3://BUCKET/NAME or gs://BUCKET/NAME."
+            f"file:///FOLDER, {ALLOWED}."
         )
     address, _, options = rest.partition("?")
     _check_secrets(scheme, address, options)
     if scheme == "file":
         return SweepPaths(_folder(address))
     bucket, _, name = address.strip("/").partition("/")
-    if not bucket.removeprefix(f"{_ANONYMOUS}@") or not name:
+    if not bucket.removeprefix(f"{ANONYMOUS}@") or not name:
         raise InvalidInput(
             f"'{scheme}://{address}' names no place in a bucket; write {scheme}://BUCKET/NAME."
         )
@@ -213,11 +208,13 @@ def _folder(address: str) -> Path:
 def _check_secrets(scheme: str, address: str, options: str) -> None:
     """Addresses are shown and recorded: `InvalidInput` where one holds a secret."""
     user, at, _ = address.partition("/")[0].rpartition("@")
-    named = ("secret", "token", "password", "access_key")
-    if (at and user != _ANONYMOUS) or any(word in options.lower() for word in named):
+    named = ("secret", "token", "password", "access_key", "account_key", "sas", "signature")
+    if (at and user != ANONYMOUS) or any(
+        word in name.lower() for name, _ in parse_qsl(options, True) for word in named
+    ):
         raise InvalidInput(
             f"the {scheme}:// address holds credentials, which would be shown and recorded. Leave "
-            f"them out; they are found in {_WHERE.get(scheme, 'the usual places')}."
+            f"them out; they are found in {WHERE.get(scheme, 'the usual places')}."
         )
 
 

@@ -23,7 +23,7 @@ from orchestrator.errors import OrchestrateError
 from orchestrator.results import throughput
 from orchestrator.results.ledger import Ledger
 from orchestrator.storage.addresses import redacted
-from orchestrator.storage.folder_lock import hold_orphan_lock
+from orchestrator.storage.folder_lock import hold_worker_lock
 from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.storage.sweep_storage import SweepStorage
 from orchestrator.tracking.locations import chosen_uri
@@ -181,7 +181,7 @@ def main() -> None:
     sys.stdout = sys.stderr  # libraries must not print into the answer
     try:
         # Held until the process ends: the next command waits for it.
-        _lock = hold_orphan_lock(options.out, options.lease)
+        _lock = hold_worker_lock(options.out, options.lease)
         from orchestrator.tracking.mlflow import open_tracker  # takes seconds: at low priority
 
         uri = chosen_uri(options.out, None)

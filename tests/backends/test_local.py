@@ -22,7 +22,7 @@ from orchestrator.results.ledger import Ledger
 from orchestrator.search.search import Done, Search, Wait
 from orchestrator.search.suggestions import SuggestionStore
 from orchestrator.spec import Sweep, Trial, TrialResult
-from orchestrator.storage.folder_lock import SweepLease
+from orchestrator.storage.folder_lock import FolderLock
 from orchestrator.storage.sweep_paths import SweepPaths
 from tests.backends.worlds import RECIPE, SUITE, TASK, keys, logged, pool_config, trial
 from tests.commands import events, widest
@@ -64,7 +64,7 @@ class Scripted:
 
 
 def run(search: Any, out: Path, data: Path, width: int, observe: Callable[[], None]) -> None:
-    with SweepLease(out, patience=0) as lease:
+    with FolderLock(out, patience=0) as lease:
         config = pool_config(out, data, lease.token, width=width)
         local.run(search, config, device="cpu", observe=observe)
 
@@ -105,7 +105,7 @@ def test_a_pool_holds_as_many_as_it_measured_unless_told_otherwise(
     tmp_path: Path, mini_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "benchmark_width", lambda *_: WidthPlan(3, (), "throughput"))
-    with SweepLease(tmp_path) as lease:
+    with FolderLock(tmp_path) as lease:
         search: Any = Scripted([trial(mini_data, seed, epochs=1) for seed in range(6)])
         local.run(search, pool_config(tmp_path, mini_data, lease.token))
     assert widest(tmp_path) == 3
@@ -125,7 +125,7 @@ def test_a_refused_trial_ends_it_and_keeps_the_results(tmp_path: Path, mini_data
     with pytest.raises(CheckpointError, match=bad.key):
         run(Scripted([good], [bad]), tmp_path, mini_data, 2, lambda: None)
     assert keys(tmp_path) == {good.key}
-    with SweepLease(tmp_path, patience=0):  # and no lock is left
+    with FolderLock(tmp_path, patience=0):  # and no lock is left
         pass
 
 
@@ -138,7 +138,7 @@ def test_ctrl_c_leaves_no_lock(
     monkeypatch.setattr(PoolWorker, "advance", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(Scripted([trial(mini_data)]), tmp_path, mini_data, 1, lambda: None)
-    with SweepLease(tmp_path, patience=0):
+    with FolderLock(tmp_path, patience=0):
         pass
 
 

@@ -14,7 +14,7 @@ from orchestrator.data.prepared import transfer
 from orchestrator.errors import StorageError, SweepConflict
 from orchestrator.results import throughput
 from orchestrator.results.ledger import Ledger
-from orchestrator.storage.object_lease import NAME
+from orchestrator.storage.lease import NAME
 from orchestrator.storage.object_store import ObjectStore
 from orchestrator.storage.sweep_storage import SweepStorage, paths_of
 from tests.backends.worlds import TASK, pool_config, trial

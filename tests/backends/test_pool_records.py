@@ -9,7 +9,7 @@ from pathlib import Path
 from orchestrator.backends.pool_records import group_use
 from orchestrator.backends.pool_worker import PoolWorker
 from orchestrator.engine.pool import Pool
-from orchestrator.storage.folder_lock import SweepLease
+from orchestrator.storage.folder_lock import FolderLock
 from tests.backends.worlds import pool_config, trial
 from tests.commands import events
 from tests.engine import worlds
@@ -19,7 +19,7 @@ def test_the_log_says_after_how_many_epochs_a_trial_was_taken_up(
     tmp_path: Path, mini_data: Path
 ) -> None:
     one = trial(mini_data, epochs=3)
-    with SweepLease(tmp_path) as lease:
+    with FolderLock(tmp_path) as lease:
         config = replace(pool_config(tmp_path, mini_data, lease.token), checkpoint_seconds=0.0)
         worker = PoolWorker(config, "cpu")
         worker.add(one, ())

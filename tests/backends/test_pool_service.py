@@ -18,7 +18,7 @@ from orchestrator.errors import LedgerError
 from orchestrator.results import throughput
 from orchestrator.results.ledger import Ledger
 from orchestrator.spec import Trial
-from orchestrator.storage.folder_lock import SweepLease
+from orchestrator.storage.folder_lock import FolderLock
 from orchestrator.storage.sweep_paths import SweepPaths
 from tests.backends.worlds import keys, logged, pool_config, trial
 
@@ -44,7 +44,7 @@ class Asked:
 
 @pytest.fixture
 def token(tmp_path: Path) -> Iterator[str]:
-    with SweepLease(tmp_path) as lease:
+    with FolderLock(tmp_path) as lease:
         yield lease.token
 
 

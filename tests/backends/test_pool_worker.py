@@ -23,13 +23,13 @@ from orchestrator.errors import (
 from orchestrator.results import throughput
 from orchestrator.storage import object_store as storage
 from orchestrator.storage import retry as patience
-from orchestrator.storage.folder_lock import SweepLease
+from orchestrator.storage.folder_lock import FolderLock
 from orchestrator.storage.sweep_paths import SweepPaths
 from tests.backends.worlds import keys, logged, pool_config, trial
 
 
 def test_a_worker_that_cannot_start_leaves_no_lock_behind(tmp_path: Path, mini_data: Path) -> None:
-    with SweepLease(tmp_path) as lease:
+    with FolderLock(tmp_path) as lease:
         foreign = pool_config(tmp_path, mini_data, lease.token, weights="f" * 64)
         with pytest.raises(CheckpointError, match=r"vit_mini.*fingerprint.*ffffffffffff"):
             PoolWorker(foreign, "cpu")
@@ -37,24 +37,24 @@ def test_a_worker_that_cannot_start_leaves_no_lock_behind(tmp_path: Path, mini_d
             PoolWorker(
                 replace(foreign, weights=pool_config(tmp_path, mini_data, "").weights), "nonsense"
             )
-    with SweepLease(tmp_path, patience=0):
+    with FolderLock(tmp_path, patience=0):
         pass
 
 
 def test_a_worker_of_an_earlier_command_is_refused(tmp_path: Path, mini_data: Path) -> None:
-    with SweepLease(tmp_path) as first:
+    with FolderLock(tmp_path) as first:
         late = pool_config(tmp_path, mini_data, first.token)
-    with SweepLease(tmp_path), pytest.raises(SweepConflict, match="no longer holds"):
+    with FolderLock(tmp_path), pytest.raises(SweepConflict, match="no longer holds"):
         PoolWorker(late, "cpu")
 
 
 def test_the_next_command_waits_for_a_worker(tmp_path: Path, mini_data: Path) -> None:
-    with SweepLease(tmp_path) as lease:
+    with FolderLock(tmp_path) as lease:
         worker = PoolWorker(pool_config(tmp_path, mini_data, lease.token), "cpu")
-    with pytest.raises(SweepConflict, match="still run"), SweepLease(tmp_path, patience=0):
+    with pytest.raises(SweepConflict, match="still run"), FolderLock(tmp_path, patience=0):
         pass
     worker.close()
-    with SweepLease(tmp_path, patience=0):
+    with FolderLock(tmp_path, patience=0):
         pass
 
 
@@ -63,7 +63,7 @@ def test_a_final_trial_has_its_weights_before_its_row(
 ) -> None:
     one = trial(mini_data, stage="final", epochs=1)
     weights = SweepPaths(tmp_path).adapters / one.key / "adapter_model.safetensors"
-    with SweepLease(tmp_path) as lease:
+    with FolderLock(tmp_path) as lease:
         worker = PoolWorker(pool_config(tmp_path, mini_data, lease.token), "cpu")
         append = worker._ledger.append
         there: list[bool] = []
@@ -81,7 +81,7 @@ def test_a_final_trial_has_its_weights_before_its_row(
 
 def test_a_final_trial_of_other_test_images_is_refused(tmp_path: Path, mini_data: Path) -> None:
     search = trial(mini_data)
-    with SweepLease(tmp_path) as lease:
+    with FolderLock(tmp_path) as lease:
         worker = PoolWorker(pool_config(tmp_path, mini_data, lease.token), "cpu")
         with pytest.raises(DataError, match="'orientation'"):
             worker.add(replace(search, stage="final"), ())
@@ -125,7 +125,7 @@ def test_storage_that_refuses_for_a_while_costs_nothing(
     }[place]
     refusing = Refusing(getattr(owner, name), 3, FULL)
     one, said = trial(mini_data, stage="final", epochs=1), list[str]()
-    with SweepLease(tmp_path) as lease:
+    with FolderLock(tmp_path) as lease:
         monkeypatch.setattr(owner, name, refusing)
         worker = PoolWorker(
             pool_config(tmp_path, mini_data, lease.token), "cpu", notify=said.append
@@ -153,7 +153,7 @@ def test_patience_ends_with_what_storage_said(
     tmp_path: Path, mini_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = trial(mini_data, epochs=1)
-    with SweepLease(tmp_path) as lease:
+    with FolderLock(tmp_path) as lease:
         config = pool_config(tmp_path, mini_data, lease.token, storage_patience=0.05)
         worker = PoolWorker(config, "cpu")
         monkeypatch.setattr(storage, "write_whole", Refusing(None, 10**6, FULL))
@@ -168,7 +168,7 @@ def test_a_trial_goes_on_without_a_checkpoint_that_is_refused(
     tmp_path: Path, mini_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, said = trial(mini_data, epochs=6), list[str]()
-    with SweepLease(tmp_path) as lease:
+    with FolderLock(tmp_path) as lease:
         config = pool_config(tmp_path, mini_data, lease.token, checkpoint_seconds=0.0)
         worker = PoolWorker(config, "cpu", notify=said.append)
         refusing = Refusing(checkpoint.write_whole, 3, FULL)
@@ -186,7 +186,7 @@ def test_checkpoints_that_are_refused_for_too_long_end_the_pool(
     tmp_path: Path, mini_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = {"checkpoint_seconds": 0.0, "storage_patience": 0.0}
-    with SweepLease(tmp_path) as lease:
+    with FolderLock(tmp_path) as lease:
         worker = PoolWorker(pool_config(tmp_path, mini_data, lease.token, **changes), "cpu")
         monkeypatch.setattr(checkpoint, "write_whole", Refusing(None, 10**6, FULL))
         worker.add(trial(mini_data, epochs=6), ())
@@ -204,7 +204,7 @@ def test_every_epoch_has_a_checkpoint_where_machines_may_go(
     monkeypatch.setattr(
         checkpoint, "write", lambda one, folder: (written.append(one.epoch), write(one, folder))
     )
-    with SweepLease(tmp_path) as lease:
+    with FolderLock(tmp_path) as lease:
         config = pool_config(tmp_path, mini_data, lease.token, checkpoint_seconds=0.0)
         worker = PoolWorker(config, "cpu")
         worker.add(trial(mini_data, epochs=4), ())

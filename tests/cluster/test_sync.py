@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pyarrow.fs import LocalFileSystem
+from obstore.store import LocalStore
 
 from orchestrator import registry
 from orchestrator.cli.outputs import rebuild
@@ -181,7 +181,8 @@ def test_a_sweep_in_an_object_store_is_copied_first(
     def at(place: str) -> SweepStorage:
         assert place == "s3://bucket/sweep"
         found = SweepStorage(SweepPaths(copy))
-        found.store = ObjectStore(LocalFileSystem(), str(remote), place)
+        bucket = LocalStore(remote)
+        found.store = ObjectStore(bucket, bucket, "", place)
         return found
 
     monkeypatch.setattr(SweepStorage, "at", at)

@@ -15,21 +15,21 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import InvalidInput, SweepConflict
-from orchestrator.storage.folder_lock import HOLDER, SweepLease, hold_orphan_lock
+from orchestrator.storage.folder_lock import HOLDER, FolderLock, hold_worker_lock
 
 DRIVER = """
 import sys, time
 from pathlib import Path
-from orchestrator.storage.folder_lock import SweepLease
-with SweepLease(Path(sys.argv[1])) as lease:
+from orchestrator.storage.folder_lock import FolderLock
+with FolderLock(Path(sys.argv[1])) as lease:
     print(lease.token, flush=True)
     {then}
 """
 WORKER = """
 import sys, time
 from pathlib import Path
-from orchestrator.storage.folder_lock import hold_orphan_lock
-hold_orphan_lock(Path(sys.argv[1]), sys.argv[2])
+from orchestrator.storage.folder_lock import hold_worker_lock
+hold_worker_lock(Path(sys.argv[1]), sys.argv[2])
 print("held", flush=True)
 time.sleep(600)
 """
@@ -67,10 +67,10 @@ def driver(
 
 def test_a_lease_can_be_taken_again_after_it_ends(tmp_path: Path) -> None:
     out = tmp_path / "runs" / "mini"
-    with SweepLease(out) as first:
-        worker = hold_orphan_lock(out, first.token)
+    with FolderLock(out) as first:
+        worker = hold_worker_lock(out, first.token)
         worker.close()
-    with SweepLease(out) as second:
+    with FolderLock(out) as second:
         assert first.token != second.token
 
 
@@ -80,7 +80,7 @@ def test_a_second_command_is_refused_and_told_who_holds_it(
     process, _ = driver(started, tmp_path)
     holder = json.loads((tmp_path / HOLDER).read_text())
     begun = time.monotonic()
-    with pytest.raises(SweepConflict) as caught, SweepLease(tmp_path):
+    with pytest.raises(SweepConflict) as caught, FolderLock(tmp_path):
         pass
     assert time.monotonic() - begun < 10
     message = str(caught.value)
@@ -94,14 +94,14 @@ def test_a_refused_command_does_not_disturb_the_running_one(
 ) -> None:
     driver(started, tmp_path)
     for _ in range(2):
-        with pytest.raises(SweepConflict), SweepLease(tmp_path):
+        with pytest.raises(SweepConflict), FolderLock(tmp_path):
             pass
 
 
 def test_a_killed_command_leaves_the_lease_free_at_once(tmp_path: Path, started: Processes) -> None:
     process, _ = driver(started, tmp_path)
     process.kill()  # not waited for: the lease bears with the moment in which it is taken apart
-    with SweepLease(tmp_path) as lease:
+    with FolderLock(tmp_path) as lease:
         assert json.loads((tmp_path / HOLDER).read_text())["token"] == lease.token
 
 
@@ -118,9 +118,9 @@ def test_the_next_command_waits_for_orphans_and_says_so_once(
         said.append(text)
         worker.send_signal(signal.SIGKILL)
 
-    with SweepLease(tmp_path, patience=30, waiting=waiting) as lease:
+    with FolderLock(tmp_path, patience=30, waiting=waiting) as lease:
         assert worker.wait(timeout=5) == -signal.SIGKILL
-        own = hold_orphan_lock(tmp_path, lease.token)
+        own = hold_worker_lock(tmp_path, lease.token)
         own.close()
     assert len(said) == 1
     assert "waiting up to 30 s" in said[0]
@@ -131,9 +131,9 @@ def test_orphans_that_do_not_end_are_reported(tmp_path: Path, started: Processes
     start(started, WORKER, tmp_path, token)
     process.kill()
     with pytest.raises(SweepConflict, match=r"still run after 0\.2 s.*lsof"):
-        SweepLease(tmp_path, patience=0.2).__enter__()
+        FolderLock(tmp_path, patience=0.2).__enter__()
     with pytest.raises(SweepConflict, match="still run"):  # and the lease was given back
-        SweepLease(tmp_path, patience=0.0).__enter__()
+        FolderLock(tmp_path, patience=0.0).__enter__()
 
 
 def test_two_orphans_are_both_waited_for(tmp_path: Path, started: Processes) -> None:
@@ -143,20 +143,20 @@ def test_two_orphans_are_both_waited_for(tmp_path: Path, started: Processes) -> 
     process.kill()
     workers[0].kill()
     with pytest.raises(SweepConflict):
-        SweepLease(tmp_path, patience=0.3).__enter__()
+        FolderLock(tmp_path, patience=0.3).__enter__()
     workers[1].kill()
-    with SweepLease(tmp_path, patience=30):
+    with FolderLock(tmp_path, patience=30):
         pass
 
 
 def test_a_worker_that_starts_after_its_command_was_replaced_ends(tmp_path: Path) -> None:
-    with SweepLease(tmp_path) as first:
+    with FolderLock(tmp_path) as first:
         pass
-    with SweepLease(tmp_path) as second:
+    with FolderLock(tmp_path) as second:
         with pytest.raises(SweepConflict, match="no longer holds"):
-            hold_orphan_lock(tmp_path, first.token)
-        hold_orphan_lock(tmp_path, second.token).close()
-    with SweepLease(tmp_path, patience=0.0):  # the refused worker holds nothing
+            hold_worker_lock(tmp_path, first.token)
+        hold_worker_lock(tmp_path, second.token).close()
+    with FolderLock(tmp_path, patience=0.0):  # the refused worker holds nothing
         pass
 
 
@@ -170,11 +170,11 @@ def test_a_machine_that_does_not_see_the_folder_is_told_so(
     if other == "empty":
         there.mkdir()
     if other == "of an earlier sweep":
-        with SweepLease(there):
+        with FolderLock(there):
             pass
     before = sorted(there.glob("*"))
-    with SweepLease(tmp_path / "here") as lease, pytest.raises(SweepConflict) as caught:
-        hold_orphan_lock(there, lease.token)
+    with FolderLock(tmp_path / "here") as lease, pytest.raises(SweepConflict) as caught:
+        hold_worker_lock(there, lease.token)
     text = str(caught.value)
     assert f"'{there}' on host {socket.gethostname()} is not the folder" in text
     assert "must be shared (NFS at one path, or --out s3://" in text
@@ -182,10 +182,10 @@ def test_a_machine_that_does_not_see_the_folder_is_told_so(
 
 
 def test_a_share_may_show_the_lease_a_moment_later(tmp_path: Path) -> None:
-    with SweepLease(tmp_path) as lease:
+    with FolderLock(tmp_path) as lease:
         holder = (tmp_path / HOLDER).rename(tmp_path / "unseen")
         threading.Timer(0.2, lambda: holder.rename(tmp_path / HOLDER)).start()
-        hold_orphan_lock(tmp_path, lease.token).close()
+        hold_worker_lock(tmp_path, lease.token).close()
 
 
 def test_a_forked_child_does_not_keep_the_lease(tmp_path: Path, started: Processes) -> None:
@@ -195,17 +195,17 @@ def test_a_forked_child_does_not_keep_the_lease(tmp_path: Path, started: Process
     process.kill()
     process.wait()
     try:
-        with SweepLease(tmp_path):
+        with FolderLock(tmp_path):
             os.kill(child, 0)  # alive, and yet the lease was free
     finally:
         os.kill(child, signal.SIGKILL)
 
 
 def test_a_child_program_does_not_keep_the_lease(tmp_path: Path) -> None:
-    with SweepLease(tmp_path):
+    with FolderLock(tmp_path):
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
-        with SweepLease(tmp_path):
+        with FolderLock(tmp_path):
             pass
     finally:
         child.kill()
@@ -219,11 +219,11 @@ def test_many_commands_at_once_get_it_one_after_the_other(
     code = (
         "import sys, time\nfrom pathlib import Path\n"
         "from orchestrator.errors import SweepConflict\n"
-        "from orchestrator.storage.folder_lock import SweepLease\n"
+        "from orchestrator.storage.folder_lock import FolderLock\n"
         "out, taken = Path(sys.argv[1]), 0\n"
         "while taken < 20:\n"
         "    try:\n"
-        "        with SweepLease(out):\n"
+        "        with FolderLock(out):\n"
         "            (out / 'alone').mkdir(); time.sleep(0.001); (out / 'alone').rmdir()\n"
         "            taken += 1\n"
         "    except SweepConflict: pass\n"
@@ -237,18 +237,18 @@ def test_many_commands_at_once_get_it_one_after_the_other(
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InvalidInput, match=r"file/out.*cannot be written.*--out"):
-        SweepLease(tmp_path / "file" / "out").__enter__()
+        FolderLock(tmp_path / "file" / "out").__enter__()
 
 
 def test_a_damaged_holder_file_still_refuses(tmp_path: Path, started: Processes) -> None:
     driver(started, tmp_path)
     (tmp_path / HOLDER).write_text("[")
-    with pytest.raises(SweepConflict, match="another command is running"), SweepLease(tmp_path):
+    with pytest.raises(SweepConflict, match="another command is running"), FolderLock(tmp_path):
         pass
 
 
 def test_the_lease_ends_with_an_error_inside(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), SweepLease(tmp_path):
+    with pytest.raises(ZeroDivisionError), FolderLock(tmp_path):
         raise ZeroDivisionError
-    with SweepLease(tmp_path):
+    with FolderLock(tmp_path):
         assert os.path.exists(tmp_path / HOLDER)

@@ -17,41 +17,40 @@ import pytest
 
 from orchestrator.errors import InvalidInput
 from orchestrator.storage import sharing
+from orchestrator.storage.object_store import ObjectStore, storage
 from orchestrator.storage.sharing import (
-    Shared,
+    Marker,
+    SharedCheck,
     Sight,
-    Sign,
+    check_marker,
     filesystem,
     is_network,
     listed,
-    look,
-    mounts,
     shown,
     told,
 )
-from orchestrator.storage.sharing import sign as sign_room
 
 
 def test_a_folder_is_written_and_read_back_and_nothing_stays(tmp_path: Path) -> None:
     place = tmp_path / "not" / "there" / "yet"
-    with Shared(place) as shared:
-        sight = look(shared.sign)
+    with SharedCheck(place) as shared:
+        sight = check_marker(shared.marker)
         assert (sight.problem, sight.locks) == ("", "kept")
         assert sight.kind
         assert shared.confirm(sight) == ""
-        assert len(list((place / shared.sign.name).iterdir())) == 3
+        assert len(list((place / shared.marker.name).iterdir())) == 3
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_was_there_stays(tmp_path: Path) -> None:
     (tmp_path / "sweep.json").write_text("{}")
-    with Shared(tmp_path) as shared:
-        look(shared.sign)
+    with SharedCheck(tmp_path) as shared:
+        check_marker(shared.marker)
     assert [path.name for path in tmp_path.iterdir()] == ["sweep.json"]
 
 
 def test_a_folder_that_others_began_to_use_meanwhile_stays(tmp_path: Path) -> None:
-    with Shared(tmp_path / "new" / "out"):
+    with SharedCheck(tmp_path / "new" / "out"):
         (tmp_path / "new" / "other").mkdir()
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["other"]
 
@@ -63,58 +62,58 @@ def test_a_machine_with_another_folder_says_which(made: bool, told: str, tmp_pat
     own = tmp_path / "own"
     if made:
         own.mkdir()
-    with Shared(tmp_path / "shared") as shared:
-        sight = look(replace(shared.sign, place=str(own)))
+    with SharedCheck(tmp_path / "shared") as shared:
+        sight = check_marker(replace(shared.marker, place=str(own)))
         assert sight.problem.startswith(told)
         assert shared.confirm(sight) == sight.problem
     assert own.exists() == made, "looking makes no folder"
 
 
 def test_an_old_copy_of_the_folder_is_not_the_folder(tmp_path: Path) -> None:
-    with Shared(tmp_path / "shared") as shared:
-        sight = look(replace(shared.sign, content="0" * 32))
+    with SharedCheck(tmp_path / "shared") as shared:
+        sight = check_marker(replace(shared.marker, content="0" * 32))
         assert "something else" in shared.confirm(sight)
 
 
 def test_an_answer_that_does_not_arrive_is_told(tmp_path: Path) -> None:
-    with Shared(tmp_path) as shared:
-        sight = look(shared.sign)
-        (tmp_path / shared.sign.name / sight.file).unlink()
+    with SharedCheck(tmp_path) as shared:
+        sight = check_marker(shared.marker)
+        (tmp_path / shared.marker.name / sight.file).unlink()
         assert "does not arrive" in shared.confirm(sight)
-        assert "as another" in shared.confirm(replace(look(shared.sign), answer="x"))
+        assert "as another" in shared.confirm(replace(check_marker(shared.marker), answer="x"))
 
 
 def test_what_comes_late_is_waited_for(tmp_path: Path) -> None:
-    sign = Sign(str(tmp_path), "late", "content")
+    marker = Marker(str(tmp_path), "late", "content")
     (tmp_path / "late").mkdir()
-    writing = threading.Timer(0.3, (tmp_path / "late" / "sign").write_text, ("content",))
+    writing = threading.Timer(0.3, (tmp_path / "late" / "marker").write_text, ("content",))
     writing.start()
-    assert look(sign).problem == ""
+    assert check_marker(marker).problem == ""
     writing.join()
 
 
 def test_what_never_comes_is_not_waited_for_long(tmp_path: Path) -> None:
     began = time.monotonic()
-    look(Sign(str(tmp_path), "never", "content"))
-    assert time.monotonic() - began < sign_room.PATIENCE + 1
+    check_marker(Marker(str(tmp_path), "never", "content"))
+    assert time.monotonic() - began < sharing.PATIENCE + 1
 
 
 def test_a_lock_is_tried_and_not_just_asked_for(tmp_path: Path) -> None:
-    with Shared(tmp_path) as shared:
+    with SharedCheck(tmp_path) as shared:
         os.close(shared._locked)  # as if the lock were not seen elsewhere
         shared._locked = -1
-        assert look(shared.sign).locks == "ignored"
+        assert check_marker(shared.marker).locks == "ignored"
 
 
 def test_another_process_is_kept_out(tmp_path: Path) -> None:
     code = (
         "import sys; from orchestrator.storage.sharing import *; "
-        "print(look(Sign(*sys.argv[1:])).locks)"
+        "print(check_marker(Marker(*sys.argv[1:])).locks)"
     )
-    with Shared(tmp_path) as shared:
-        sign = shared.sign
+    with SharedCheck(tmp_path) as shared:
+        marker = shared.marker
         done = subprocess.run(
-            [sys.executable, "-c", code, sign.place, sign.name, sign.content],
+            [sys.executable, "-c", code, marker.place, marker.name, marker.content],
             capture_output=True,
             text=True,
             check=True,
@@ -124,14 +123,14 @@ def test_another_process_is_kept_out(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_an_oserror_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError), Shared(tmp_path / "file" / "out"):
+    with pytest.raises(OSError), SharedCheck(tmp_path / "file" / "out"):
         raise AssertionError("it was entered")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_machine_that_may_not_write_says_so(tmp_path: Path) -> None:
-    with Shared(tmp_path) as shared:
-        folder = tmp_path / shared.sign.name
+    with SharedCheck(tmp_path) as shared:
+        folder = tmp_path / shared.marker.name
         blocked = Sight(sharing.said(PermissionError(13, "Permission denied")))
         assert shared.confirm(blocked) == "Permission denied"
         assert folder.stat().st_mode & 0o777 == 0o777, "whatever number another machine's user has"
@@ -159,39 +158,37 @@ def bucket() -> Iterator[str]:
 
 
 def test_a_bucket_is_written_and_read_back_and_nothing_of_it_stays(bucket: str) -> None:
-    import pyarrow.fs as pafs
-
-    with Shared(bucket) as shared:
-        sight = look(shared.sign)
+    with SharedCheck(bucket) as shared:
+        sight = check_marker(shared.marker)
         assert sight.problem == ""
         assert sight.locks == "", "an object store has none"
         assert shared.confirm(sight) == ""
-    store, path = pafs.FileSystem.from_uri(bucket)
-    left = store.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True))
-    assert left == []
+    store = storage(bucket)
+    assert isinstance(store, ObjectStore)
+    assert store.walk("") == {}
 
 
 def test_a_bucket_that_refuses_is_told_without_its_secrets(bucket: str) -> None:
     with (
         pytest.raises(OSError) as refused,
-        Shared(bucket.replace("@sweeps", "@missing")),
+        SharedCheck(bucket.replace("@sweeps", "@missing")),
     ):
         raise AssertionError("it was entered")
     assert "geheim" not in sharing.said(refused.value)
-    with Shared(bucket) as shared:
-        elsewhere = replace(shared.sign, place=bucket.replace("/mini", "/other"))
-        assert look(elsewhere).problem == "what was written here is not there"
+    with SharedCheck(bucket) as shared:
+        elsewhere = replace(shared.marker, place=bucket.replace("/mini", "/other"))
+        assert check_marker(elsewhere).problem == "what was written here is not there"
 
 
 def test_an_address_that_is_none_is_refused_without_its_secrets() -> None:
     with pytest.raises(InvalidInput, match="Allowed") as refused:
-        Shared("nonsense://me:geheim@host/x")
+        SharedCheck("nonsense://me:geheim@host/x")
     assert "geheim" not in str(refused.value)
 
 
 def test_file_addresses_are_folders(tmp_path: Path) -> None:
-    with Shared(f"file://{tmp_path}") as shared:
-        assert look(shared.sign).locks == "kept"
+    with SharedCheck(f"file://{tmp_path}") as shared:
+        assert check_marker(shared.marker).locks == "kept"
 
 
 def test_places_are_shown_without_credentials() -> None:
@@ -209,7 +206,7 @@ def test_file_systems_have_names() -> None:
 
 def test_mounts_are_found_by_depth_and_by_order() -> None:
     def kind(path: str, *lines: str) -> str:
-        found = (mounts._mount(number, line, path) for number, line in enumerate(lines))
+        found = (sharing._mount(number, line, path) for number, line in enumerate(lines))
         return max(filter(None, found))[2]
 
     root = "1 0 8:1 / / rw - ext4 /dev/a rw"

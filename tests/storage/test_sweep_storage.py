@@ -62,9 +62,14 @@ def test_an_address_has_one_working_copy_whatever_its_options(
 @pytest.mark.parametrize(
     ("place", "fragment"),
     [
-        ("ftp://host/sweep", "'ftp://' is no kind.*a folder, file:///FOLDER, s3://BUCKET/NAME or"),
+        (
+            "ftp://host/sweep",
+            "'ftp://' is no kind.*a folder, file:///FOLDER, s3://BUCKET/NAME, gs:",
+        ),
         ("abfs://store/sweep", "'abfs://' is no kind"),
         ("s3://bucket", "'s3://bucket' names no place in a bucket; write s3://BUCKET/NAME"),
+        ("az://container", "names no place in a bucket; write az://BUCKET/NAME"),
+        ("az://c/x?account_key=hush", "holds credentials.*AZURE_STORAGE_ACCOUNT_KEY"),
         ("gs:///name", "names no place in a bucket; write gs://BUCKET/NAME"),
         ("gs://anonymous@/name", "names no place"),
         ("file://here", "write file:///FOLDER"),
@@ -85,18 +90,18 @@ def test_what_one_machine_publishes_another_fetches(
     here = SweepStorage.at(URI)
     asks = here.paths.asks
     files = [put(asks / study / "00000.json", study) for study in ("a", "b")]
-    here.publish(put(here.paths.sweep, "the sweep"), *files)
+    here.upload(put(here.paths.sweep, "the sweep"), *files)
     on_machine("two", tmp_path, monkeypatch)
     there = SweepStorage.at(URI)
     assert there.paths.out != here.paths.out
-    there.fetch(there.paths.sweep)
+    there.download(there.paths.sweep)
     assert there.paths.sweep.read_text() == "the sweep"
     stale = put(there.paths.asks / "c" / "00000.json")
     there.sync_down(there.paths.asks)
     assert [(there.paths.asks / s / "00000.json").read_text() for s in ("a", "b")] == ["a", "b"]
     assert not stale.exists(), "the store does not have it"
     there.remove(there.paths.asks / "a" / "00000.json")
-    here.fetch(files[0])
+    here.download(files[0])
     assert not files[0].exists()
     there.remove_folder(there.paths.asks)
     assert memory.names("sweeps/mine") == ["sweep.json"]
@@ -113,7 +118,7 @@ def test_a_file_of_any_size_travels_whole(
     storage.upload(big)
     on_machine("two", tmp_path, monkeypatch)
     there = SweepStorage.at(URI)
-    there.fetch(there.paths.data / "big.arrow")
+    there.download(there.paths.data / "big.arrow")
     assert (there.paths.data / "big.arrow").read_bytes() == big.read_bytes()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.storage.folder_lock import SweepLease
+from orchestrator.storage.folder_lock import FolderLock
 from orchestrator.tracking.locations import default_uri
 from orchestrator.tracking.mlflow import track
 from orchestrator.tracking.process import TrackingProcess
@@ -22,7 +22,7 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     It takes seconds, so it serves one more end: a writer is killed in the middle of making it.
     """
     out = make_sweep(tmp_path_factory.mktemp("template"), "template")
-    with SweepLease(out) as lease:
+    with FolderLock(out) as lease:
         process = TrackingProcess(out, default_uri(out), lease.token).start()
         until(lambda: any(file.stat().st_size > 50_000 for file in out.glob("mlflow.db*")))
         process.stop()

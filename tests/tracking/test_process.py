@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import TrackingError
-from orchestrator.storage.folder_lock import SweepLease
+from orchestrator.storage.folder_lock import FolderLock
 from orchestrator.tracking.locations import default_uri, log_file
 from orchestrator.tracking.mlflow import TrackCounts, track
 from orchestrator.tracking.process import TrackingProcess
@@ -25,11 +25,11 @@ from tests.tracking.test_mlflow import NOBODY
 DRIVER = """
 import os, sys, time
 from pathlib import Path
-from orchestrator.storage.folder_lock import SweepLease
+from orchestrator.storage.folder_lock import FolderLock
 from orchestrator.tracking.locations import default_uri
 from orchestrator.tracking.process import TrackingProcess
 out = Path(sys.argv[1])
-with SweepLease(out) as lease:
+with FolderLock(out) as lease:
     process = TrackingProcess(out, default_uri(out), lease.token).start()
     if os.fork() == 0:  # holds the pipe to the writer after the sweep's death
         time.sleep(60)
@@ -41,7 +41,7 @@ with SweepLease(out) as lease:
 
 @pytest.fixture
 def lease(sweep: Path) -> Iterator[str]:
-    with SweepLease(sweep) as held:
+    with FolderLock(sweep) as held:
         yield held.token
 
 
@@ -118,7 +118,7 @@ def test_the_writer_of_a_killed_sweep_notes_it_and_ends(sweep: Path) -> None:
         driver.communicate()
     assert stored(sweep)["sweep"].status == "KILLED"
     check_agrees(sweep, rows)
-    with SweepLease(sweep, patience=5.0):
+    with FolderLock(sweep, patience=5.0):
         pass
 
 

@@ -15,15 +15,16 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError, TaskUnschedu
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.data.prepared.store import Present, presence
-from orchestrator.errors import BackendError, InvalidInput, StorageError
+from orchestrator.errors import BackendError, InvalidInput
 from orchestrator.spec import Suite, Task
+from orchestrator.storage.files import storage_error
 from orchestrator.storage.sharing import (
-    Shared,
+    Marker,
+    SharedCheck,
     Sight,
-    Sign,
+    check_marker,
     is_uri,
     listed,
-    look,
     said,
     shown,
     told,
@@ -198,15 +199,12 @@ def check_storage(
     kind = device_kind(device)
     training = [node for node in nodes() if node.trains(kind)]
     try:
-        with Shared(out) as shared:
-            answers = ask(_see, shared.sign, *given, of=training, seconds=seconds)
+        with SharedCheck(out) as shared:
+            answers = ask(_see, shared.marker, *given, of=training, seconds=seconds)
             seen = {answer.node.name: answer.value for answer in answers if answer.value}
             blind = {name: shared.confirm(sight) for name, (sight, _) in seen.items()}
     except OSError as error:
-        raise StorageError(
-            f"cannot write to '{shown(out)}': {said(error)}. Nothing was lost; check free space, "
-            "permissions and the connection, then run the same command again."
-        ) from error
+        raise storage_error(f"write to '{shown(out)}'", OSError(said(error))) from error
     if unseen := told(blind):
         raise InvalidInput(
             f"the output folder '{shown(out)}' is not shared with every node that would train for "
@@ -230,10 +228,10 @@ def _now() -> float:
 
 
 def _see(
-    sign: Sign, store: str, tasks: Sequence[Task], root: Path
+    sign: Marker, store: str, tasks: Sequence[Task], root: Path
 ) -> tuple[Sight, tuple[Present, ...]]:
     """What one node sees of the sweep's folder and of the data."""
-    return look(sign), presence(store, tasks, root)
+    return check_marker(sign), presence(store, tasks, root)
 
 
 def _has_none(here: Sequence[Present], there: Sequence[Present]) -> bool:

@@ -175,9 +175,9 @@ class Dispatcher:
         try:
             asked = self._search.ask()
         except StorageError as error:
-            self._ask_again_at = time.monotonic() + self._asking.bear(error)
+            self._ask_again_at = time.monotonic() + self._asking.failed(error)
             return Wait()
-        self._asking.over()
+        self._asking.succeeded()
         return asked
 
     def _end_sweep(self, error: Exception) -> Done:

@@ -25,7 +25,7 @@ from orchestrator.data.prepared.store import presence
 from orchestrator.errors import InvalidInput
 from orchestrator.spec import Suite
 from orchestrator.storage.addresses import redacted
-from orchestrator.storage.sharing import Shared, filesystem, is_network, is_uri, said
+from orchestrator.storage.sharing import SharedCheck, filesystem, is_network, is_uri, said
 from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.tracking.locations import is_database, sqlite_file
 
@@ -60,9 +60,9 @@ def inspect(options: DoctorOptions) -> Inspection:
         data, _ = _leave_marker(_unprepared_root(options) if nodes else "", stack)
         request = ProbeRequest(
             out=out,
-            out_marker=shared.sign if shared else None,
+            out_marker=shared.marker if shared else None,
             data_root=options.data_root,
-            data_marker=data.sign if data else None,
+            data_marker=data.marker if data else None,
             store=suite.store if suite else "",
             tasks=suite.tasks if suite else (),
             backbone=options.backbone,
@@ -114,12 +114,12 @@ def _cluster(address: str | None) -> Iterator[Any]:
         yield cluster.nodes()
 
 
-def _leave_marker(out: str, stack: contextlib.ExitStack) -> tuple[Shared | None, str]:
+def _leave_marker(out: str, stack: contextlib.ExitStack) -> tuple[SharedCheck | None, str]:
     """The marker in `out`, or why none could be written."""
     if not out:
         return None, ""
     try:
-        return stack.enter_context(Shared(out)), ""
+        return stack.enter_context(SharedCheck(out)), ""
     except OSError as error:
         return None, said(error)
 
@@ -135,7 +135,7 @@ def _unprepared_root(options: DoctorOptions) -> str:
 
 
 def _probe_nodes(
-    request: ProbeRequest, found: Any, shared: Shared | None, data: Shared | None
+    request: ProbeRequest, found: Any, shared: SharedCheck | None, data: SharedCheck | None
 ) -> tuple[Machine, ...]:
     from orchestrator.backends.ray import cluster
 

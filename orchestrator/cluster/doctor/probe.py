@@ -17,7 +17,7 @@ from typing import Any
 from orchestrator.cluster.doctor import torch_probe
 from orchestrator.cluster.doctor.records import Gpu, ProbeRequest, ProbeResult
 from orchestrator.data.prepared.store import presence
-from orchestrator.storage.sharing import is_uri, look
+from orchestrator.storage.sharing import check_marker, is_uri
 
 PACKAGES = ("torch", "timm", "ray", "optuna", "mlflow", "pyarrow", "safetensors", "numpy")
 """Packages whose versions are reported."""
@@ -114,7 +114,7 @@ def _data(request: ProbeRequest) -> dict[str, Any]:
     marker = request.data_marker
     return {
         "data": presence(request.store, request.tasks, request.data_root),
-        "data_reply": look(marker) if marker else None,
+        "data_reply": check_marker(marker) if marker else None,
     }
 
 
@@ -126,7 +126,8 @@ def _out(request: ProbeRequest) -> dict[str, Any]:
         folder = Path(request.out)
         existing = next(path for path in (folder, *folder.parents) if path.exists())
         free = shutil.disk_usage(existing).free
-    return {"out_free": free, "out_reply": look(request.out_marker) if request.out_marker else None}
+    marker = request.out_marker
+    return {"out_free": free, "out_reply": check_marker(marker) if marker else None}
 
 
 def _version(package: str) -> str:

@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 
 from orchestrator.data.prepared.store import Present
 from orchestrator.spec import Suite, Task
-from orchestrator.storage.sharing import Sight, Sign, listed
+from orchestrator.storage.sharing import Marker, Sight, listed
 
 Level = Literal["ok", "note", "warn", "wrong"]
 _K = TypeVar("_K")
@@ -30,9 +30,9 @@ class ProbeRequest:
     """
 
     out: str = ""
-    out_marker: Sign | None = None
+    out_marker: Marker | None = None
     data_root: Path = Path()
-    data_marker: Sign | None = None
+    data_marker: Marker | None = None
     store: str = ""
     tasks: tuple[Task, ...] = ()
     backbone: str = ""

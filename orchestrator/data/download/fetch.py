@@ -11,14 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from orchestrator.data.download import archives
 from orchestrator.data.download.archives import Tick, is_archive, unpack
 from orchestrator.data.suite_root import DEPTH, folder_names, tasks_in, tasks_root
 from orchestrator.errors import DataError, InvalidInput
 from orchestrator.spec import Suite
-from orchestrator.storage.files import make_folder, write_whole
+from orchestrator.storage.files import locked, make_folder, write_whole
 
 Say = Callable[[str], None]
 """Called with sentences for the user."""
@@ -55,7 +53,9 @@ def fetch(suite: Suite, source: str, target: Path, say: Say, tick: Tick) -> Path
     target = target.absolute()
     with _errors_named(target):
         make_folder(target.parent)
-        with _exclusive(target, say):
+        lock = target.with_name(f".{target.name}.lock")
+        waiting = f"another process is fetching to '{target}'; waiting for it"
+        with locked(lock, lambda: say(waiting)):
             if path.is_dir():
                 _link(suite, path.resolve(), target, say)
             elif path.is_file() and is_archive(path.name):
@@ -235,21 +235,6 @@ def _alternatives_named(suite: Suite) -> Iterator[None]:
             f"{error} Or download the images by hand and run `orchestrate data fetch {suite.name} "
             f"--from FOLDER_OR_ARCHIVE`, or set {suite.variable} to such a folder."
         ) from error
-
-
-@contextmanager
-def _exclusive(target: Path, say: Say) -> Iterator[None]:
-    """One process at a time fetches to a target."""
-    lock = FileLock(target.with_name(f".{target.name}.lock"))
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        say(f"another process is fetching to '{target}'; waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from filelock import FileLock
-
 from orchestrator.data.images import map_ahead
 from orchestrator.data.listing import SPLITS
 from orchestrator.data.prepared import arrow
@@ -26,7 +24,7 @@ from orchestrator.data.prepared.sources import (
 from orchestrator.data.prepared.store import Manifest, SplitRecord, check, check_sizes
 from orchestrator.errors import DataError
 from orchestrator.spec import Suite, Task, digest
-from orchestrator.storage.files import make_folder, sync_folder, write_whole
+from orchestrator.storage.files import locked, make_folder, sync_folder, write_whole
 
 Progress = Callable[[str, int, int], None]
 """Called with the task's name, the images done and their number."""
@@ -165,8 +163,7 @@ def prepare(
         states = _states(source)
         found = current(suite, task, root, digest(states))
         if found is None:
-            make_folder(folder.parent)
-            with FileLock(folder.parent / f".{folder.name}.lock"):
+            with locked(folder.parent / f".{folder.name}.lock"):
                 found = current(suite, task, root, digest(states)) or _make(
                     suite, task, source, folder, states, tick
                 )

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from filelock import FileLock
-
 from orchestrator.data.listing import SPLITS
 from orchestrator.data.prepared.store import MANIFEST, Manifest
 from orchestrator.spec import Suite, Task
-from orchestrator.storage.files import make_folder
+from orchestrator.storage.files import locked
 from orchestrator.storage.sweep_storage import SweepStorage
 
 
@@ -42,8 +40,7 @@ def local_root(
     if storage.store is None or _has(root / suite.store / task.name, wanted, splits):
         return root
     folder = _folder(storage, suite, task)
-    make_folder(folder)
-    with FileLock(folder / ".lock"):  # the pools of a machine download a task once
+    with locked(folder / ".lock"):  # the pools of a machine download a task once
         if not _has(folder, wanted, splits):
             _download(storage, folder, splits)
     return storage.paths.data

@@ -27,7 +27,7 @@ from orchestrator.backends.ray.cluster import (
 )
 from orchestrator.data.prepared.store import Present, presence
 from orchestrator.errors import BackendError, InvalidInput, StorageError
-from orchestrator.storage.sharing import Sign, look
+from orchestrator.storage.sharing import Marker, check_marker
 
 SUITE = tasks.suite("mini")
 NODES = [Node("a", "head", cores=4), Node("b", "worker1", gpus=1, cores=4)]
@@ -109,14 +109,14 @@ def _on(
     """Nodes whose folder at the path of --out is this one; None: they do not answer."""
     _two_nodes(monkeypatch)
 
-    def ask(call: Any, sign: Sign, *_: Any, of: list[Node], seconds: float) -> list[Answer[Any]]:
+    def ask(call: Any, sign: Marker, *_: Any, of: list[Node], seconds: float) -> list[Answer[Any]]:
         return [_answer(node, sign) for node in of]
 
-    def _answer(node: Node, sign: Sign) -> Answer[Any]:
+    def _answer(node: Node, sign: Marker) -> Answer[Any]:
         place = places[node.name]
         if place is None:
             return Answer(node, None, "no answer within 20 s")
-        seen = look(Sign(str(place), sign.name, sign.content))
+        seen = check_marker(Marker(str(place), sign.name, sign.content))
         return Answer(node, (seen, presence(SUITE.store, SUITE.tasks, data[node.name])))
 
     monkeypatch.setattr(cluster, "ask", ask)

@@ -16,7 +16,7 @@ from orchestrator.backbones import MINI_FILE
 from orchestrator.cluster.doctor import probe, torch_probe
 from orchestrator.cluster.doctor.records import ProbeRequest
 from orchestrator.storage.files import fingerprint
-from orchestrator.storage.sharing import Shared
+from orchestrator.storage.sharing import SharedCheck
 
 SUITE = tasks.suite("mini")
 
@@ -30,13 +30,13 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_everything_that_is_requested_is_reported(tmp_path: Path, mini_data: Path) -> None:
-    with Shared(tmp_path / "out") as shared, Shared(mini_data) as data:
+    with SharedCheck(tmp_path / "out") as shared, SharedCheck(mini_data) as data:
         found = probe.probe_machine(
             ProbeRequest(
                 out=str(tmp_path / "out"),
-                out_marker=shared.sign,
+                out_marker=shared.marker,
                 data_root=mini_data,
-                data_marker=data.sign,
+                data_marker=data.marker,
                 store=SUITE.store,
                 tasks=SUITE.tasks,
                 backbone="vit_mini",
