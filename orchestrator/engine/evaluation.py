@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adapters.attach import attached
-from adapters.passes import finish
+from adapters.partial_forward import finish
 from orchestrator.engine.feed import DeviceSplit, StreamedSplit
 from orchestrator.engine.frozen import Frozen
 from orchestrator.engine.training import Evaluation

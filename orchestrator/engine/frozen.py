@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adapters.backbones import find_sites
-from adapters.passes import begin
+from adapters.partial_forward import begin
 from orchestrator.backbones import shadow
 from orchestrator.engine import flops, memory
 from orchestrator.engine.feed import DeviceSplit, Look, Normaliser, StreamedSplit

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adapters.attach import attach_members, attached
-from adapters.passes import finish
+from adapters.base import Kind
+from adapters.partial_forward import finish
 from adapters.stack import Stack
 from orchestrator.backbones import twin
 from orchestrator.engine.batches import augmented, take
@@ -137,7 +138,7 @@ class Group:
         states: dict[str, Tensor] = {}
         try:
             live = self._restack()
-            states = {name: state.clone() for name, state in live.stack.states().items()}
+            states = {name: state.clone() for name, state in live.stack.stacked(Kind.STATE).items()}
             live.stack.steps = [training.step for training in self.trainings]
             loss = self._losses(live)
             torch.autograd.backward(loss.sum())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from adapters.padding import own_part
-from adapters.stack import STATE, Stack
+from adapters.base import Kind
+from adapters.stack import Stack
+from adapters.trial_axis import own_part
 from orchestrator.engine.optimiser import StackedAdamW
 from orchestrator.engine.training import Training
 
@@ -24,7 +24,7 @@ class Stacked:
     def __init__(self, stack: Stack, trainings: Sequence[Training], device: torch.device) -> None:
         self.stack, self.trainings = stack, tuple(trainings)
         stack.rebuild([training.member for training in trainings], device)
-        self.optimiser = StackedAdamW(dict(stack.named_parameters()))
+        self.optimiser = StackedAdamW(dict(stack.named_parameters()), stack.undecayed)
         for index, training in enumerate(trainings):
             moments = {name.replace(".", "/"): pair for name, pair in training.moments.items()}
             self.optimiser.restore(index, training.step, moments)
@@ -57,11 +57,11 @@ class Stacked:
         moments = self.optimiser.moments()
         sums, bad = self.loss_sum.tolist(), self.bad_step.tolist()
         for index, training in enumerate(self.trainings):
-            training.member = replace(training.member, tensors=self.stack.tensors_of(index))
+            training.member = training.member.with_tensors(self.stack.tensors_of(index))
             training.moments = {
                 name: _pair(moments[name.replace(".", "/")], index, shape)
                 for name, shape in self.stack.shapes[index].items()
-                if not name.startswith(STATE)
+                if self.stack.declared[name].kind is not Kind.STATE
             }
             training.loss_sum, training.bad_step = sums[index], bad[index]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from adapters.noise import Noise
+from adapters.trial_axis import RandomMasks
 from orchestrator.data.splits import SearchData
 from orchestrator.spec import Trial
 from tests.engine.worlds import assert_same, run, search_data, trial
@@ -85,10 +85,12 @@ def test_the_company_test_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     """Masks from the global generator, as timm draws them, are found out."""
     torch.manual_seed(0)
 
-    def careless(self: Noise, index: int, shape: tuple[int, ...], rate: float) -> torch.Tensor:
+    def careless(
+        self: RandomMasks, index: int, shape: tuple[int, ...], rate: float
+    ) -> torch.Tensor:
         return (torch.rand(shape) >= rate) / (1 - rate)
 
-    monkeypatch.setattr(Noise, "_keep", careless)
+    monkeypatch.setattr(RandomMasks, "_keep", careless)
     trials = [FAMILIES["lora"][0], FAMILIES["lora"][2]]
     alone, together = alone_and_together(trials)
     with pytest.raises(AssertionError):

@@ -392,7 +392,7 @@ def test_linear_trials_train_on_cached_features(monkeypatch: pytest.MonkeyPatch)
     hooked.model.get_submodule("norm").register_forward_pre_hook(count)
     cached = run([(one, DATA) for one in trials], bone=hooked)
     assert sorted(passes) == [VAL, len(DATA.train)]  # each image once, for both trials
-    monkeypatch.setattr(grouping, "first_changed", lambda *_: None)
+    monkeypatch.setattr(grouping, "first_changed_block", lambda *_: None)
     plain = run([(one, DATA) for one in trials])
     for one in trials:
         assert_same(cached, plain, one.key)
