@@ -78,6 +78,8 @@ def check(
             adapter.select(find_sites(make()))
         except UnsupportedBackbone:
             continue
+        except AdapterError as error:
+            faults.append(f"{_name(make)}: {error}")
         supported += 1
         for part in _PARTS:
             try:
