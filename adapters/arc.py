@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from adapters.base import Adapter, Context, Edit, Tensors, uniform
-from adapters.knobs import knob
+from adapters.hyperparameters import hyperparameter
 from adapters.sites import Norm, Sites
 
 
@@ -26,16 +26,12 @@ class ARC(Adapter):
     """
 
     name: ClassVar[str] = "arc"
-    rank: int = knob(50, low=1, stacks=True)
-    dropout: float = knob(0.1, low=0, below=1, stacks=True)
-    sites: tuple[str, ...] = knob(
+    rank: int = hyperparameter(50, low=1, stacks=True)
+    dropout: float = hyperparameter(0.1, low=0, below=1, stacks=True)
+    sites: tuple[str, ...] = hyperparameter(
         ("mhsa", "ffn"), among=(("mhsa", "ffn"), ("ffn", "mhsa"), ("mhsa",), ("ffn",))
     )
-    layers: tuple[int, ...] | None = knob(None)
-
-    def select(self, sites: Sites) -> Sites:
-        """The chosen halves of the chosen blocks."""
-        return sites.select(self.sites, self.layers)
+    layers: tuple[int, ...] | None = hyperparameter(None)
 
     def start(self, sites: Sites, generator: torch.Generator) -> Tensors:
         """`stages.<s>.<half>.W`, one stage in a ViT; `blocks.<i>.<half>.c` and `.b`."""
@@ -48,7 +44,7 @@ class ARC(Adapter):
             tensors[f"blocks.{norm.block}.{norm.group}.b"] = torch.zeros(norm.width)
         return tensors
 
-    def places(self, sites: Sites) -> tuple[str, ...]:
+    def target_modules(self, sites: Sites) -> tuple[str, ...]:
         """norm1 and norm2 of the chosen blocks."""
         return tuple(norm.path for _, norm in _shared(sites))
 

@@ -1,4 +1,4 @@
-"""attach and detach: an adapter on a timm model and off it."""
+"""attach and detach: an adapter on a timm model and off it, by substituted modules."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils.parametrize import register_parametrization, type_before_parametrizations
 
 from adapters.backbones import find_sites
-from adapters.base import Adapter
+from adapters.base import Adapter, Kind
 from adapters.errors import AdapterError
-from adapters.modules import Edited, Replaced, StackedHead, TrialDropPath
 from adapters.sites import Sites
 from adapters.stack import Member, Stack, start_member
 
@@ -77,11 +76,11 @@ def attach_members(model: M, members: Sequence[Member], *, replace_drop_path: bo
     adapter = members[0].adapter
     if replace_drop_path:
         for index in range(2 * sites.depth):
-            place = sites.every_block[index // 2].drop_path(index % 2 + 1)
-            substitute(place, TrialDropPath(stack, index))
-    for path in sorted(adapter.places(stack.sites), key=_depth, reverse=True):
+            path = sites.every_block[index // 2].drop_path(index % 2 + 1)
+            substitute(path, TrialDropPath(stack, index))
+    for path in sorted(adapter.target_modules(stack.sites), key=_depth, reverse=True):
         substitute(path, Edited(model.get_submodule(path), stack, path))
-    for name in adapter.weights(stack.stacked()):
+    for name in adapter.weights(stack.stacked(Kind.TRAINED)):
         _replace(model, stack, name)
     if members[0].classes is not None:
         substitute(sites.head, StackedHead(stack))
@@ -110,9 +109,9 @@ def detach(model: M) -> M:
     for path in {name.rpartition(".")[0] for name in undo.replaced}:
         _put_back(model.get_submodule(path))
     delattr(model, "adapter")
-    place = next(model.parameters())  # the model may have moved meanwhile
+    like = next(model.parameters())  # the model may have moved meanwhile
     for path, module in reversed(undo.substituted):
-        model.set_submodule(path, module.to(place).train(model.training))
+        model.set_submodule(path, module.to(like).train(model.training))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(undo.flags[name])
     return model
@@ -173,11 +172,10 @@ def _per_trial(value: Any, count: int) -> list[Any]:
 
 def _with_own_head(member: Member, model: nn.Module) -> Member:
     head = model.get_submodule(find_sites(model).head)
-    if isinstance(head, nn.Linear):
-        member.tensors["head.weight"] = head.weight.detach().clone()
-        bias = head.bias if head.bias is not None else head.weight.new_zeros(head.out_features)
-        member.tensors["head.bias"] = bias.detach().clone()
-    return member
+    if not isinstance(head, nn.Linear):
+        return member
+    bias = head.bias if head.bias is not None else head.weight.new_zeros(head.out_features)
+    return member.with_head(head.weight.detach().clone(), bias.detach().clone())
 
 
 def _unshareable(model: nn.Module, replaced: bool) -> str:
@@ -194,3 +192,64 @@ def _unshareable(model: nn.Module, replaced: bool) -> str:
         if random or path or isinstance(module, PatchDropout | _BatchNorm):
             return name
     return ""
+
+
+class Edited(nn.Module):
+    """A frozen module and the stack's edit of it."""
+
+    def __init__(self, base: nn.Module, stack: Stack, path: str) -> None:
+        super().__init__()
+        self.base = base
+        self._stack = (stack,)  # in a tuple, so that its parameters are not registered here again
+        self._path = path
+
+    def forward(self, x: Tensor, *arguments: Any, **named: Any) -> Tensor:
+        """As the frozen module, with the batch of all trials."""
+        edit = self._stack[0].edit(self._path)
+        y: Tensor
+        if edit is None:
+            y = self.base(x, *arguments, **named)
+        else:
+            y = edit(x, self.base, *arguments, **named)
+        return y
+
+
+class StackedHead(nn.Module):
+    """The heads of all trials."""
+
+    def __init__(self, stack: Stack) -> None:
+        super().__init__()
+        self._stack = (stack,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (K·B, D) → (K·B, classes)."""
+        return self._stack[0].logits(x)
+
+
+class TrialDropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016) whose masks come from each trial's own seed."""
+
+    def __init__(self, stack: Stack, index: int) -> None:
+        super().__init__()
+        self._stack = (stack,)
+        self._index = index
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (K·B, …), scaled by 0 or 1/(1-rate) per image in training."""
+        paths = self._stack[0].paths
+        if paths is None or not self.training:
+            return x
+        return x * paths[self._index].view(-1, *[1] * (x.dim() - 1))
+
+
+class Replaced(nn.Module):
+    """Parametrisation: the stack's tensor instead of a parameter of the backbone."""
+
+    def __init__(self, stack: Stack, name: str) -> None:
+        super().__init__()
+        self._stack = (stack,)
+        self._name = name
+
+    def forward(self, original: Tensor) -> Tensor:
+        """The original, unless a forward pass has been prepared."""
+        return self._stack[0].replacement(self._name, original)

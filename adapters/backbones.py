@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from adapters.errors import UnsupportedBackbone
-from adapters.sites import Block, Conv, Linear, Norm, Sites
+from adapters.sites import Conv, Linear, Norm, Sites, TransformerBlock
 
 _LINEARS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("attn.qkv", ("q", "k", "v")),
@@ -24,7 +24,7 @@ class _Layout:
     """What distinguishes the two families."""
 
     family: str
-    blocks: tuple[Block, ...]
+    blocks: tuple[TransformerBlock, ...]
     kinds: dict[str, type[nn.Module]]
     head: str
     tokens: int
@@ -58,7 +58,7 @@ def find_sites(model: nn.Module) -> Sites:
         tokens=layout.tokens,
         patch_size=int(patch.kernel_size[0]),
         every_block=layout.blocks,
-        weights=dict(model.named_parameters()),
+        weights={n: p for n, p in model.named_parameters() if not n.startswith("head.")},
     )
 
 
@@ -72,18 +72,16 @@ def _layout(model: nn.Module) -> _Layout:
 
     if type(model) is VisionTransformer:  # subclasses have other tokens, heads or passes
         width = model.embed_dim
-        blocks = [Block(f"blocks.{i}", i, 0, width) for i in range(len(model.blocks))]
+        blocks = [TransformerBlock(f"blocks.{i}", i, 0, width) for i in range(len(model.blocks))]
         kinds: dict[str, type[nn.Module]] = {"": VitBlock, "attn": Attention}
         return _Layout("vit", tuple(blocks), kinds, "head", model.num_prefix_tokens)
     if type(model) is SwinTransformer:
         blocks = [
-            Block(f"layers.{s}.blocks.{b}", 0, s, int(block.dim))
+            TransformerBlock(f"layers.{s}.blocks.{b}", 0, s, int(block.dim))
             for s, stage in enumerate(model.layers)
             for b, block in enumerate(stage.blocks)  # type: ignore[arg-type]
         ]
-        numbered = tuple(
-            Block(block.path, index, block.stage, block.width) for index, block in enumerate(blocks)
-        )
+        numbered = tuple(replace(block, index=index) for index, block in enumerate(blocks))
         kinds = {"": SwinTransformerBlock, "attn": WindowAttention}
         return _Layout("swin", numbered, kinds, "head.fc", 0)
     raise UnsupportedBackbone(
@@ -92,13 +90,13 @@ def _layout(model: nn.Module) -> _Layout:
     )
 
 
-def _check(model: nn.Module, layout: _Layout, block: Block) -> None:
+def _check(model: nn.Module, layout: _Layout, block: TransformerBlock) -> None:
     """`UnsupportedBackbone` unless the block and its halves are exactly timm's standard ones."""
     from timm.layers import Mlp
 
     kinds: dict[str, type[nn.Module]] = {**layout.kinds, "mlp": Mlp}
-    for place, wanted in kinds.items():
-        path = f"{block.path}.{place}".rstrip(".")
+    for name, wanted in kinds.items():
+        path = f"{block.path}.{name}".rstrip(".")
         found = model.get_submodule(path)
         if type(found) is not wanted:
             raise UnsupportedBackbone(
@@ -106,7 +104,9 @@ def _check(model: nn.Module, layout: _Layout, block: Block) -> None:
             )
 
 
-def _linear(model: nn.Module, block: Block, suffix: str, parts: tuple[str, ...]) -> Linear:
+def _linear(
+    model: nn.Module, block: TransformerBlock, suffix: str, parts: tuple[str, ...]
+) -> Linear:
     path = f"{block.path}.{suffix}"
     layer = model.get_submodule(path)
     if type(layer) is not nn.Linear:

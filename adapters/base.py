@@ -1,37 +1,63 @@
-"""The one page of the interface: what an adapter is, and the five things to do with one.
+"""The page of the interface: what an adapter is, and what can be done with one.
 
     model = timm.create_model("vit_base_patch16_224", pretrained=True)
     attach(model, LoRA(rank=8), num_classes=100)     # frozen backbone, trainable adapter and head
     ...                                              # train model.parameters() that require grad
     save(model, "folder"); merge(model)              # a plain timm model again
 
-An adapter is a frozen dataclass whose fields are its hyper-parameters. It says which places of a
-backbone it changes (`select`, `places`), how its tensors start (`start`) and what becomes of those
-places in a forward pass (`edits`). It is written once, on the trial axis: see `adapters.stack`.
+An adapter is a frozen dataclass whose fields are its hyper-parameters. It says which modules of a
+backbone it changes (`select`, `target_modules`), how its tensors start (`start`) and what becomes
+of those modules in a forward pass (`edits`). It is written once, on the trial axis: see
+`adapters.stack`. `adapters.testing.check` tests one.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from enum import Enum
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from adapters.knobs import check_fields
-from adapters.lowrank import LowRank, updated
-from adapters.noise import Noise
-from adapters.sites import Linear, Sites
+from adapters.fuse import LowRank, Update, updated
+from adapters.hyperparameters import check_fields, per_trial_fields
+from adapters.sites import Sites
+from adapters.trial_axis import RandomMasks
 
 Tensors = dict[str, Tensor]
 
-Update = Callable[[Tensor], Tensor]
-"""x (K, N, in) → what is added to the layer's output (K, N, out of all its parts)."""
 Edit = Callable[..., Tensor]
-"""(x, base, …) → the place's new output: `x` (K·B, …) is its input as the backbone gives it, `base`
-the frozen module, which the edit calls. `Context` makes the common ones: added, mapped."""
+"""(x, base, …) → the module's new output: `x` (K·B, …) is its input as the backbone gives it,
+`base` the frozen module, which the edit calls. `Context` makes the common ones: added, mapped."""
+
+
+class Kind(Enum):
+    """What a tensor of an adapter is for; what trains, and in which precision, follows from it."""
+
+    TRAINED = "trained"
+    """The adapter's own: trained, counted, computed in the backbone's dtype."""
+    HEAD = "head"
+    """Part of the head, which comes after the features: trained, not counted, fp32."""
+    STATE = "state"
+    """Not trained and not counted (running statistics): fp32; `edits` and `head` may write it."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One tensor of one trial: its value without the trial axis, and what it is for."""
+
+    value: Tensor
+    kind: Kind = Kind.TRAINED
+    decay: bool = True
+    """Whether the recipe's weight decay acts on it."""
+
+
+def trained_count(parameters: Iterable[Parameter]) -> int:
+    """The number of trained values outside the head, as the papers' tables count them."""
+    return sum(p.value.numel() for p in parameters if p.kind is Kind.TRAINED)
 
 
 @dataclass(frozen=True)
@@ -39,21 +65,26 @@ class Context:
     """What a stack knows of its K trials when it prepares a forward pass.
 
     `adapters` and `shapes` have one entry per trial (shapes: tensor name → the trial's own shape
-    before padding); `noise` is None in evaluation; `dtype` is the backbone's.
+    before padding); `masks` is None in evaluation; `dtype` is the backbone's.
     """
 
     adapters: tuple[Adapter, ...]
     shapes: tuple[Mapping[str, tuple[int, ...]], ...]
-    noise: Noise | None
+    masks: RandomMasks | None
     device: torch.device
     dtype: torch.dtype
     vectors: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
-    """What `vector` made of these trials, which the stack keeps from one pass to the next."""
+    """Results of `vector` for these trials, which the stack keeps from one pass to the next."""
 
     @property
     def trials(self) -> int:
         """K."""
         return len(self.adapters)
+
+    @property
+    def training(self) -> bool:
+        """Whether this is a training pass."""
+        return self.masks is not None
 
     def split(self, x: Tensor) -> Tensor:
         """(K·B, …, features) → (K, N, features)."""
@@ -73,7 +104,7 @@ class Context:
         return edit
 
     def mapped(self, change: Update) -> Edit:
-        """The edit of a place whose output (K, N, features) is changed; a convolution's too."""
+        """The edit of a module whose output (K, N, features) is changed; a convolution's too."""
 
         def edit(x: Tensor, base: nn.Module, *arguments: Any, **named: Any) -> Tensor:
             y: Tensor = base(x, *arguments, **named)
@@ -85,19 +116,19 @@ class Context:
         return edit
 
     def vector(self, name: str) -> Tensor:
-        """Field `name` of every trial as (K, 1, 1), ready to scale (K, N, features)."""
-        place = (name, self.dtype, self.device)
-        if place not in self.vectors:
+        """Field (or property) `name` of every trial as (K, 1, 1), to scale (K, N, features)."""
+        key = (name, self.dtype, self.device)
+        if key not in self.vectors:
             values = [float(getattr(adapter, name)) for adapter in self.adapters]
             column = torch.tensor(values, device=self.device, dtype=self.dtype)
-            self.vectors[place] = column.view(-1, 1, 1)
-        return self.vectors[place]
+            self.vectors[key] = column.view(-1, 1, 1)
+        return self.vectors[key]
 
-    @property
-    def drops(self) -> bool:
-        """Whether this pass drops anything of any trial by `dropout`."""
-        rates = (getattr(adapter, "dropout", 0.0) for adapter in self.adapters)
-        return self.noise is not None and any(rates)
+    def drop_input(self, update: Update) -> Update:
+        """`update` after dropout on its input; the update itself where this pass drops nothing."""
+        if not self.training or not any(self._rates):
+            return update
+        return lambda x: update(self.drop_activation(x))
 
     def drop_factor(self, name: str, tensor: Tensor) -> Tensor:
         """Dropout on a factor (K, …) with every trial's own `dropout` rate and shape."""
@@ -114,11 +145,12 @@ class Context:
             return self._dropped(tensor, [sizes] * self.trials)
         return self._dropped(tensor, [(*sizes[:-1], s[factor][-1]) for s in self.shapes])
 
+    @property
+    def _rates(self) -> list[float]:
+        return [getattr(adapter, "dropout", 0.0) for adapter in self.adapters]
+
     def _dropped(self, tensor: Tensor, shapes: Sequence[tuple[int, ...]]) -> Tensor:
-        if self.noise is None:
-            return tensor
-        rates = [getattr(adapter, "dropout", 0.0) for adapter in self.adapters]
-        mask = self.noise.dropout(rates, shapes)
+        mask = None if self.masks is None else self.masks.dropout(self._rates, shapes)
         return tensor if mask is None else tensor * mask.to(tensor.dtype)
 
 
@@ -126,12 +158,11 @@ class Context:
 class Adapter(ABC):
     """How a frozen backbone becomes trainable; the fields of a subclass are the hyper-parameters.
 
-    Subclasses set `name` (unique, lower case) and implement `select`, `start` and `edits` (or, if
-    all they do is add to linear layers, `updates`). `edits` is called on one member of a stack for
-    all K of them: what differs between trials comes from `context`, never from `self`.
-
-    Tensors whose name starts with `head.` belong to the head: they stay in fp32 and are not counted
-    as the adapter's. Those that start with `state.` are not trained (running statistics).
+    Subclasses set `name` (unique, lower case) and implement `start` and `edits` (or, if all they do
+    is add to linear layers, `updates`), and `select` unless they have fields `sites` and `layers`.
+    `edits`, `updates`, `head` and `weights` are called on one member of a stack for all K of them:
+    there `self` has only the fields that are equal for all; reading one declared with
+    `stacks=True` is an error, its values come from `context`.
     """
 
     name: ClassVar[str]
@@ -143,15 +174,24 @@ class Adapter(ABC):
     def __post_init__(self) -> None:
         check_fields(self)
 
-    @abstractmethod
     def select(self, sites: Sites) -> Sites:
-        """The part of a backbone's sites that this adapter changes."""
+        """The part of a backbone's sites that this adapter changes.
+
+        By default what its fields `sites` and `layers` name.
+        """
+        chosen: Sites = sites.select(getattr(self, "sites"), getattr(self, "layers"))  # noqa: B009
+        return chosen
 
     @abstractmethod
-    def start(self, sites: Sites, generator: torch.Generator) -> Tensors:
-        """One trial's tensors at their start, without the trial axis (fp32, CPU)."""
+    def start(
+        self, sites: Sites, generator: torch.Generator
+    ) -> Mapping[str, Tensor] | Mapping[str, Parameter]:
+        """One trial's tensors at their start, without the trial axis (fp32, CPU).
 
-    def places(self, sites: Sites) -> tuple[str, ...]:
+        Tensors are trained and counted; a `Parameter` says what else one is.
+        """
+
+    def target_modules(self, sites: Sites) -> tuple[str, ...]:
         """Paths of the modules that are edited; those of the selected linear layers by default."""
         return tuple(site.path for site in sites.linears)
 
@@ -168,7 +208,10 @@ class Adapter(ABC):
         return {}
 
     def weights(self, tensors: Tensors) -> Mapping[str, Tensor]:
-        """Name → tensor of the backbone's own parameters that this (lone) adapter replaces."""
+        """Name → tensor of the backbone's own parameters that this (lone) adapter replaces.
+
+        `tensors` are those of `Kind.TRAINED`.
+        """
         return {}
 
     def head(self, tensors: Tensors, context: Context) -> Update | None:
@@ -184,31 +227,11 @@ class Adapter(ABC):
 
         The adapter's own name comes first.
         """
-        fixed = [f.name for f in fields(self) if not f.metadata.get("stacks")]
+        free = per_trial_fields(type(self))
+        fixed = [item.name for item in fields(self) if item.name not in free]
         return (("adapter", self.name), *((name, getattr(self, name)) for name in fixed))
 
 
 def uniform(shape: Sequence[int], bound: float, generator: torch.Generator) -> Tensor:
     """Uniform on ±bound."""
     return torch.empty(*shape).uniform_(-bound, bound, generator=generator)
-
-
-def by_parts(site: Linear, parts: Mapping[str, Update]) -> Update:
-    """One update for a (fused) layer from the updates of its chosen parts; the others get zeros."""
-
-    def update(x: Tensor) -> Tensor:
-        return spread(site, {part: part_update(x) for part, part_update in parts.items()})
-
-    return update
-
-
-def spread(site: Linear, outputs: Mapping[str, Tensor]) -> Tensor:
-    """Outputs (K, N, out) by part → (K, N, all parts · out), zeros for parts not chosen.
-
-    Matrices (K, r, out) that make outputs of them likewise.
-    """
-    if len(site.parts) == 1:
-        return outputs[site.parts[0]]
-    some = next(iter(outputs.values()))
-    zeros = some.new_zeros(()).expand_as(some)
-    return torch.cat([outputs.get(part, zeros) for part in site.parts], dim=-1)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapters.base import Adapter, Context, Edit, Tensors, Update, uniform
+from adapters.base import Adapter, Context, Edit, Tensors, uniform
 from adapters.errors import AdapterError
-from adapters.knobs import knob
+from adapters.fuse import Update
+from adapters.hyperparameters import hyperparameter
 from adapters.sites import Norm, Sites
 
 _ENDS: dict[str, tuple[str, ...]] = {"pfeiffer": ("fc2",), "houlsby": ("o", "fc2")}
@@ -24,15 +25,15 @@ class Bottleneck(Adapter):
 
     down (D, h), up (h, D), h = `hidden`, both with biases. Start: up and biases 0, down
     Kaiming-uniform ±√(6/D). GELU(0) = 0, so zero-padding `hidden` is exact. `sites` narrows it to
-    `ffn`, or with houlsby to `mhsa`. Count per place: 2Dh + h + D; h=8 on ViT-B/16: 156,768,
+    `ffn`, or with houlsby to `mhsa`. Count per module: 2Dh + h + D; h=8 on ViT-B/16: 156,768,
     houlsby 313,536. Houlsby et al. section 2.1; Pfeiffer et al. (AdapterFusion) section 3.
     """
 
     name: ClassVar[str] = "adapter"
-    hidden: int = knob(8, low=1, stacks=True)
-    position: str = knob("pfeiffer", among=tuple(_ENDS))
-    sites: tuple[str, ...] = knob(("mhsa", "ffn"))
-    layers: tuple[int, ...] | None = knob(None)
+    hidden: int = hyperparameter(8, low=1, stacks=True)
+    position: str = hyperparameter("pfeiffer", among=tuple(_ENDS))
+    sites: tuple[str, ...] = hyperparameter(("mhsa", "ffn"))
+    layers: tuple[int, ...] | None = hyperparameter(None)
 
     def select(self, sites: Sites) -> Sites:
         """The last linear layer of every half that an adapter follows."""
@@ -56,7 +57,7 @@ class Bottleneck(Adapter):
             tensors |= bottleneck(prefix, down, torch.zeros(self.hidden, site.out))
         return tensors
 
-    def places(self, sites: Sites) -> tuple[str, ...]:
+    def target_modules(self, sites: Sites) -> tuple[str, ...]:
         """The halves themselves (`….attn`, `….mlp`)."""
         return tuple(_half(site.path) for site in sites.linears)
 
@@ -74,20 +75,16 @@ class AdaptFormer(Adapter):
 
     down (D, h), up (h, D), h = `hidden`, both with biases; stochastic depth drops the FFN only.
     Start: up and biases 0, down uniform ±1/√D. Padding `hidden` is exact. `sites` with `mhsa` puts
-    one beside MHSA too (our extension: it reads what norm1 reads). Count per place: 2Dh + h + D;
+    one beside MHSA too (our extension: it reads what norm1 reads). Count per module: 2Dh + h + D;
     h=8 on ViT-B/16: 156,768. Section 3.2.
     """
 
     name: ClassVar[str] = "adaptformer"
-    hidden: int = knob(8, low=1, stacks=True)
-    scale: float = knob(0.1, low=0, stacks=True)
-    dropout: float = knob(0.1, low=0, below=1, stacks=True)
-    sites: tuple[str, ...] = knob(("ffn",))
-    layers: tuple[int, ...] | None = knob(None)
-
-    def select(self, sites: Sites) -> Sites:
-        """The norms before the chosen halves of the chosen blocks."""
-        return sites.select(self.sites, self.layers)
+    hidden: int = hyperparameter(8, low=1, stacks=True)
+    scale: float = hyperparameter(0.1, low=0, stacks=True)
+    dropout: float = hyperparameter(0.1, low=0, below=1, stacks=True)
+    sites: tuple[str, ...] = hyperparameter(("ffn",))
+    layers: tuple[int, ...] | None = hyperparameter(None)
 
     def start(self, sites: Sites, generator: torch.Generator) -> Tensors:
         """`blocks.<i>.<mhsa or ffn>.down`, `.down_bias`, `.up`, `.up_bias`."""
@@ -98,7 +95,7 @@ class AdaptFormer(Adapter):
             tensors |= bottleneck(f"blocks.{norm.block}.{norm.group}", down, up)
         return tensors
 
-    def places(self, sites: Sites) -> tuple[str, ...]:
+    def target_modules(self, sites: Sites) -> tuple[str, ...]:
         """Where a half ends, at its stochastic depth, and where it begins, at its norm."""
         norms = _inner(sites)
         return (*(_end(sites, norm) for norm in norms), *(norm.path for norm in norms))
@@ -126,7 +123,7 @@ def bottleneck(prefix: str, down: Tensor, up: Tensor) -> Tensors:
 
 
 def serial(tensors: Tensors, prefix: str, context: Context) -> Edit:
-    """y → y + up(GELU(down(y))) on the output of a place."""
+    """y → y + up(GELU(down(y))) on the output of a module."""
     w_down, b_down, w_up, b_up = _parts(tensors, prefix)
     return context.mapped(lambda y: y + F.gelu(y @ w_down + b_down) @ w_up + b_up)
 
@@ -150,7 +147,7 @@ def _parts(tensors: Tensors, prefix: str) -> tuple[Tensor, Tensor, Tensor, Tenso
 
 
 def _beside(update: Update, context: Context) -> tuple[Edit, Edit]:
-    """The edits of the places where a half begins and ends: adds an update of its input."""
+    """The edits of the modules where a half begins and ends: adds an update of its input."""
     inputs: list[Tensor] = []
 
     def begin(x: Tensor, base: nn.Module) -> Tensor:

@@ -11,18 +11,17 @@ from math import sqrt
 from typing import ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
 
-from adapters.base import Adapter, Context, Tensors, Update, spread, uniform
+from adapters.base import Adapter, Context, Tensors, uniform
 from adapters.errors import UnsupportedBackbone
-from adapters.knobs import knob
-from adapters.lowrank import LowRank
-from adapters.sites import FFN, MHSA, Linear, Sites
+from adapters.fuse import SharedFactors, Update
+from adapters.hyperparameters import hyperparameter
+from adapters.sites import FFN, MHSA, Sites
 
 _GROUPS: dict[str, tuple[str, ...]] = {"mhsa": MHSA, "ffn": FFN}
 
 
-class Group(NamedTuple):
+class SliceGroup(NamedTuple):
     """Updates that share U and V: V has `columns`, those of a part begin at `begins` (else at 0);
     `slices` is (block, part) → index of its Σ, in forward order.
     """
@@ -43,15 +42,11 @@ class EFFT(Adapter):
     drawn once per step. Swin: such groups in every stage, ranks times the stage's width ratio.
     """
 
-    rank: int = knob(16, low=1, stacks=True)
-    scale: float = knob(1.0, low=0, stacks=True)
-    dropout: float = knob(0.1, low=0, below=1, stacks=True)
-    sites: tuple[str, ...] = knob(("mhsa", "ffn"))
-    layers: tuple[int, ...] | None = knob(None)
-
-    def select(self, sites: Sites) -> Sites:
-        """The chosen parts of the chosen blocks."""
-        return sites.select(self.sites, self.layers)
+    rank: int = hyperparameter(16, low=1, stacks=True)
+    scale: float = hyperparameter(1.0, low=0, stacks=True)
+    dropout: float = hyperparameter(0.1, low=0, below=1, stacks=True)
+    sites: tuple[str, ...] = hyperparameter(("mhsa", "ffn"))
+    layers: tuple[int, ...] | None = hyperparameter(None)
 
     def start(self, sites: Sites, generator: torch.Generator) -> Tensors:
         """Each group's `U`, `core`, `V`; on Swin per stage, `stages.<i>.` before the names."""
@@ -70,7 +65,7 @@ class EFFT(Adapter):
         return tensors
 
     def updates(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Update]:
-        """Of the layers of every group."""
+        """x → s·((x U) Σ_i) V, for fc2 x → s·((x Vᵀ) Σ_iᵀ) Uᵀ."""
         scale = context.vector("scale").unsqueeze(-1)
         updates: dict[str, Update] = {}
         for prefix, _, own in sites.by_stage():
@@ -78,15 +73,13 @@ class EFFT(Adapter):
                 if group.slices:
                     names = (f"{prefix}{group.name}{name}" for name in ("U", "core", "V"))
                     u, core, v = (context.drop_factor(name, tensors[name]) for name in names)
-                    cores = (core * scale).unbind(1)
+                    shared = SharedFactors(u, core * scale, v, group.slices, group.begins)
                     mine = [s for s in own.linears if (s.block, s.chosen[0]) in group.slices]
-                    outer = _outer(mine, group, u, cores, v)
-                    for site in mine:
-                        updates[site.path] = _layer(site, group, u, outer, v)
+                    updates |= shared.updates(mine)
         return updates
 
     @abstractmethod
-    def groups(self, sites: Sites) -> list[Group]:
+    def groups(self, sites: Sites) -> list[SliceGroup]:
         """The groups of one stage; one without slices is not there."""
 
     @abstractmethod
@@ -104,8 +97,8 @@ class EFFT1(EFFT):
     """
 
     name: ClassVar[str] = "efft1"
-    init: str = knob("v", among=("u", "v"), stacks=True)
-    rank2: int | None = knob(None, low=1, stacks=True)
+    init: str = hyperparameter("v", among=("u", "v"), stacks=True)
+    rank2: int | None = hyperparameter(None, low=1, stacks=True)
 
     def select(self, sites: Sites) -> Sites:
         """The chosen parts of the chosen blocks; [q k v o] must be as wide as fc1."""
@@ -118,14 +111,14 @@ class EFFT1(EFFT):
             )
         return chosen
 
-    def groups(self, sites: Sites) -> list[Group]:
+    def groups(self, sites: Sites) -> list[SliceGroup]:
         """One; q, k, v and o of a block have the same Σ."""
         parts, width = _chosen(sites, MHSA), sites.blocks[0].width
         begins = {part: index * width for index, part in enumerate(parts)}
         kinds = {(block, part): part if part in FFN else "qkvo" for block, part in sites.slices()}
         order = list(dict.fromkeys((block, kind) for (block, _), kind in kinds.items()))
         slices = {key: order.index((key[0], kind)) for key, kind in kinds.items()}
-        return [Group("", _hidden(sites) or len(parts) * width, begins, slices)]
+        return [SliceGroup("", _hidden(sites) or len(parts) * width, begins, slices)]
 
     def starts(self) -> tuple[list[tuple[int, int]], str]:
         """r1, r2 and `init`."""
@@ -145,16 +138,16 @@ class EFFT2(EFFT):
     """
 
     name: ClassVar[str] = "efft2"
-    init: str = knob("vv", among=("vv", "vu", "uv", "uu"), stacks=True)
-    ffn_rank: int | None = knob(None, low=1, stacks=True)
-    ffn_rank2: int | None = knob(None, low=1, stacks=True)
-    cores: str = knob("per_layer", among=("per_layer", "shared"))
+    init: str = hyperparameter("vv", among=("vv", "vu", "uv", "uu"), stacks=True)
+    ffn_rank: int | None = hyperparameter(None, low=1, stacks=True)
+    ffn_rank2: int | None = hyperparameter(None, low=1, stacks=True)
+    cores: str = hyperparameter("per_layer", among=("per_layer", "shared"))
 
-    def groups(self, sites: Sites) -> list[Group]:
+    def groups(self, sites: Sites) -> list[SliceGroup]:
         """`mhsa.` and `ffn.`."""
         columns = (sites.blocks[0].width, _hidden(sites))
         return [
-            Group(f"{name}.", wide, {}, self._slices(sites, members))
+            SliceGroup(f"{name}.", wide, {}, self._slices(sites, members))
             for (name, members), wide in zip(_GROUPS.items(), columns, strict=True)
         ]
 
@@ -168,46 +161,6 @@ class EFFT2(EFFT):
         kinds = _chosen(sites, members)
         shared = self.cores == "shared"
         return {key: kinds.index(key[1]) if shared else index for index, key in enumerate(own)}
-
-
-def _outer(
-    sites: list[Linear], group: Group, u: Tensor, cores: tuple[Tensor, ...], v: Tensor
-) -> dict[int, Tensor]:
-    """Slice → Σ_i V (K, r1, columns), for fc2 Σ_iᵀ Uᵀ (K, r2, width): thin matrices.
-
-    They come first, so that the tokens pass two products instead of three; all layers' in one.
-    """
-    found: dict[int, Tensor] = {}
-    for transposed, factor in ((False, v), (True, u.mT)):
-        picked = sorted({i for s in sites if _transposed(s) == transposed for i in _own(s, group)})
-        if picked:
-            stacked = torch.cat([cores[i].mT if transposed else cores[i] for i in picked], dim=1)
-            found |= zip(picked, (stacked @ factor).chunk(len(picked), dim=1), strict=True)
-    return found
-
-
-def _layer(site: Linear, group: Group, u: Tensor, outer: dict[int, Tensor], v: Tensor) -> LowRank:
-    """The update of a layer from its group's thin matrices."""
-    indices = _own(site, group)
-    if _transposed(site):
-        return LowRank(v.mT, outer[indices[0]])
-    # One Σ per part and all of V for each (EFFT2), or one Σ and V's columns of all parts (EFFT1).
-    begin, count = group.begins.get(site.chosen[0], 0), len(site.chosen)
-    columns = slice(begin, begin + site.out * count // len(indices))
-    own = torch.cat([outer[index][..., columns] for index in indices], dim=-1)
-    if site.chosen == site.parts:
-        return LowRank(u, own)  # x U is shared by q, k and v
-    by_part = dict(zip(site.chosen, own.chunk(count, dim=-1), strict=True))
-    return LowRank(u, spread(site, by_part))
-
-
-def _own(site: Linear, group: Group) -> list[int]:
-    """The slices of a layer, in its parts' order."""
-    return list(dict.fromkeys(group.slices[site.block, part] for part in site.chosen))
-
-
-def _transposed(site: Linear) -> bool:
-    return site.parts == ("fc2",)
 
 
 def _chosen(sites: Sites, members: tuple[str, ...]) -> list[str]:

@@ -10,9 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from adapters.base import Adapter, Context, Tensors, Update, spread, uniform
+from adapters.base import Adapter, Context, Tensors, uniform
 from adapters.errors import UnsupportedBackbone
-from adapters.knobs import knob
+from adapters.fuse import Update, spread
+from adapters.hyperparameters import hyperparameter
 from adapters.sites import Linear, Sites
 
 
@@ -27,11 +28,11 @@ class FacT(Adapter):
     U starts uniform ±1/√D, V at 0. Swin: one group per stage, `rank` times the stage's width ratio.
     """
 
-    rank: int = knob(16, low=1, stacks=True)
-    scale: float = knob(1.0, low=0, stacks=True)
-    dropout: float = knob(0.1, low=0, below=1, stacks=True)
-    sites: tuple[str, ...] = knob(("mhsa", "ffn"))
-    layers: tuple[int, ...] | None = knob(None)
+    rank: int = hyperparameter(16, low=1, stacks=True)
+    scale: float = hyperparameter(1.0, low=0, stacks=True)
+    dropout: float = hyperparameter(0.1, low=0, below=1, stacks=True)
+    sites: tuple[str, ...] = hyperparameter(("mhsa", "ffn"))
+    layers: tuple[int, ...] | None = hyperparameter(None)
 
     def select(self, sites: Sites) -> Sites:
         """The chosen parts of the chosen blocks; a hidden width must be whole tiles."""
@@ -106,7 +107,7 @@ class FactTK(FacT):
     """
 
     name: ClassVar[str] = "fact_tk"
-    rank: int = knob(32, low=1, stacks=True)
+    rank: int = hyperparameter(32, low=1, stacks=True)
 
     def start_core(self, count: int, rank: int, generator: torch.Generator) -> Tensors:
         """`C` and `P`."""

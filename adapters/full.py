@@ -15,8 +15,8 @@ from torch import Tensor
 
 from adapters.base import Adapter, Tensors
 from adapters.errors import AdapterError
-from adapters.knobs import knob
-from adapters.sites import FFN, MHSA, Block, Sites
+from adapters.hyperparameters import hyperparameter
+from adapters.sites import FFN, MHSA, Sites, TransformerBlock
 
 _FINAL_NORMS = ("norm.", "fc_norm.")
 _HALVES = (
@@ -31,13 +31,13 @@ class _OwnWeights(Adapter):
 
     lone: ClassVar[bool] = True
 
-    def places(self, sites: Sites) -> tuple[str, ...]:
+    def target_modules(self, sites: Sites) -> tuple[str, ...]:
         """No module is edited: their parameters are replaced."""
         return ()
 
     def weights(self, tensors: Tensors) -> Mapping[str, Tensor]:
-        """All of them but the head's, which is the stack's own."""
-        return {name: t for name, t in tensors.items() if not name.startswith("head.")}
+        """All of them."""
+        return tensors
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Full(_OwnWeights):
     """
 
     name: ClassVar[str] = "full"
-    sites: tuple[str, ...] = knob(("mhsa", "ffn"))
-    layers: tuple[int, ...] | None = knob(None)
+    sites: tuple[str, ...] = hyperparameter(("mhsa", "ffn"))
+    layers: tuple[int, ...] | None = hyperparameter(None)
 
     def select(self, sites: Sites) -> Sites:
         """The chosen parts of the chosen blocks; everything if nothing is deselected."""
@@ -61,7 +61,7 @@ class Full(_OwnWeights):
     def start(self, sites: Sites, generator: torch.Generator) -> Tensors:
         """Copies of the chosen weights."""
         if sites.patch is not None:  # nothing was deselected
-            return _copies(sites, lambda name: not name.startswith("head."))
+            return _copies(sites, lambda _: True)
         chosen = _chosen(sites)
         return _copies(sites, lambda name: name.startswith(chosen))
 
@@ -75,9 +75,9 @@ class Partial(_OwnWeights):
     """
 
     name: ClassVar[str] = "partial"
-    blocks: int = knob(1, low=1)
-    sites: tuple[str, ...] = knob(("mhsa", "ffn"))
-    layers: tuple[int, ...] | None = knob(None)
+    blocks: int = hyperparameter(1, low=1)
+    sites: tuple[str, ...] = hyperparameter(("mhsa", "ffn"))
+    layers: tuple[int, ...] | None = hyperparameter(None)
 
     def select(self, sites: Sites) -> Sites:
         """The chosen parts of the last blocks."""
@@ -110,7 +110,7 @@ def _chosen(sites: Sites) -> tuple[str, ...]:
     return (*linears, *halves)
 
 
-def _whole_halves(sites: Sites, block: Block) -> list[str]:
+def _whole_halves(sites: Sites, block: TransformerBlock) -> list[str]:
     parts = {part for index, part in sites.slices() if index == block.index}
     return [
         f"{block.path}.{name}"

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adapters.base import Adapter, Context, Edit, Tensors, Update, by_parts, uniform
+from adapters.base import Adapter, Context, Edit, Tensors, uniform
 from adapters.errors import AdapterError
-from adapters.knobs import knob
+from adapters.fuse import Update, by_parts
+from adapters.hyperparameters import hyperparameter
 from adapters.sites import Linear, Sites
 
 _TENSORS = ("A", "B", "d", "v_l", "v_r")
@@ -30,15 +31,11 @@ class HTA(Adapter):
     """
 
     name: ClassVar[str] = "hta"
-    rank: int = knob(1, low=0, stacks=True)
-    dropout: float = knob(0.0, low=0, below=1, stacks=True)
-    form: str = knob("paper", among=("paper", "unit"))
-    sites: tuple[str, ...] = knob(("q", "k", "v", "o"))
-    layers: tuple[int, ...] | None = knob(None)
-
-    def select(self, sites: Sites) -> Sites:
-        """The chosen parts of the chosen blocks."""
-        return sites.select(self.sites, self.layers)
+    rank: int = hyperparameter(1, low=0, stacks=True)
+    dropout: float = hyperparameter(0.0, low=0, below=1, stacks=True)
+    form: str = hyperparameter("paper", among=("paper", "unit"))
+    sites: tuple[str, ...] = hyperparameter(("q", "k", "v", "o"))
+    layers: tuple[int, ...] | None = hyperparameter(None)
 
     def start(self, sites: Sites, generator: torch.Generator) -> Tensors:
         """`blocks.<i>.<part>.A`, `.B`, `.d`, `.v_l`, `.v_r` of every chosen part."""
@@ -87,11 +84,11 @@ class HTAAdapter(Adapter):
     """
 
     name: ClassVar[str] = "hta_adapter"
-    rank: int = knob(1, low=0, stacks=True)
-    dropout: float = knob(0.0, low=0, below=1, stacks=True)
-    form: str = knob("paper", among=("paper", "unit"))
-    sites: tuple[str, ...] = knob(("mhsa", "ffn"))
-    layers: tuple[int, ...] | None = knob(None)
+    rank: int = hyperparameter(1, low=0, stacks=True)
+    dropout: float = hyperparameter(0.0, low=0, below=1, stacks=True)
+    form: str = hyperparameter("paper", among=("paper", "unit"))
+    sites: tuple[str, ...] = hyperparameter(("mhsa", "ffn"))
+    layers: tuple[int, ...] | None = hyperparameter(None)
 
     def select(self, sites: Sites) -> Sites:
         """The outputs of MHSA and FFN among the chosen parts of the chosen blocks."""

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import torch
 
-from adapters.base import Adapter, Context, Tensors, Update, spread, uniform
-from adapters.knobs import knob
-from adapters.lowrank import LowRank
+from adapters.base import Adapter, Context, Tensors, uniform
+from adapters.fuse import Update, low_rank_parts
+from adapters.hyperparameters import hyperparameter
 from adapters.sites import Linear, Sites
 
 
@@ -24,20 +24,16 @@ class LoRA(Adapter):
     """
 
     name: ClassVar[str] = "lora"
-    rank: int = knob(8, low=1, stacks=True)
-    alpha: float | None = knob(None, stacks=True)
-    dropout: float = knob(0.0, low=0, below=1, stacks=True)
-    sites: tuple[str, ...] = knob(("q", "v"))
-    layers: tuple[int, ...] | None = knob(None)
+    rank: int = hyperparameter(8, low=1, stacks=True)
+    alpha: float | None = hyperparameter(None, stacks=True)
+    dropout: float = hyperparameter(0.0, low=0, below=1, stacks=True)
+    sites: tuple[str, ...] = hyperparameter(("q", "v"))
+    layers: tuple[int, ...] | None = hyperparameter(None)
 
     @property
     def scale(self) -> float:
         """s = alpha / rank."""
         return 1.0 if self.alpha is None else self.alpha / self.rank
-
-    def select(self, sites: Sites) -> Sites:
-        """The chosen parts of the chosen blocks."""
-        return sites.select(self.sites, self.layers)
 
     def start(self, sites: Sites, generator: torch.Generator) -> Tensors:
         """`blocks.<i>.<part>.A` and `.B` of every chosen part."""
@@ -56,12 +52,11 @@ class LoRA(Adapter):
         scale = context.vector("scale")
 
         def layer(site: Linear) -> Update:
-            paths = {part: f"blocks.{site.block}.{part}" for part in site.chosen}
-            inner = torch.cat([tensors[f"{path}.A"] for path in paths.values()], dim=-1)
-            outer = [
-                spread(site, {part: tensors[f"{path}.B"] * scale}) for part, path in paths.items()
-            ]
-            update = LowRank(inner, torch.cat(outer, dim=-2))
-            return (lambda x: update(context.drop_activation(x))) if context.drops else update
+            prefixes = {part: f"blocks.{site.block}.{part}" for part in site.chosen}
+            factors = {
+                part: (tensors[f"{prefix}.A"], tensors[f"{prefix}.B"] * scale)
+                for part, prefix in prefixes.items()
+            }
+            return context.drop_input(low_rank_parts(site, factors))
 
         return {site.path: layer(site) for site in sites.linears}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adapters.attach import attached, detach
-from adapters.base import Edit
+from adapters.base import Edit, Kind
 from adapters.errors import AdapterError
 from adapters.sites import Sites
 from adapters.stack import Stack
@@ -42,8 +42,9 @@ def merge(model: M) -> M:
         raise AdapterError(f"merge takes one trial, this stack has {len(stack.members)}.")
     tensors = stack.tensors_of(0)
     found = _read(model, stack)
+    adapter = stack.members[0].adapter
     replaced = {
-        name: t[0].clone() for name, t in stack.members[0].adapter.weights(stack.stacked()).items()
+        name: t[0].clone() for name, t in adapter.weights(stack.stacked(Kind.TRAINED)).items()
     }
     sites = stack.backbone_sites
     detach(model)
@@ -70,7 +71,7 @@ def _read(model: nn.Module, stack: Stack) -> dict[str, Affine]:
     try:
         if stack.changes_head:
             raise _refused(adapter.name, "the head")
-        for path in adapter.places(stack.sites):
+        for path in adapter.target_modules(stack.sites):
             edit = stack.edit(path)
             if edit is not None:
                 module = model.get_submodule(path)
@@ -82,7 +83,7 @@ def _read(model: nn.Module, stack: Stack) -> dict[str, Affine]:
 
 
 def _affine(edit: Edit, base: nn.Module, path: str, name: str, device: torch.device) -> Affine:
-    """The edit as an affine map; `AdapterError` if it is none, or at no place that has weights."""
+    """The edit as an affine map; `AdapterError` if it is none, or its module has no weights."""
     if isinstance(base, nn.Linear):
         layer = copy.deepcopy(base).float()
         found = _probed(lambda x: edit(x, layer), base.in_features, device)
@@ -125,9 +126,9 @@ def _probed(call: Callable[[Tensor], Tensor], width: int, device: torch.device) 
     return Affine(matrix, shift[0])
 
 
-def _refused(name: str, place: str) -> AdapterError:
+def _refused(name: str, path: str) -> AdapterError:
     return AdapterError(
-        f"{name} cannot be merged: what it does at {place} is not linear; save it instead."
+        f"{name} cannot be merged: what it does at {path} is not linear; save it instead."
     )
 
 

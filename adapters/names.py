@@ -8,34 +8,24 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from adapters.arc import ARC
+import adapters.built_in as built_in_adapters
 from adapters.base import Adapter
-from adapters.bitfit import BitFit
-from adapters.bottleneck import AdaptFormer, Bottleneck
-from adapters.efft import EFFT1, EFFT2
 from adapters.errors import AdapterError
-from adapters.fact import FactTK, FactTT
-from adapters.full import Full, Partial
-from adapters.hta import HTA, HTAAdapter
-from adapters.linear import LinearProbe
-from adapters.lora import LoRA
-from adapters.mlp_head import MLPHead
-from adapters.noah import NOAH
-from adapters.rlrr import RLRR
-from adapters.ssf import SSF
-from adapters.vpt import VPTDeep, VPTShallow
 
 GROUP = "orchestrate.adapters"
-_BUILT_IN: tuple[type[Adapter], ...] = (
-    *(Full, LinearProbe, Partial, MLPHead, BitFit, VPTShallow, VPTDeep, Bottleneck, AdaptFormer),
-    *(LoRA, SSF, FactTT, FactTK, EFFT1, EFFT2, HTA, HTAAdapter, ARC, RLRR, NOAH),
-)
+
+
+@cache
+def built_in() -> dict[str, type[Adapter]]:
+    """Name → class of every adapter of `adapters.built_in`."""
+    found = [cls for cls in vars(built_in_adapters).values() if isinstance(cls, type)]
+    return {cls.name: cls for cls in found if issubclass(cls, Adapter)}
 
 
 @cache
 def table() -> dict[str, type[Adapter]]:
     """Name → adapter class; an entry point may add a name but not take a built-in one."""
-    found: dict[str, type[Adapter]] = {cls.name: cls for cls in _BUILT_IN}
+    found = dict(built_in())
     for entry in entry_points(group=GROUP):
         if entry.name in found:
             raise AdapterError(

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from adapters.base import Adapter, Context, Edit, Tensors, uniform
 from adapters.bottleneck import bottleneck, serial
 from adapters.errors import AdapterError, UnsupportedBackbone
-from adapters.knobs import knob
-from adapters.lowrank import LowRank
-from adapters.sites import Block, Sites
+from adapters.fuse import LowRank
+from adapters.hyperparameters import hyperparameter
+from adapters.sites import Sites, TransformerBlock
 from adapters.vpt import expanded, prompted
 
 _SITES = (("mhsa", "ffn"), ("mhsa",), ("ffn",))
@@ -38,14 +38,14 @@ class NOAH(Adapter):
     """
 
     name: ClassVar[str] = "noah"
-    prompts: int = knob(10, low=0)
-    rank: int = knob(10, low=0, stacks=True)
-    hidden: int = knob(10, low=0, stacks=True)
-    prompts_depth: int | None = knob(None, low=0)
-    rank_depth: int | None = knob(None, low=0)
-    hidden_depth: int | None = knob(None, low=0)
-    sites: tuple[str, ...] = knob(_SITES[0], among=_SITES)
-    layers: tuple[int, ...] | None = knob(None)
+    prompts: int = hyperparameter(10, low=0)
+    rank: int = hyperparameter(10, low=0, stacks=True)
+    hidden: int = hyperparameter(10, low=0, stacks=True)
+    prompts_depth: int | None = hyperparameter(None, low=0)
+    rank_depth: int | None = hyperparameter(None, low=0)
+    hidden_depth: int | None = hyperparameter(None, low=0)
+    sites: tuple[str, ...] = hyperparameter(_SITES[0], among=_SITES)
+    layers: tuple[int, ...] | None = hyperparameter(None)
 
     def select(self, sites: Sites) -> Sites:
         """The chosen blocks of a ViT."""
@@ -92,7 +92,7 @@ class NOAH(Adapter):
             tensors |= bottleneck(f"blocks.{block.index}.fc2", down, up)
         return tensors
 
-    def places(self, sites: Sites) -> tuple[str, ...]:
+    def target_modules(self, sites: Sites) -> tuple[str, ...]:
         """Blocks with prompts, halves with an adapter, fused layers with LoRA."""
         return (
             *(block.path for block in self._blocks(sites, "prompts")),
@@ -101,19 +101,21 @@ class NOAH(Adapter):
         )
 
     def edits(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Edit]:
-        """Every part at its places."""
+        """Every part at its modules, wherever it has tensors."""
         edits: dict[str, Edit] = {}
-        for block in self._blocks(sites, "prompts"):
-            enter = partial(expanded, context, tensors[f"blocks.{block.index}.prompts"])
-            edits |= prompted(sites, block, enter, None, at=None)
-        for block in self._blocks(sites, "rank"):
-            a, b = (tensors[f"blocks.{block.index}.qkv.{name}"] for name in "AB")
-            edits[f"{block.attention}.qkv"] = context.added(LowRank(a, b))
-        for block in self._blocks(sites, "hidden"):
-            edits[f"{block.path}.mlp"] = serial(tensors, f"blocks.{block.index}.fc2", context)
+        for block in sites.blocks:
+            prefix, qkv = f"blocks.{block.index}", f"{block.attention}.qkv"
+            if f"{prefix}.prompts" in tensors:
+                enter = partial(expanded, context, tensors[f"{prefix}.prompts"])
+                edits |= prompted(sites, block, enter, None, at=None)
+            if f"{prefix}.qkv.A" in tensors:
+                low_rank = LowRank(tensors[f"{prefix}.qkv.A"], tensors[f"{prefix}.qkv.B"])
+                edits[qkv] = context.added(low_rank)
+            if f"{prefix}.fc2.down" in tensors:
+                edits[f"{block.path}.mlp"] = serial(tensors, f"{prefix}.fc2", context)
         return edits
 
-    def _blocks(self, sites: Sites, part: str) -> list[Block]:
+    def _blocks(self, sites: Sites, part: str) -> list[TransformerBlock]:
         """The chosen blocks that have a part: `prompts`, `rank` or `hidden`."""
         half = "ffn" if part == "hidden" else "mhsa"
         depth = getattr(self, f"{part}_depth")

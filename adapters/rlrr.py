@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapters.base import Adapter, Context, Edit, Tensors, spread, uniform
-from adapters.knobs import knob
-from adapters.outputs import part_name, plain_outputs
+from adapters.base import Adapter, Context, Edit, Tensors, uniform
+from adapters.fuse import spread
+from adapters.hyperparameters import hyperparameter
+from adapters.per_feature import part_name, plain_outputs, scaled, start_scaled
 from adapters.sites import PARTS, Linear, Sites
-from adapters.ssf import scaled, start_scaled
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,9 @@ class RLRR(Adapter):
     """
 
     name: ClassVar[str] = "rlrr"
-    init: str = knob("theirs", among=("theirs", "zero"), stacks=True)
-    sites: tuple[str, ...] = knob(PARTS)
-    layers: tuple[int, ...] | None = knob(None)
-
-    def select(self, sites: Sites) -> Sites:
-        """The chosen parts of the chosen blocks."""
-        return sites.select(self.sites, self.layers)
+    init: str = hyperparameter("theirs", among=("theirs", "zero"), stacks=True)
+    sites: tuple[str, ...] = hyperparameter(PARTS)
+    layers: tuple[int, ...] | None = hyperparameter(None)
 
     def start(self, sites: Sites, generator: torch.Generator) -> Tensors:
         """`blocks.<i>.<part>.row`, `.col`, `.bias` (reductions: their path); γ, β as SSF's."""
@@ -54,7 +50,7 @@ class RLRR(Adapter):
                     tensors[f"{prefix}.bias"] = torch.zeros(site.out)
         return tensors | start_scaled(plain_outputs(sites), self.init, generator)
 
-    def places(self, sites: Sites) -> tuple[str, ...]:
+    def target_modules(self, sites: Sites) -> tuple[str, ...]:
         """Every selected linear layer and norm, the patch embedding, Swin's reductions."""
         linears = tuple(site.path for site in _rescaled(sites))
         return linears + tuple(output.path for output in plain_outputs(sites))

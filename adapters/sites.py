@@ -1,4 +1,4 @@
-"""The places of a backbone that an adapter can change, and selections of them.
+"""The sites of a backbone: the modules that an adapter can change, and selections of them.
 
 Found by `adapters.backbones` in timm's ViT, DeiT and Swin. Blocks are numbered from 0 through the
 whole network; Swin's have stages, whose width doubles.
@@ -54,7 +54,7 @@ class Norm:
 
 
 @dataclass(frozen=True)
-class Block:
+class TransformerBlock:
     """A transformer block: `width` of its tokens, paths of what lies in it."""
 
     path: str
@@ -91,11 +91,11 @@ class Stage:
 
 @dataclass(frozen=True)
 class Sites:
-    """The places that a selection of blocks and parts leaves, in forward order.
+    """The modules that a selection of blocks and parts leaves, in forward order.
 
     `family` is `vit` or `swin`. `width` and `depth` are the features' and the number of all blocks.
     `patch`, the norms outside the blocks and `reductions` (Swin's patch merging) are there while
-    nothing was deselected. `weights` are the backbone's own parameters by name.
+    nothing was deselected. `weights` are the backbone's own parameters by name, without its head.
     """
 
     family: str
@@ -103,7 +103,7 @@ class Sites:
     depth: int
     linears: tuple[Linear, ...]
     norms: tuple[Norm, ...]
-    blocks: tuple[Block, ...]
+    blocks: tuple[TransformerBlock, ...]
     patch: Conv | None
     reductions: tuple[Linear, ...]
     head: str
@@ -111,7 +111,7 @@ class Sites:
     tokens: int
     """Class and register tokens before those of the patches."""
     patch_size: int
-    every_block: tuple[Block, ...]
+    every_block: tuple[TransformerBlock, ...]
     """All blocks, whatever was selected."""
     weights: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
@@ -144,7 +144,7 @@ class Sites:
         )
 
     def nothing(self) -> Sites:
-        """No place at all."""
+        """No module at all."""
         return replace(self, linears=(), norms=(), blocks=(), patch=None, reductions=())
 
     def slices(self) -> list[tuple[int, str]]:
@@ -158,7 +158,7 @@ class Sites:
         return tuple(Stage(index, width, width // first) for index, width in found.items())
 
     def by_stage(self) -> Iterator[tuple[str, Stage, Sites]]:
-        """Prefix of tensor names, stage and its places; a ViT is one stage without a prefix."""
+        """Prefix of tensor names, stage and its sites; a ViT is one stage without a prefix."""
         for stage in self.stages():
             prefix = "" if self.family == "vit" else f"stages.{stage.index}."
             yield prefix, stage, self.of_stage(stage.index)

@@ -8,8 +8,8 @@ patched; nothing of the backbone's own code or weights changes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import sqrt
 from typing import Any
 
@@ -17,34 +17,69 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from adapters.base import Adapter, Context, Edit, Tensors, Update, uniform
+from adapters.base import (
+    Adapter,
+    Context,
+    Edit,
+    Kind,
+    Parameter,
+    Tensors,
+    trained_count,
+    uniform,
+)
 from adapters.errors import AdapterError
-from adapters.noise import Noise
-from adapters.padding import own_part, pad_stack
+from adapters.fuse import Update
+from adapters.hyperparameters import without_per_trial_fields
 from adapters.sites import Sites
+from adapters.trial_axis import RandomMasks, own_part, pad_stack
 
 HEAD = ("head.weight", "head.bias")
-STATE = "state."
+"""The linear classifier's tensors, which the stack itself computes the logits with."""
 HEAD_INITS = ("default", "zero")
 
 
 @dataclass(frozen=True)
 class Member:
-    """One trial of a stack: its adapter, seed, drop-path rate of the last block, and tensors.
+    """One trial of a stack: its adapter, seed, parameters, and drop-path rate of the last block.
 
-    `tensors` are at the trial's own shapes, without the trial axis; `head.weight` (classes, D) and
-    `head.bias` (classes) are among them unless the model has no head.
+    `parameters` are at the trial's own shapes, without the trial axis; `head.weight` (classes, D)
+    and `head.bias` (classes) are among them unless the model has no head.
     """
 
     adapter: Adapter
     seed: int
-    tensors: Tensors
+    parameters: Mapping[str, Parameter]
     drop_path: float = 0.0
+
+    @property
+    def tensors(self) -> Tensors:
+        """Name → value of every parameter."""
+        return {name: parameter.value for name, parameter in self.parameters.items()}
+
+    def of_kind(self, kind: Kind) -> Tensors:
+        """Name → value of the parameters of one kind."""
+        return {name: p.value for name, p in self.parameters.items() if p.kind is kind}
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Member:
+        """The same trial with other values, one for each of its parameters."""
+        values = {n: replace(p, value=tensors[n]) for n, p in self.parameters.items()}
+        return replace(self, parameters=values)
+
+    def with_head(self, weight: Tensor, bias: Tensor) -> Member:
+        """The same trial with a linear head (classes, D), (classes)."""
+        head = zip(HEAD, (Parameter(weight, Kind.HEAD), Parameter(bias, Kind.HEAD)), strict=True)
+        return replace(self, parameters={**self.parameters, **dict(head)})
 
     @property
     def classes(self) -> int | None:
         """Number of classes, None without a head."""
-        return self.tensors["head.bias"].shape[0] if "head.bias" in self.tensors else None
+        bias = self.parameters.get("head.bias")
+        return None if bias is None else bias.value.shape[0]
+
+    @property
+    def trained_count(self) -> int:
+        """The number of trained values outside the head."""
+        return trained_count(self.parameters.values())
 
 
 def start_member(
@@ -66,13 +101,14 @@ def start_member(
     if classes is not None and classes < 1:
         raise AdapterError(f"num_classes is {classes!r}; allowed: at least 1, or None.")
     generator = torch.Generator().manual_seed(seed)
-    tensors = adapter.start(adapter.select(sites), generator)
-    if classes is not None:
-        zero = adapter.zero_head or head_init == "zero"
-        bound = 0.0 if zero else 1 / sqrt(sites.width)
-        tensors["head.weight"] = uniform((classes, sites.width), bound, generator)
-        tensors["head.bias"] = uniform((classes,), bound, generator)
-    return Member(adapter, seed, tensors, drop_path)
+    started = adapter.start(adapter.select(sites), generator)
+    parameters = {n: t if isinstance(t, Parameter) else Parameter(t) for n, t in started.items()}
+    member = Member(adapter, seed, parameters, drop_path)
+    if classes is None:
+        return member
+    bound = 0.0 if adapter.zero_head or head_init == "zero" else 1 / sqrt(sites.width)
+    weight = uniform((classes, sites.width), bound, generator)
+    return member.with_head(weight, uniform((classes,), bound, generator))
 
 
 @dataclass
@@ -102,6 +138,7 @@ class Stack(nn.Module):
         self.chosen: list[int] | None = None
         self.paths: Tensor | None = None
         self.undo = Undo()
+        self.declared: dict[str, Parameter] = {}
         self._lone = lone
         self._edits: dict[str, Edit] = {}
         self._weights: dict[str, Tensor] = {}
@@ -116,16 +153,18 @@ class Stack(nn.Module):
 
     def rebuild(self, members: Sequence[Member], device: torch.device | None = None) -> None:
         """Replaces the trials; parameters become new fp32 tensors (K, …) on `device`."""
-        _check_company(members, self._lone)
+        _check_stackable(members, self._lone)
         self.members = tuple(members)
         self.steps = [0] * len(members)
         self.sites = members[0].adapter.select(self.backbone_sites)
-        self.shapes = tuple({n: tuple(t.shape) for n, t in m.tensors.items()} for m in members)
-        for name in (*self._parameters, *self._states()):
-            delattr(self, name)
-        for name in members[0].tensors:
-            stacked = pad_stack([member.tensors[name].float() for member in members]).to(device)
-            if name.startswith(STATE):
+        values = [member.tensors for member in members]
+        self.shapes = tuple({n: tuple(t.shape) for n, t in own.items()} for own in values)
+        for name in self.declared:
+            delattr(self, _registered(name))
+        self.declared = dict(members[0].parameters)
+        for name, parameter in self.declared.items():
+            stacked = pad_stack([own[name].float() for own in values]).to(device)
+            if parameter.kind is Kind.STATE:
                 self.register_buffer(_registered(name), stacked)
             else:
                 self.register_parameter(_registered(name), nn.Parameter(stacked))
@@ -139,10 +178,18 @@ class Stack(nn.Module):
         self._vectors.clear()
         self.release()
 
-    def stacked(self) -> Tensors:
-        """Name → parameter or state (K, …), padded."""
-        every = {**self._parameters, **{name: self._buffers[name] for name in self._states()}}
-        return {_plain(name): tensor for name, tensor in every.items() if tensor is not None}
+    def stacked(self, kind: Kind | None = None) -> Tensors:
+        """Name → tensor (K, …), padded, of every parameter or of those of one kind."""
+        return {
+            name: getattr(self, _registered(name))
+            for name, parameter in self.declared.items()
+            if kind in (None, parameter.kind)
+        }
+
+    @property
+    def undecayed(self) -> tuple[str, ...]:
+        """Names (as in `named_parameters`) of the trained tensors that weight decay spares."""
+        return tuple(_registered(name) for name, p in self.declared.items() if not p.decay)
 
     def tensors_of(self, index: int) -> Tensors:
         """The tensors of one trial at its own shapes, copied."""
@@ -165,21 +212,22 @@ class Stack(nn.Module):
         picked = range(len(self.members)) if self.chosen is None else self.chosen
         members = tuple(self.members[index] for index in picked)
         tensors = {n: self._cast(n, t, dtype) for n, t in self.stacked().items() if n not in HEAD}
-        noise = self._noise(picked) if self.training else None
+        masks = self._masks(picked) if self.training else None
         context = Context(
             tuple(member.adapter for member in members),
             tuple(self.shapes[index] for index in picked),
-            noise,
+            masks,
             self.padding.device,
             dtype,
             self._vectors.setdefault(tuple(picked), {}),
         )
-        adapter = members[0].adapter
+        adapter = without_per_trial_fields(members[0].adapter)
         self._edits = adapter.edits(tensors, self.sites, context)
-        self._weights = {name: t[0] for name, t in adapter.weights(tensors).items()}
+        trained = {n: t for n, t in tensors.items() if self.declared[n].kind is Kind.TRAINED}
+        self._weights = {name: t[0] for name, t in adapter.weights(trained).items()}
         self._head = adapter.head(tensors, context)
         rates, table = [self._path_rates[i] for i in picked], self._pick(self.path_table)
-        paths = noise.paths(rates, table, images // self.trials) if noise else None
+        paths = masks.drop_paths(rates, table, images // self.trials) if masks else None
         self.paths = None if paths is None else paths.flatten(1).to(dtype)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -196,7 +244,7 @@ class Stack(nn.Module):
         return self._edits.get(path)
 
     def replacement(self, name: str, original: Tensor) -> Tensor:
-        """What stands in the place of a parameter of the backbone; itself if nothing does yet."""
+        """What replaces a parameter of the backbone; itself if nothing does yet."""
         return self._weights.get(name, original)
 
     def logits(self, features: Tensor) -> Tensor:
@@ -207,34 +255,28 @@ class Stack(nn.Module):
         logits = x @ weight.mT + bias.unsqueeze(1)
         return logits.masked_fill(self._pick(self.padding), -torch.inf).flatten(0, 1)
 
-    def _noise(self, picked: Sequence[int]) -> Noise:
+    def _masks(self, picked: Sequence[int]) -> RandomMasks:
         steps = [self.steps[index] for index in picked]
         for index in picked:
             self.steps[index] += 1
-        return Noise([self.members[index].seed for index in picked], steps, self.padding.device)
+        seeds = [self.members[index].seed for index in picked]
+        return RandomMasks(seeds, steps, self.padding.device)
 
     def _cast(self, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
         """The picked trials' tensor, in the backbone's dtype; the head's and states stay as is."""
         picked = self._pick(tensor)
-        return picked if name.startswith(("head.", STATE)) else picked.to(dtype)
-
-    def states(self) -> Tensors:
-        """Name → what is not trained (K, …): running statistics, which a training pass changes."""
-        return {name: self.get_buffer(name) for name in self._states()}
-
-    def _states(self) -> list[str]:
-        return [name for name in self._buffers if name.startswith(_registered(STATE))]
+        return picked.to(dtype) if self.declared[name].kind is Kind.TRAINED else picked
 
     def _pick(self, tensor: Tensor) -> Tensor:
         return tensor if self.chosen is None else tensor[self.chosen]
 
 
 def path_rates(last: float, depth: int) -> list[float]:
-    """Rates of the 2·depth drop-path places, rising linearly from 0 in block 0 to `last`."""
+    """Rates of the 2·depth drop-path modules, rising linearly from 0 in block 0 to `last`."""
     return [last * block / max(depth - 1, 1) for block in range(depth) for _ in range(2)]
 
 
-def _check_company(members: Sequence[Member], lone: str) -> None:
+def _check_stackable(members: Sequence[Member], lone: str) -> None:
     families = {member.adapter.family() for member in members}
     if len(families) != 1:
         shown = "; ".join(sorted(map(repr, families))) or "no trial at all"
@@ -256,7 +298,3 @@ def _check_company(members: Sequence[Member], lone: str) -> None:
 
 def _registered(name: str) -> str:
     return name.replace(".", "/")  # torch forbids dots in parameter names
-
-
-def _plain(name: str) -> str:
-    return name.replace("/", ".")

@@ -16,7 +16,7 @@ from adapters.attach import attach_members, attached, free_sites
 from adapters.base import Adapter, Tensors
 from adapters.errors import AdapterError
 from adapters.names import build
-from adapters.stack import Member, start_member
+from adapters.stack import start_member
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 FORMAT = 1
@@ -58,11 +58,11 @@ def load(model: M, folder: str | Path) -> M:
         raise AdapterError(f"{source / WEIGHTS} cannot be read as safetensors: {error}.") from error
     bias = tensors.get("head.bias")
     try:
-        fresh = start_member(adapter, sites, 0, None if bias is None else bias.numel()).tensors
+        fresh = start_member(adapter, sites, 0, None if bias is None else bias.numel())
     except AdapterError as error:
         raise AdapterError(f"{source} does not fit this {type(model).__name__}: {error}") from error
     expected, found = (
-        {name: tuple(t.shape) for name, t in some.items()} for some in (fresh, tensors)
+        {name: tuple(t.shape) for name, t in some.items()} for some in (fresh.tensors, tensors)
     )
     if expected != found:
         differing = sorted(n for n in {*expected, *found} if expected.get(n) != found.get(n))
@@ -70,8 +70,7 @@ def load(model: M, folder: str | Path) -> M:
             f"{n}: expected {expected.get(n)}, found {found.get(n)}" for n in differing[:3]
         )
         raise AdapterError(f"{source / WEIGHTS} does not fit this {type(model).__name__}: {shown}.")
-    member = Member(adapter, 0, {name: tensors[name] for name in fresh})
-    return attach_members(model, [member], replace_drop_path=False)
+    return attach_members(model, [fresh.with_tensors(tensors)], replace_drop_path=False)
 
 
 def _read_config(path: Path) -> Adapter:

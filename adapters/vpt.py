@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from adapters.base import Adapter, Context, Edit, Tensors, uniform
-from adapters.knobs import knob
-from adapters.sites import Block, Sites
-from adapters.windows import merged, windowed
+from adapters.hyperparameters import hyperparameter
+from adapters.sites import Sites, TransformerBlock
+from adapters.swin_prompts import merged, windowed
 
 Enter = Callable[[int], Tensor]
-"""Number of images K·B → the prompts (K·B, p, D) that enter a place."""
+"""Number of images K·B → the prompts (K·B, p, D) that enter a module."""
 Leave = Callable[[Tensor], None]
-"""Takes the prompts (K·B, p, D) that come out of a place."""
+"""Takes the prompts (K·B, p, D) that come out of a module."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,15 @@ class VPT(Adapter):
     `sites` therefore cannot leave out; it chooses nothing else. Start: uniform
     ±√(6/(3·patch² + D)), D the first block's width. Softmax gives mass to zeros too, so prompts
     cannot be padded: only trials of equal `prompts` share a stack.
-    Swin: inside every window, see `adapters.windows`.
+    Swin: inside every window, see `adapters.swin_prompts`.
     """
 
-    prompts: int = knob(10, low=1)
-    dropout: float = knob(0.0, low=0, below=1, stacks=True)
-    sites: tuple[str, ...] = knob(("mhsa", "ffn"), among=(("mhsa", "ffn"), ("mhsa",)))
-    layers: tuple[int, ...] | None = knob(None)
+    prompts: int = hyperparameter(10, low=1)
+    dropout: float = hyperparameter(0.0, low=0, below=1, stacks=True)
+    sites: tuple[str, ...] = hyperparameter(("mhsa", "ffn"), among=(("mhsa", "ffn"), ("mhsa",)))
+    layers: tuple[int, ...] | None = hyperparameter(None)
 
-    def select(self, sites: Sites) -> Sites:
-        """The chosen blocks."""
-        return sites.select(self.sites, self.layers)
-
-    def _drawn(self, sites: Sites, block: Block, generator: torch.Generator) -> Tensor:
+    def _drawn(self, sites: Sites, block: TransformerBlock, generator: torch.Generator) -> Tensor:
         bound = sqrt(6 / (3 * sites.patch_size**2 + sites.every_block[0].width))
         return uniform((self.prompts, block.width), bound, generator)
 
@@ -64,12 +60,12 @@ class VPTShallow(VPT):
         """`prompts` (p, D)."""
         return {"prompts": self._drawn(sites, sites.blocks[0], generator)}
 
-    def places(self, sites: Sites) -> tuple[str, ...]:
+    def target_modules(self, sites: Sites) -> tuple[str, ...]:
         """The blocks and the patch mergings between them, and Swin's attentions."""
         return (*_chain(sites), *_attentions(sites))
 
     def edits(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Edit]:
-        """The prompts pass through every place and wait for the next one outside the model."""
+        """The prompts pass through every module and wait for the next one outside the model."""
         blocks = {block.path: block for block in sites.blocks}
         chain = _chain(sites)
         following = dict(pairwise(chain))
@@ -109,7 +105,7 @@ class VPTDeep(VPT):
             for block in sites.blocks
         }
 
-    def places(self, sites: Sites) -> tuple[str, ...]:
+    def target_modules(self, sites: Sites) -> tuple[str, ...]:
         """The blocks, and Swin's attentions."""
         return (*(block.path for block in sites.blocks), *_attentions(sites))
 
@@ -130,7 +126,7 @@ def expanded(context: Context, prompts: Tensor, images: int) -> Tensor:
 
 
 def prompted(
-    sites: Sites, block: Block, enter: Enter, leave: Leave | None, *, at: int | None
+    sites: Sites, block: TransformerBlock, enter: Enter, leave: Leave | None, *, at: int | None
 ) -> dict[str, Edit]:
     """The edits of one block; a ViT's prompts lie before token `at` (None: after all of them)."""
     if sites.family == "swin":

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 import adapters
 from adapters.backbones import find_sites
+from adapters.stack import start_member
 
 BATCH, CLASSES, REPEATS, TOGETHER = 2, 10, 5, 16
 
@@ -59,9 +60,7 @@ def count(name: str, backbone: str) -> int:
     """Trained scalars without the head."""
     with torch.device("meta"):
         sites = find_sites(timm.create_model(backbone, num_classes=0))
-        adapter = adapters.get(name)()
-        tensors = adapter.start(adapter.select(sites), torch.Generator())
-    return sum(t.numel() for key, t in tensors.items() if not key.startswith(("head.", "state.")))
+        return start_member(adapters.get(name)(), sites, 0, None).trained_count
 
 
 def main() -> None:

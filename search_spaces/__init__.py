@@ -1,8 +1,8 @@
 """Search spaces: adapter name → {field → `optuna.distributions.*`}. Data, no decisions.
 
 A field is one of the adapter's own or one of the recipe's (lr, weight_decay, batch …); the two sets
-are disjoint. One file per adapter, each range with its source beside it. The space of an adapter
-from another package is found through the entry-point group `orchestrate.search_spaces`: the entry's
+are disjoint. `built_in` has the spaces of the built-in adapters. That of an adapter from another
+package is found through the entry-point group `orchestrate.search_spaces`: the entry's
 name is the adapter's, its object a dict like the ones here. Only Optuna's distributions are used.
 """
 
@@ -17,29 +17,8 @@ from typing import Any
 import yaml
 from optuna.distributions import BaseDistribution
 
-from search_spaces import (
-    ablation,
-    adapter,
-    adaptformer,
-    arc,
-    bitfit,
-    efft1,
-    efft2,
-    fact_tk,
-    fact_tt,
-    full,
-    hta,
-    hta_adapter,
-    linear,
-    lora,
-    mlp_head,
-    noah,
-    partial,
-    rlrr,
-    ssf,
-    vpt_deep,
-    vpt_shallow,
-)
+from search_spaces import ablation
+from search_spaces.built_in import SPACES
 from search_spaces.finite import choices, contains, grid_point, grid_size, snap
 from search_spaces.form import Space, from_yaml, narrow, to_yaml
 from search_spaces.selections import SELECTIONS, to_choice, to_field
@@ -48,6 +27,7 @@ __all__ = [
     "ENTRY_POINTS",
     "PRESETS",
     "SELECTIONS",
+    "SPACES",
     "Space",
     "choices",
     "contains",
@@ -66,42 +46,19 @@ __all__ = [
 
 ENTRY_POINTS = "orchestrate.search_spaces"
 
-_BUILT_IN: dict[str, Space] = {
-    "adapter": adapter.SPACE,
-    "adaptformer": adaptformer.SPACE,
-    "arc": arc.SPACE,
-    "bitfit": bitfit.SPACE,
-    "efft1": efft1.SPACE,
-    "efft2": efft2.SPACE,
-    "fact_tk": fact_tk.SPACE,
-    "fact_tt": fact_tt.SPACE,
-    "full": full.SPACE,
-    "hta": hta.SPACE,
-    "hta_adapter": hta_adapter.SPACE,
-    "linear": linear.SPACE,
-    "lora": lora.SPACE,
-    "mlp_head": mlp_head.SPACE,
-    "noah": noah.SPACE,
-    "partial": partial.SPACE,
-    "rlrr": rlrr.SPACE,
-    "ssf": ssf.SPACE,
-    "vpt_deep": vpt_deep.SPACE,
-    "vpt_shallow": vpt_shallow.SPACE,
-}
-
 PRESETS: dict[str, Callable[[int], Space]] = {"ablation": ablation.space}
 """Name → depth of the backbone → a space instead of the adapter's own, to be gone through whole."""
 
 
 def names() -> tuple[str, ...]:
     """The adapters that have a search space, sorted: built-in ones and those of entry points."""
-    return tuple(sorted({*_BUILT_IN, *entry_points(group=ENTRY_POINTS).names}))
+    return tuple(sorted({*SPACES, *entry_points(group=ENTRY_POINTS).names}))
 
 
 def get(adapter: str) -> Space:
     """A copy of an adapter's space; `ValueError` with the alternatives if it has none."""
-    if adapter in _BUILT_IN:
-        return dict(_BUILT_IN[adapter])
+    if adapter in SPACES:
+        return dict(SPACES[adapter])
     for entry in entry_points(group=ENTRY_POINTS, name=adapter):
         return _checked(f"{entry.name} = {entry.value}", entry.load())
     raise ValueError(f"no search space for adapter '{adapter}'. Available: {', '.join(names())}.")
@@ -115,7 +72,7 @@ def published(adapter: str, task: str) -> dict[str, Any] | None:
     fields = _published().get(adapter, {}).get(task)
     if fields is None:
         return None
-    return narrow(_BUILT_IN.get(adapter, {}), fields)[1]
+    return narrow(SPACES.get(adapter, {}), fields)[1]
 
 
 @cache

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from adapters.stack import STATE
+from adapters.base import Kind, Parameter
 from orchestrator.engine.evaluation import Evaluation
 from orchestrator.engine.training import Training
 from orchestrator.errors import CheckpointError, StorageError
@@ -105,15 +105,15 @@ def restore(training: Training, folder: Path) -> bool:
     if not path.exists():
         return False
     progress, tensors = _read(path)
-    own = training.member.tensors
-    expected = {f"{part}:{name}": t.shape for name, t in own.items() for part in _parts(name)}
+    own = training.member.parameters
+    expected = {f"{part}:{n}": p.value.shape for n, p in own.items() for part in _parts(p)}
     found = {name: tensor.shape for name, tensor in tensors.items()}
     if progress["key"] != training.key or found != expected:
         raise CheckpointError(
             f"checkpoint {path} belongs to another trial; delete it and run the same command again."
         )
-    parts = {n: [tensors[f"{part}:{n}"] for part in _parts(n)] for n in own}
-    training.member = replace(training.member, tensors={n: some[0] for n, some in parts.items()})
+    parts = {n: [tensors[f"{part}:{n}"] for part in _parts(p)] for n, p in own.items()}
+    training.member = training.member.with_tensors({n: some[0] for n, some in parts.items()})
     training.moments = {n: (some[1], some[2]) for n, some in parts.items() if len(some) > 1}
     training.epoch, training.step = progress["epoch"], progress["step"]
     training.seconds, training.started = progress["seconds"], progress["started"]
@@ -127,13 +127,15 @@ def _tensors(training: Training) -> dict[str, Tensor]:
     """`tensor:NAME`, `first:NAME` and `second:NAME` of each tensor; of a state the first only."""
     return {
         f"{part}:{name}": value
-        for name, tensor in training.member.tensors.items()
-        for part, value in zip(_parts(name), (tensor, *training.moments.get(name, ())), strict=True)
+        for name, own in training.member.parameters.items()
+        for part, value in zip(
+            _parts(own), (own.value, *training.moments.get(name, ())), strict=True
+        )
     }
 
 
-def _parts(name: str) -> tuple[str, ...]:
-    return _PARTS[:1] if name.startswith(STATE) else _PARTS
+def _parts(parameter: Parameter) -> tuple[str, ...]:
+    return _PARTS[:1] if parameter.kind is Kind.STATE else _PARTS
 
 
 def _digest(progress: str, tensors: Mapping[str, Tensor]) -> str:

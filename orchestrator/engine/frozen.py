@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from adapters.attach import attached
 from adapters.backbones import find_sites
-from adapters.passes import begin, finish
+from adapters.partial_forward import begin, finish
 from orchestrator.backbones import Backbone, copy_of, meta_copy
 from orchestrator.engine import memory
 from orchestrator.engine.input import AnySplit, DeviceSplit, Normaliser

@@ -9,15 +9,15 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adapters.attach import attach_members, attached
-from adapters.padding import own_part
-from adapters.stack import STATE
+from adapters.base import Kind
+from adapters.trial_axis import own_part
 from orchestrator.backbones import shared_copy
 from orchestrator.engine import memory
 from orchestrator.engine.evaluation import Evaluation, Evaluator
@@ -142,7 +142,9 @@ class Group:
         states: dict[str, Tensor] = {}
         try:
             stacked = self._restack()
-            states = {name: state.clone() for name, state in stacked.stack.states().items()}
+            states = {
+                name: state.clone() for name, state in stacked.stack.stacked(Kind.STATE).items()
+            }
             stacked.stack.steps = [training.step for training in self.trainings]
             loss = self._losses(stacked)
             torch.autograd.backward(loss.sum())
@@ -247,7 +249,7 @@ class Stacked:
     ) -> None:
         self.model, self.stack, self._trainings = model, attached(model), tuple(trainings)
         self.stack.rebuild([training.member for training in trainings], device)
-        self.optimiser = StackedAdamW(dict(self.stack.named_parameters()))
+        self.optimiser = StackedAdamW(dict(self.stack.named_parameters()), self.stack.undecayed)
         for index, training in enumerate(trainings):
             moments = {name.replace(".", "/"): pair for name, pair in training.moments.items()}
             self.optimiser.restore(index, training.step, moments)
@@ -280,10 +282,10 @@ class Stacked:
         moments = self.optimiser.moments()
         sums, bad = self.loss_sum.tolist(), self.bad_step.tolist()
         for index, training in enumerate(self._trainings):
-            training.member = replace(training.member, tensors=self.stack.tensors_of(index))
+            training.member = training.member.with_tensors(self.stack.tensors_of(index))
             training.moments = {}
             for name, shape in self.stack.shapes[index].items():
-                if not name.startswith(STATE):
+                if self.stack.declared[name].kind is not Kind.STATE:
                     first, second = moments[name.replace(".", "/")]
                     training.moments[name] = (
                         own_part(first, index, shape),

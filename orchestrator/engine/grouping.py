@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from adapters.passes import first_changed
+from adapters.partial_forward import first_changed_block
 from adapters.stack import path_rates
 from orchestrator.engine.frozen import FrozenBackbone
 from orchestrator.engine.training import Training
@@ -43,7 +43,7 @@ class GroupKey:
 def group_key(training: Training, frozen: FrozenBackbone) -> GroupKey:
     """The key of a trial; trials with equal keys may share a stack."""
     recipe = training.trial.recipe
-    changed = first_changed(training.adapter, training.member.tensors, frozen.sites)
+    changed = first_changed_block(training.member, frozen.sites)
     return GroupKey(
         training.adapter.family(),
         recipe.batch,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import cos, pi
 
 import torch
 from torch import Tensor, nn
 
-from adapters.padding import own_region
+from adapters.trial_axis import own_region
 from orchestrator.spec import Recipe
 
 BETAS = (0.9, 0.999)
@@ -27,7 +27,10 @@ class StackedAdamW:
     steps: Tensor
     """Steps made by each trial (K,) int64."""
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], undecayed: Collection[str] = ()
+    ) -> None:
+        """`undecayed` names the parameters that weight decay spares."""
         self._parameters = dict(parameters)
         first = next(iter(self._parameters.values()))
         trials = first.shape[0]
@@ -43,6 +46,7 @@ class StackedAdamW:
             span = slice(start, start + parameter[0].numel())
             parameter.data = self._flat[:, span].view(parameter.shape)
             self._spans[name], start = span, span.stop
+        self._spared = [self._spans[name] for name in undecayed]
 
     def moments(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Name → views of the first and second moments, shaped as the parameter (K, …)."""
@@ -74,7 +78,11 @@ class StackedAdamW:
         second = (self._second * BETAS[1]).addcmul_(grad, grad, value=1 - BETAS[1])
         denominator = second.sqrt().div_(self._column(correction)).add_(EPS)
         update = first.div(denominator).mul_(self._column(size))
-        self._flat.mul_(self._column(keep)).sub_(update)
+        spared = [self._flat[:, span].clone() for span in self._spared]
+        self._flat.mul_(self._column(keep))
+        for span, before in zip(self._spared, spared, strict=True):
+            self._flat[:, span] = before
+        self._flat.sub_(update)
         self._first, self._second = first, second
         self.steps += 1
         for parameter in self._parameters.values():

@@ -136,7 +136,6 @@ class Training:
     def result(self, status: Status, device: torch.device, message: str = "") -> TrialResult:
         """The trial's record as it stands; a diverged one has no evaluation."""
         counted = None if status == "diverged" else self.counted
-        own = (t.numel() for name, t in self.member.tensors.items() if not name.startswith("head."))
         return TrialResult(
             trial=self.trial,
             status=status,
@@ -145,7 +144,7 @@ class Training:
             epochs_run=self.epoch,
             curve=tuple(map(_finite, self.curve)),
             correct=counted.correct if counted else b"",
-            parameters=sum(own),
+            parameters=self.member.trained_count,
             message=message,
             test_reads=self.test_reads,
             seconds=self.seconds,

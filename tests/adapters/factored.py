@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import timm
@@ -15,7 +15,7 @@ from adapters import Adapter, attach, attached, merge
 from adapters.backbones import find_sites
 from adapters.base import Tensors
 from adapters.sites import Sites
-from tests.adapters.models import close, perturbed, randomise, train, vit
+from tests.adapters.models import close, perturbed, randomise, vit
 
 Make = Callable[[], nn.Module]
 PARTS = ("q", "k", "v", "o", "fc1", "fc2")
@@ -95,49 +95,6 @@ def check_dense(
         weight(plain, block, part).add_(change)
     assert close(plain(inputs(make, 3)), expected)
     assert close(merged(inputs(make, 3)), expected)
-
-
-def check_company(make: Make, adapters: Sequence[Adapter]) -> None:
-    """Every trial's losses, tensors and logits are those that it has alone.
-
-    In fp64, where AdamW cannot blow rounding up: beside V = 0 the first gradients are tiny.
-    """
-    classes, seeds, paths, batch, steps = (3, 6, 4), (7, 8, 9), (0.0, 0.3, 0.1), 4, 4
-    x, labels = inputs(make, batch * 3).double(), [torch.arange(batch) % count for count in classes]
-    company = attach(make().double(), adapters, num_classes=classes, seed=seeds, drop_path=paths)
-    together = torch.tensor(train(company, x, labels, steps, 3e-3))
-    logits = company(x).unflatten(0, (3, batch))
-    for i, adapter in enumerate(adapters):
-        options: dict[str, Any] = {
-            "num_classes": classes[i],
-            "seed": seeds[i],
-            "drop_path": paths[i],
-        }
-        alone = attach(make().double(), adapter, **options)
-        own = x[i * batch : (i + 1) * batch]
-        losses = torch.tensor(train(alone, own, [labels[i]], steps, 3e-3))
-        assert torch.allclose(losses[:, 0], together[:, i], rtol=0, atol=1e-6)
-        found, expected = attached(company).tensors_of(i), attached(alone).tensors_of(0)
-        for name, tensor in attached(company).stacked().items():
-            assert torch.allclose(found[name], expected[name], rtol=0, atol=1e-6), name
-            # What padding there is stays 0.
-            assert torch.isclose(found[name].abs().sum(), tensor[i].abs().sum(), rtol=1e-5), name
-        assert torch.allclose(logits[i, :, : classes[i]], alone(own), rtol=0, atol=1e-6)
-
-
-def check_start_and_gradients(make: Make, adapter: Adapter) -> None:
-    """Identity at the start, also in training; every tensor has a gradient after two steps."""
-    x = inputs(make, 4)
-    for mode in (False, True):
-        model = attach(make().train(mode), adapter, num_classes=3)
-        expected = make().forward_features(x)  # type: ignore[operator]
-        assert close(model.forward_features(x), expected, 1e-6)  # type: ignore[operator]
-    moved = set()
-    for _ in range(2):
-        train(model, x, [torch.arange(4) % 3], 1)
-        stacked = attached(model).stacked().items()
-        moved |= {name for name, t in stacked if t.grad is not None and t.grad.any()}
-    assert moved == {*started(adapter, find_sites(make())), "head.weight", "head.bias"}
 
 
 def spans(tensor: Tensor, bound: float) -> bool:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import re
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,11 +12,11 @@ import torch
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
-from adapters import Adapter, attach, attached, load, merge, save, storage
+from adapters import Adapter, attach, attached, merge
 from adapters.backbones import find_sites
 from adapters.base import Tensors
 from adapters.sites import Sites
-from tests.adapters.models import close, deit, perturbed, train, vit
+from tests.adapters.models import close, deit, perturbed, vit
 
 Make = Callable[..., nn.Module]
 LAYERS = {
@@ -134,77 +132,6 @@ def check_merge(make: Make, adapter: Adapter, **options: Any) -> nn.Module:
     assert [type(m) for m in merged.modules()] == [type(m) for m in unchanged.modules()]
     assert close(merged(x), expected)
     return merged
-
-
-def check_company(
-    make: Make, adapters: Sequence[Adapter], indifferent: Callable[[str], bool] = lambda _: False
-) -> None:
-    """Alone = in company, over steps, with different seeds, classes and drop-path.
-
-    `indifferent` tells tensors that the loss does not depend on: their gradients are rounding
-    errors, which Adam blows up to steps of the learning rate.
-    """
-    classes, seeds, paths, batch, steps = (3, 6, 4), (7, 8, 9), (0.0, 0.3, 0.1), 4, 4
-    x, labels = pictures(make, 3 * batch), [torch.arange(batch) % c for c in classes]
-    company = attach(make(), adapters, num_classes=classes, seed=seeds, drop_path=paths)
-    together = torch.tensor(train(company, x, labels, steps, 3e-3))
-    logits = company(x).unflatten(0, (3, batch))
-    for i, adapter in enumerate(adapters):
-        alone = attach(make(), adapter, num_classes=classes[i], seed=seeds[i], drop_path=paths[i])
-        own = x[i * batch : (i + 1) * batch]
-        losses = torch.tensor(train(alone, own, [labels[i]], steps, 3e-3))
-        assert torch.allclose(losses[:, 0], together[:, i], rtol=0, atol=1e-5)
-        assert torch.allclose(logits[i, :, : classes[i]], alone(own), rtol=0, atol=1e-5)
-        expected = attached(alone).tensors_of(0)
-        for name, tensor in attached(company).tensors_of(i).items():
-            if not indifferent(name):
-                assert torch.allclose(tensor, expected[name], rtol=0, atol=1e-5), name
-
-
-def check_saves(
-    make: Make, adapter: Adapter, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """save → load → the same logits."""
-
-    def build(name: str, values: Mapping[str, Any]) -> Adapter:
-        assert name == adapter.name
-        return type(adapter)(**values)
-
-    monkeypatch.setattr(storage, "build", build)
-    model, x = shaken(make, adapter, 5), pictures(make, 2)
-    save(model, folder)
-    again = load(make(), folder)
-    assert attached(again).members[0].adapter == adapter
-    assert torch.equal(again(x), model(x))
-
-
-def check_gradients(make: Make, adapter: Adapter) -> None:
-    """Every tensor trains, nothing else does, and the backbone stays as it is."""
-    model = shaken(make, adapter, 5)
-    before = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
-    train(model, pictures(make, 4), [torch.arange(4)], 2)
-    trained = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-    assert trained == {n for n, p in model.named_parameters() if p.requires_grad}
-    assert trained == {f"adapter.{n.replace('.', '/')}" for n in attached(model).shapes[0]}
-    assert all(torch.equal(before[n], model.get_parameter(n)) for n in before)
-
-
-def check_identity_at_start(make: Make, adapter: Adapter) -> None:
-    x = pictures(make, 2)
-    expected = make()(x)
-    for mode in (False, True):
-        assert close(attach(make().train(mode), adapter, seed=2)(x), expected, 1e-6)
-
-
-def check_copy(make: Make, adapter: Adapter) -> None:
-    """A copied model is independent and merges."""
-    model, x = shaken(make, adapter, 5), pictures(make, 4)
-    expected, twin = model(x), copy.deepcopy(model)
-    train(twin, x, [torch.arange(4)], 1)
-    assert torch.equal(model(x), expected)
-    changed = twin(x)
-    assert not torch.equal(changed, expected)
-    assert close(merge(twin)(x), changed)
 
 
 def same_distribution(x: Tensor, mean: float, std: float) -> bool:

@@ -14,18 +14,16 @@ from torch.nn import functional as F
 
 from adapters import Adapter, attached
 from adapters.arc import ARC
-from adapters.bitfit import BitFit
 from adapters.bottleneck import AdaptFormer, Bottleneck
 from adapters.efft import EFFT1, EFFT2
 from adapters.fact import FactTK, FactTT
 from adapters.full import Full, Partial
+from adapters.heads import LinearProbe, MLPHead
 from adapters.hta import HTA, HTAAdapter
-from adapters.linear import LinearProbe
 from adapters.lora import LoRA
-from adapters.mlp_head import MLPHead
 from adapters.noah import NOAH
+from adapters.per_feature import SSF, BitFit
 from adapters.rlrr import RLRR
-from adapters.ssf import SSF
 from adapters.vpt import VPTDeep, VPTShallow
 
 M = TypeVar("M", bound=nn.Module)
@@ -73,10 +71,6 @@ ADAPTERS: tuple[Adapter, ...] = (
     MLPHead(hidden=2),
     MLPHead(hidden=1, dropout=0.0),
 )
-MERGEABLE = {
-    "linear", "lora", "efft1", "efft2", "fact_tt", "fact_tk", "hta", "hta_adapter", "bitfit",
-    "ssf", "rlrr", "arc", "full", "partial",
-}  # fmt: skip
 
 
 def vit(classes: int = 0, **options: Any) -> VisionTransformer:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from math import sqrt
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,16 +11,10 @@ from torch import Tensor, nn
 
 from adapters import AdapterError, attach, attached, merge
 from adapters.arc import ARC
-from adapters.noise import Noise
+from adapters.trial_axis import RandomMasks
 from tests.adapters.features import (
     Make,
     block_paths,
-    check_company,
-    check_copy,
-    check_gradients,
-    check_identity_at_start,
-    check_merge,
-    check_saves,
     count,
     every_model,
     hook,
@@ -75,7 +68,7 @@ def test_dropout_acts_on_the_bottleneck() -> None:
     edit = stack.edit("blocks.1.norm1")
     assert edit is not None
     # The forward pass above drew once; the edit goes on from there with the same generator.
-    noise = Noise([2], [0], torch.device("cpu"))
+    noise = RandomMasks([2], [0], torch.device("cpu"))
     noise.dropout([0.5], [(2 * 17, 4)])
     mask = noise.dropout([0.5], [(6, 4)])
     assert mask is not None
@@ -97,7 +90,7 @@ def test_projections_are_shared() -> None:
 def test_selections() -> None:
     wanted = {f"blocks.{block}.ffn.{name}" for block in (0, 2) for name in "cb"}
     assert started(SUBSET, vit()).keys() == wanted | {"stages.0.ffn.W"}
-    assert SUBSET.places(sites_of(SUBSET, vit())) == ("blocks.0.norm2", "blocks.2.norm2")
+    assert SUBSET.target_modules(sites_of(SUBSET, vit())) == ("blocks.0.norm2", "blocks.2.norm2")
     assert set(started(ARC(layers=(3,)), swin())) == {
         f"{name}.{half}.{kind}"
         for half in ("mhsa", "ffn")
@@ -122,33 +115,6 @@ def test_starts() -> None:
     tensors = started(ARC(rank=20), vit(embed_dim=96, num_heads=3))
     for name, tensor in tensors.items():
         assert spans(tensor, sqrt(6 / 116)) if name.endswith("W") else not tensor.any()
-
-
-@every_model
-def test_identity_at_the_start(make: Make) -> None:
-    check_identity_at_start(make, ARC(dropout=0.5))
-
-
-@every_model
-@pytest.mark.parametrize("adapter", [ARC(), SUBSET])
-def test_merges(make: Make, adapter: ARC) -> None:
-    check_merge(make, adapter)
-
-
-@pytest.mark.parametrize("make", [vit, swin])
-def test_alone_equals_in_company(make: Make) -> None:
-    check_company(make, [ARC(rank=3, dropout=0.3), ARC(rank=9, dropout=0.0), ARC(rank=1)])
-
-
-@every_model
-def test_saves(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_saves(make, SUBSET, tmp_path, monkeypatch)
-
-
-@pytest.mark.parametrize("make", [vit, swin])
-def test_gradients_and_copies(make: Make) -> None:
-    check_gradients(make, ARC())
-    check_copy(make, ARC())
 
 
 def test_merge_is_exact_where_swin_pads_its_windows() -> None:

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from torch import Tensor, nn
 
 from adapters import AdapterError
-from adapters.bitfit import BitFit
+from adapters.per_feature import BitFit
 from adapters.stack import Stack
 from tests.adapters.features import (
     Make,
     block_paths,
-    check_company,
-    check_copy,
-    check_gradients,
-    check_identity_at_start,
     check_merge,
-    check_saves,
     count,
     every_model,
     grouped,
@@ -28,7 +22,6 @@ from tests.adapters.features import (
     shaken,
     sites_of,
     started,
-    swin,
     vit_b16,
 )  # fmt: skip
 from tests.adapters.models import close, vit
@@ -87,7 +80,9 @@ def test_a_selection_takes_its_parts_and_norms() -> None:
     [({"qkv_bias": False}, "attn.qkv"), ({"qkv_bias": False, "proj_bias": False}, "attn.proj")],
 )
 def test_layers_without_bias_get_none(options: dict[str, Any], missing: str) -> None:
-    assert not any(missing in path for path in BitFit().places(sites_of(BitFit(), vit(**options))))
+    assert not any(
+        missing in path for path in BitFit().target_modules(sites_of(BitFit(), vit(**options)))
+    )
     check_merge(vit, BitFit(), **options)
 
 
@@ -103,30 +98,3 @@ def test_no_bias_at_all_is_an_error() -> None:
             layer.register_parameter("bias", None)
     with pytest.raises(AdapterError, match=r"sites=\('ffn',\) .* no bias"):
         sites_of(BitFit(sites=("ffn",)), model)
-
-
-@every_model
-def test_identity_at_the_start(make: Make) -> None:
-    check_identity_at_start(make, BitFit())
-
-
-@every_model
-@pytest.mark.parametrize("adapter", [BitFit(), SUBSET])
-def test_merges(make: Make, adapter: BitFit) -> None:
-    check_merge(make, adapter)
-
-
-@pytest.mark.parametrize("make", [vit, swin])
-def test_alone_equals_in_company(make: Make) -> None:
-    check_company(make, [BitFit()] * 3, lambda name: name.endswith(".k.bias"))
-
-
-@every_model
-def test_saves(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_saves(make, SUBSET, tmp_path, monkeypatch)
-
-
-@pytest.mark.parametrize("make", [vit, swin])
-def test_gradients_and_copies(make: Make) -> None:
-    check_gradients(make, BitFit())
-    check_copy(make, BitFit())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from math import sqrt
-from pathlib import Path
 
 import pytest
 import timm
@@ -11,19 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapters import AdapterError, attach, attached, merge
+from adapters import AdapterError, attach, attached
 from adapters.backbones import find_sites
-from adapters.base import Adapter, Tensors
+from adapters.base import Adapter, Parameter, Tensors
 from adapters.bottleneck import AdaptFormer, Bottleneck
 from adapters.sites import Sites
 from adapters.stack import Member
-from tests.adapters.models import DEPTH, WIDTH, close, deit, images, train, vit
+from tests.adapters.models import DEPTH, WIDTH, close, deit, images, vit
 from tests.adapters.owed import (
     Make,
     adapted,
-    assert_alone_equals_company,
-    assert_every_tensor_learns,
-    assert_saved_is_loaded,
     pictures,
     random_member,
     swin,
@@ -142,66 +138,6 @@ def test_starts(adapter: Adapter, bound: float) -> None:
 
 
 @every_model
-@every_variant
-def test_the_start_changes_nothing(make: Make, adapter: Adapter) -> None:
-    x = pictures(make, 3)
-    for mode in (False, True):
-        assert close(attach(make().train(mode), adapter)(x), make()(x), 1e-6)
-
-
-@every_model
-@pytest.mark.parametrize(
-    "company",
-    [
-        (Bottleneck(hidden=2), Bottleneck(hidden=6), Bottleneck(hidden=3)),
-        tuple(Bottleneck(hidden=h, position="houlsby") for h in (4, 1, 2)),
-        (
-            AdaptFormer(hidden=2, dropout=0.0),
-            AdaptFormer(hidden=6, scale=3.0, dropout=0.4),
-            AdaptFormer(hidden=3, scale=1.0),
-        ),
-    ],
-    ids=["pfeiffer", "houlsby", "adaptformer"],
-)
-def test_alone_equals_in_company(make: Make, company: tuple[Adapter, ...]) -> None:
-    assert_alone_equals_company(make, company)
-
-
-def test_padding_stays_zero() -> None:
-    for company in (
-        [Bottleneck(hidden=h) for h in (2, 6)],
-        [AdaptFormer(hidden=h, dropout=0.3) for h in (2, 6)],
-    ):
-        model = attach(vit(), company, num_classes=3, seed=(1, 2))
-        train(model, images(8), [torch.arange(4) % 3] * 2, 3)
-        stack = attached(model)
-        for name, tensor in stack.stacked().items():
-            own = stack.tensors_of(0)[name]
-            assert own.abs().sum() == pytest.approx(tensor[0].abs().sum().item(), rel=1e-6)
-
-
-@every_model
-@every_variant
-def test_every_tensor_learns(make: Make, adapter: Adapter) -> None:
-    assert_every_tensor_learns(make, adapter)
-
-
-@every_model
-@every_variant
-def test_saved_is_loaded(make: Make, adapter: Adapter, tmp_path: Path) -> None:
-    assert_saved_is_loaded(make, adapter, tmp_path)
-
-
-@every_model
-@every_variant
-def test_merge_refuses_even_at_the_start(make: Make, adapter: Adapter) -> None:
-    model = attach(make(), adapter, num_classes=3)
-    with pytest.raises(AdapterError, match=rf"{adapter.name} cannot be merged: .*(blocks).*linear"):
-        merge(model)
-    assert attached(model).members[0].adapter == adapter
-
-
-@every_model
 def test_stochastic_depth_does_not_drop_adaptformer(make: Make) -> None:
     """With every branch of the last block dropped, what is left is the bottleneck's."""
     last = find_sites(make()).every_block[-1]
@@ -240,7 +176,8 @@ def test_dropout_acts_on_the_hidden_activation() -> None:
     values = (eye, torch.full((WIDTH,), 100.0), eye, zeros)
     tensors = {f"blocks.0.ffn.{n}": v for n, v in zip(names, values, strict=True)}
     seen: list[Tensor] = []
-    model = adapted(vit, [Member(adapter, 3, tensors)]).train()
+    member = Member(adapter, 3, {name: Parameter(value) for name, value in tensors.items()})
+    model = adapted(vit, [member]).train()
     block = model.get_submodule("blocks.0")
     model.get_submodule("blocks.0.norm2").register_forward_pre_hook(
         lambda _, inputs: seen.append(inputs[0])

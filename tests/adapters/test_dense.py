@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from adapters import EFFT2, HTA, Adapter, LoRA, attach, attached, merge
 from adapters.base import Tensors
-from adapters.noise import Noise
+from adapters.trial_axis import RandomMasks
 from tests.adapters.models import DEPTH, WIDTH, close, images, randomise, vit
 
 PLACES = {
@@ -171,7 +171,7 @@ def test_efft2_dropout_acts_on_the_factors() -> None:
     tensors = attached(model).tensors_of(0)
     stack = attached(model.train())
     model(images(2))
-    noise = Noise([2], [0], torch.device("cpu"))
+    noise = RandomMasks([2], [0], torch.device("cpu"))
     u, core, v = (
         tensors[f"mhsa.{n}"] * _mask(noise, tensors[f"mhsa.{n}"]) for n in ("U", "core", "V")
     )
@@ -184,7 +184,7 @@ def test_efft2_dropout_acts_on_the_factors() -> None:
         assert close(edit(torch.eye(WIDTH), nothing), u @ core[block] @ v)
 
 
-def _mask(noise: Noise, tensor: Tensor) -> Tensor:
+def _mask(noise: RandomMasks, tensor: Tensor) -> Tensor:
     mask = noise.dropout([0.5], [tuple(tensor.shape)])
     assert mask is not None
     assert set(mask.unique().tolist()) == {0.0, 2.0}

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from math import sqrt
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from adapters import UnsupportedBackbone, attach, attached, load, save
+from adapters import UnsupportedBackbone, attach, attached
 from adapters.backbones import find_sites
 from adapters.base import Tensors
 from adapters.efft import EFFT, EFFT1, EFFT2
-from adapters.noise import Noise
 from adapters.sites import FFN, MHSA, SELECTORS
+from adapters.trial_axis import RandomMasks
 from tests.adapters.factored import (
     PARTS,
     Make,
-    check_company,
     check_dense,
-    check_start_and_gradients,
     groups,
     inputs,
     spans,
@@ -28,7 +25,7 @@ from tests.adapters.factored import (
     swin,
     vit_b16,
 )
-from tests.adapters.models import deit, randomise, vit
+from tests.adapters.models import randomise, vit
 
 MODELS = pytest.mark.parametrize("make", [vit, swin])
 SELECTIONS = pytest.mark.parametrize(
@@ -172,41 +169,13 @@ def test_two_groups_of_swin_have_ranks_and_widths_of_their_stages(init: str, cor
     assert not tensors
 
 
-COMPANIES: tuple[tuple[EFFT, ...], ...] = (
-    (
-        EFFT1(rank=2, scale=0.1, init="u", dropout=0.0),
-        EFFT1(rank=5, scale=5.0, rank2=3, dropout=0.3),
-        EFFT1(rank=3, rank2=6),
-    ),
-    (
-        EFFT2(rank=2, scale=0.1, init="uv", dropout=0.0),
-        EFFT2(rank=5, scale=5.0, ffn_rank=3, dropout=0.3),
-        EFFT2(rank=3, init="uu", ffn_rank=4, ffn_rank2=7),
-    ),
-)
-
-
-@MODELS
-@pytest.mark.parametrize("company", COMPANIES, ids=["efft1", "efft2"])
-def test_alone_equals_in_company(company: tuple[EFFT, ...], make: Make) -> None:
-    check_company(make, company)
-
-
-@MODELS
-@pytest.mark.parametrize(
-    "adapter", [EFFT1(rank=4), EFFT1(rank=4, init="u"), EFFT2(rank=3), EFFT2(rank=3, init="uu")]
-)
-def test_identity_at_the_start_and_gradients_everywhere(adapter: EFFT, make: Make) -> None:
-    check_start_and_gradients(make, adapter)
-
-
 def test_dropout_acts_on_the_factors() -> None:
     """In training the update is ((x dp(U)) dp(Σ)) dp(V), with one draw for the whole step."""
     model = attach(vit(), EFFT1(rank=4, rank2=3, dropout=0.5), seed=2)
     randomise(model)
     tensors, stack = attached(model).tensors_of(0), attached(model.train())
     stack.prepare(2, torch.float32)
-    noise = Noise([2], [0], torch.device("cpu"))
+    noise = RandomMasks([2], [0], torch.device("cpu"))
     dropped = []
     for name in ("U", "core", "V"):
         mask = noise.dropout([0.5], [tuple(tensors[name].shape)])
@@ -225,22 +194,6 @@ def test_dropout_acts_on_the_factors() -> None:
             nn.init.zeros_(nothing.weight)
             expected = u @ core[3 * block + index] @ v[:, columns]
             assert torch.allclose(edit(torch.eye(32), nothing), expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("make", [vit, deit, swin])
-@pytest.mark.parametrize(
-    "adapter", [EFFT1(rank=3, rank2=5, layers=(0, 2)), EFFT2(rank=3, ffn_rank2=6, sites=("ffn",))]
-)
-def test_save_and_load(
-    adapter: EFFT, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("adapters.storage.build", lambda _, values: type(adapter)(**values))
-    x = inputs(swin if make is swin else vit, 2)
-    model = attach(make(), adapter, num_classes=4)
-    randomise(model)
-    save(model, tmp_path)
-    again = load(make(), tmp_path)
-    assert torch.equal(again(x), model(x))
 
 
 def test_other_hidden_widths() -> None:

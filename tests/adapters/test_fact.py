@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from math import sqrt
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from adapters import AdapterError, UnsupportedBackbone, attach, attached, load, save
+from adapters import AdapterError, UnsupportedBackbone, attach, attached
 from adapters.backbones import find_sites
 from adapters.base import Tensors
 from adapters.fact import FacT, FactTK, FactTT
-from adapters.noise import Noise
 from adapters.sites import SELECTORS
+from adapters.trial_axis import RandomMasks
 from tests.adapters.factored import (
     PARTS,
     Make,
-    check_company,
     check_dense,
-    check_start_and_gradients,
     groups,
     inputs,
     spans,
@@ -28,7 +25,7 @@ from tests.adapters.factored import (
     swin,
     vit_b16,
 )
-from tests.adapters.models import deit, randomise, vit
+from tests.adapters.models import randomise, vit
 
 BOTH = pytest.mark.parametrize("cls", [FactTT, FactTK])
 MODELS = pytest.mark.parametrize("make", [vit, swin])
@@ -127,23 +124,6 @@ def test_starting_values(cls: type[FacT], make: Make) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("make", [vit, swin])
-def test_alone_equals_in_company(cls: type[FacT], make: Make) -> None:
-    company = (
-        cls(rank=2, scale=0.1, dropout=0.0),
-        cls(rank=5, scale=5.0, dropout=0.3),
-        cls(rank=3, dropout=0.1),
-    )
-    check_company(make, company)
-
-
-@BOTH
-@MODELS
-def test_identity_at_the_start_and_gradients_everywhere(cls: type[FacT], make: Make) -> None:
-    check_start_and_gradients(make, cls(rank=4))
-
-
-@BOTH
 def test_dropout_acts_on_the_activation_after_the_core(cls: type[FacT]) -> None:
     """fc2: its four tiles are summed before; q and v have their own masks; V sees each draw."""
     model = attach(vit(), cls(rank=3, dropout=0.5, sites=("q", "v", "fc2"), layers=(1,)), seed=2)
@@ -152,7 +132,7 @@ def test_dropout_acts_on_the_activation_after_the_core(cls: type[FacT]) -> None:
     stack.prepare(2, torch.float32)
     u, v = tensors["U"], tensors["V"]
     sigma = [one_slice(tensors, "", index) for index in range(6)]
-    noise = Noise([2], [0], torch.device("cpu"))
+    noise = RandomMasks([2], [0], torch.device("cpu"))
     x = torch.randn(2, 5, 128, generator=torch.Generator().manual_seed(0))
 
     def changed(path: str, x: Tensor, out: int) -> Tensor:
@@ -199,20 +179,6 @@ def test_x_u_is_computed_once_for_q_k_and_v(
     assert products == [
         ((1, 10, 32), (1, 32, 3)), ((1, 10, 3), (1, 3, 9)), ((1, 30, 3), (1, 3, 32)),
     ]  # fmt: skip
-
-
-@BOTH
-@pytest.mark.parametrize("make", [vit, deit, swin])
-def test_save_and_load(
-    cls: type[FacT], make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("adapters.storage.build", lambda _, values: cls(**values))
-    x = inputs(swin if make is swin else vit, 2)
-    model = attach(make(), cls(rank=3, scale=2.0, layers=(0, 2)), num_classes=4)
-    randomise(model)
-    save(model, tmp_path)
-    again = load(make(), tmp_path)
-    assert torch.equal(again(x), model(x))
 
 
 @BOTH

@@ -161,12 +161,6 @@ def test_what_is_refused(adapter: Adapter, message: str) -> None:
         attach(vit(), adapter)
 
 
-@pytest.mark.parametrize("adapter", [Full(), Partial()])
-def test_one_trial_only(adapter: Adapter) -> None:
-    with pytest.raises(AdapterError, match=f"'{adapter.name}' trains the backbone's own weights"):
-        attach(vit(), [adapter, adapter], num_classes=3)
-
-
 def test_starting_takes_copies() -> None:
     sites = find_sites(vit())
     tensors = Full().start(Full().select(sites), torch.Generator())

@@ -12,9 +12,11 @@ from torch.nn import functional as F
 
 from adapters import AdapterError, attach, attached, load, merge
 from adapters.backbones import find_sites
-from adapters.mlp_head import MLPHead
-from adapters.noise import Noise
+from adapters.base import Kind
+from adapters.heads import MLPHead
+from adapters.stack import start_member
 from adapters.storage import save
+from adapters.trial_axis import RandomMasks
 from tests.adapters.models import WIDTH, close, images, swin, train, vit
 
 
@@ -77,7 +79,7 @@ def test_dropout_comes_after_batch_norm_from_the_trials_seed() -> None:
     stack, features = attached(model), vit()(images(6))
     own = reference(stack.tensors_of(0), 1)
     found = model.train()(images(6))
-    mask = Noise([3], [0], torch.device("cpu")).dropout([0.5], [(6, WIDTH)])
+    mask = RandomMasks([3], [0], torch.device("cpu")).dropout([0.5], [(6, WIDTH)])
     assert mask is not None
     assert set(mask.unique().tolist()) == {0.0, 2.0}
     assert close(found, own[3](own[:3](features) * mask[0]))
@@ -111,10 +113,14 @@ def test_statistics_are_the_trials_own_and_survive_saving(tmp_path: Path) -> Non
 
 
 def test_what_trains_and_how_it_starts() -> None:
-    tensors = MLPHead(hidden=2).start(find_sites(vit()), torch.Generator().manual_seed(0))
+    member = start_member(MLPHead(hidden=2), find_sites(vit()), 0, None)
+    tensors, head = member.tensors, member.of_kind(Kind.HEAD)
     assert len(tensors) == 12
-    counted = {n: t for n, t in tensors.items() if not n.startswith("state.")}
-    assert sum(t.numel() for t in counted.values()) == 2 * (WIDTH**2 + 3 * WIDTH)
+    assert sum(t.numel() for t in head.values()) == 2 * (WIDTH**2 + 3 * WIDTH)
+    assert set(member.of_kind(Kind.STATE)) == {
+        f"state.{i}.{n}" for i in "01" for n in ("mean", "var")
+    }
+    assert member.trained_count == 0
     for i in range(2):
         for name in ("W", "b"):
             assert 0.8 * WIDTH**-0.5 < tensors[f"head.{i}.{name}"].abs().max() <= WIDTH**-0.5
@@ -122,7 +128,7 @@ def test_what_trains_and_how_it_starts() -> None:
         assert not tensors[f"head.{i}.beta"].any()
     stack = attached(attach(vit(), MLPHead(hidden=2), num_classes=3))
     trained = {name.replace("/", ".") for name, _ in stack.named_parameters()}
-    assert trained == {*counted, "head.weight", "head.bias"}
+    assert trained == {*head, "head.weight", "head.bias"}
 
 
 def test_what_is_refused() -> None:

@@ -14,8 +14,8 @@ import torch
 from adapters import EFFT2, HTA, Adapter, AdapterError, LoRA, attach, build, get, merge
 from adapters import names as listed
 from adapters.base import Context, Tensors, Update
-from adapters.knobs import knob
-from adapters.names import table
+from adapters.hyperparameters import hyperparameter
+from adapters.names import built_in, table
 from adapters.sites import Sites
 from tests.adapters.models import close, images, randomise, vit
 
@@ -25,7 +25,7 @@ class Diagonal(Adapter):
     """A user's own: ΔW = diag(d) on the attention's output."""
 
     name: ClassVar[str] = "diagonal"
-    gain: float = knob(1.0, low=0, stacks=True)
+    gain: float = hyperparameter(1.0, low=0, stacks=True)
     limit: Optional[int] = None  # noqa: UP045 (the older way of saying it works too)
 
     def select(self, sites: Sites) -> Sites:
@@ -80,7 +80,7 @@ BUILT_IN = [
 
 
 def test_the_built_in_ones() -> None:
-    assert listed() == sorted(BUILT_IN)
+    assert sorted(built_in()) == sorted(BUILT_IN)
     assert get("efft2") is EFFT2
 
 

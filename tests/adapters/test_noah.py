@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from math import sqrt
-from pathlib import Path
 
 import pytest
 import timm
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adapters import AdapterError, attach, attached, merge
+from adapters import AdapterError, attach, merge
 from adapters.backbones import find_sites
 from adapters.base import Adapter, Tensors
 from adapters.errors import UnsupportedBackbone
@@ -21,9 +20,6 @@ from tests.adapters.models import DEPTH, WIDTH, close, deit, images, vit
 from tests.adapters.owed import (
     Make,
     adapted,
-    assert_alone_equals_company,
-    assert_every_tensor_learns,
-    assert_saved_is_loaded,
     random_member,
     swin,
 )
@@ -129,13 +125,6 @@ def test_starts() -> None:
             assert not tensor.any(), name
 
 
-@every_model
-def test_alone_equals_in_company(make: Make) -> None:
-    sizes = ((1, 5), (6, 2), (3, 3))
-    company = [NOAH(prompts=2, rank=r, hidden=h, hidden_depth=2) for r, h in sizes]
-    assert_alone_equals_company(make, company)
-
-
 def test_trials_with_other_parts_do_not_stack() -> None:
     first = NOAH(prompts=2, rank=2, hidden=2)
     others = (
@@ -147,27 +136,6 @@ def test_trials_with_other_parts_do_not_stack() -> None:
     for other in others:
         with pytest.raises(AdapterError, match="only trials of one adapter family share a stack"):
             attach(vit(), [first, other])
-
-
-@every_model
-@every_variant
-def test_every_tensor_learns(make: Make, adapter: NOAH) -> None:
-    assert_every_tensor_learns(make, adapter)
-
-
-@every_model
-@every_variant
-def test_saved_is_loaded(make: Make, adapter: NOAH, tmp_path: Path) -> None:
-    assert_saved_is_loaded(make, adapter, tmp_path)
-
-
-@every_model
-@every_variant
-def test_merge_refuses(make: Make, adapter: NOAH) -> None:
-    model = attach(make(), adapter, num_classes=3)
-    with pytest.raises(AdapterError, match=r"noah cannot be merged: what it does at blocks\.[01]"):
-        merge(model)
-    assert attached(model).members[0].adapter == adapter
 
 
 @every_model

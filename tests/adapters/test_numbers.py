@@ -12,19 +12,17 @@ from adapters import Adapter, attach, attached
 from adapters.arc import ARC
 from adapters.backbones import find_sites
 from adapters.base import Tensors
-from adapters.bitfit import BitFit
 from adapters.bottleneck import AdaptFormer, Bottleneck
 from adapters.efft import EFFT1, EFFT2
 from adapters.fact import FactTK, FactTT
 from adapters.full import Full, Partial
+from adapters.heads import LinearProbe, MLPHead
 from adapters.hta import HTA, HTAAdapter
-from adapters.linear import LinearProbe
 from adapters.lora import LoRA
-from adapters.mlp_head import MLPHead
 from adapters.noah import NOAH
+from adapters.per_feature import SSF, BitFit
 from adapters.rlrr import RLRR
 from adapters.sites import Sites
-from adapters.ssf import SSF
 from adapters.stack import start_member
 from adapters.vpt import VPTDeep, VPTShallow
 from tests.adapters.models import ADAPTERS, DEPTH, WIDTH, vit

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from math import sqrt
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,12 +13,7 @@ from adapters.rlrr import RLRR
 from tests.adapters.features import (
     PARTS,
     Make,
-    check_company,
-    check_copy,
-    check_gradients,
-    check_identity_at_start,
     check_merge,
-    check_saves,
     count,
     every_model,
     grouped,
@@ -86,7 +80,7 @@ def test_selections() -> None:
     wanted |= {f"blocks.{b}.{n}.{k}" for b in (0, 2) for n in norms.values()
                for k in ("scale", "shift")}  # fmt: skip
     assert started(SUBSET, vit()).keys() == wanted
-    assert len(SUBSET.places(sites_of(SUBSET, vit()))) == 2 * 4
+    assert len(SUBSET.target_modules(sites_of(SUBSET, vit()))) == 2 * 4
 
 
 def test_counts() -> None:
@@ -118,33 +112,3 @@ def test_starts() -> None:
             assert spans(row, sqrt(6))
             assert same_distribution(scale, 1, 0.02)
             assert same_distribution(shift, 0, 0.02)
-
-
-@every_model
-def test_zero_starts_at_the_identity_and_theirs_does_not(make: Make) -> None:
-    check_identity_at_start(make, RLRR(init="zero"))
-    with pytest.raises(AssertionError):
-        check_identity_at_start(make, RLRR())
-
-
-@every_model
-@pytest.mark.parametrize("adapter", [RLRR(), SUBSET])
-def test_merges(make: Make, adapter: RLRR) -> None:
-    check_merge(make, adapter)
-
-
-@pytest.mark.parametrize("make", [vit, swin])
-def test_alone_equals_in_company(make: Make) -> None:
-    company = [RLRR(), RLRR(init="zero"), RLRR()]
-    check_company(make, company, lambda name: name.endswith(".k.bias"))
-
-
-@every_model
-def test_saves(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_saves(make, SUBSET, tmp_path, monkeypatch)
-
-
-@pytest.mark.parametrize("make", [vit, swin])
-def test_gradients_and_copies(make: Make) -> None:
-    check_gradients(make, RLRR())
-    check_copy(make, RLRR())

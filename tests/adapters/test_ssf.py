@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 from adapters import attached
-from adapters.ssf import SSF
+from adapters.per_feature import SSF
 from tests.adapters.features import (
     Make,
-    check_company,
-    check_copy,
-    check_gradients,
-    check_identity_at_start,
-    check_merge,
-    check_saves,
     count,
     every_model,
     grouped,
@@ -69,15 +61,15 @@ def test_scales_and_shifts(make: Make, adapter: SSF) -> None:
 
 
 def test_places() -> None:
-    assert set(SSF().places(sites_of(SSF(), vit()))) == VIT_PLACES
-    found = set(SSF().places(sites_of(SSF(), swin())))
+    assert set(SSF().target_modules(sites_of(SSF(), vit()))) == VIT_PLACES
+    found = set(SSF().target_modules(sites_of(SSF(), swin())))
     norms = {n for n, m in swin().named_modules() if isinstance(m, nn.LayerNorm)}
     assert {"patch_embed.norm", "layers.1.downsample.norm", "norm"} < norms < found
     assert "patch_embed.proj" in found
     assert not any("reduction" in path for path in found)
     halves = ("norm1", "attn.qkv", "norm2", "mlp.fc1")
     wanted = {f"blocks.{block}.{name}" for block in (1, 2) for name in halves}
-    assert set(SUBSET.places(sites_of(SUBSET, vit()))) == wanted
+    assert set(SUBSET.target_modules(sites_of(SUBSET, vit()))) == wanted
 
 
 def test_counts() -> None:
@@ -94,31 +86,3 @@ def test_starts() -> None:
         values = torch.cat([t for n, t in theirs.items() if n.endswith(kind)])
         assert same_distribution(values, mean, 0.02)
         assert all((t == mean).all() for n, t in zero.items() if n.endswith(kind))
-
-
-@every_model
-def test_zero_starts_at_the_identity(make: Make) -> None:
-    check_identity_at_start(make, SSF(init="zero"))
-
-
-@every_model
-@pytest.mark.parametrize("adapter", [SSF(), SUBSET])
-def test_merges(make: Make, adapter: SSF) -> None:
-    check_merge(make, adapter)
-
-
-@pytest.mark.parametrize("make", [vit, swin])
-def test_alone_equals_in_company(make: Make) -> None:
-    company = [SSF(), SSF(init="zero"), SSF()]
-    check_company(make, company, lambda name: name.endswith(".k.shift"))
-
-
-@every_model
-def test_saves(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_saves(make, SUBSET, tmp_path, monkeypatch)
-
-
-@pytest.mark.parametrize("make", [vit, swin])
-def test_gradients_and_copies(make: Make) -> None:
-    check_gradients(make, SSF())
-    check_copy(make, SSF())

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from math import sqrt
-from pathlib import Path
 
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
 
-from adapters import AdapterError, attach, attached, detach, merge
+from adapters import AdapterError, attach
 from adapters.backbones import find_sites
 from adapters.base import Adapter, Tensors
 from adapters.sites import Sites
@@ -19,9 +18,6 @@ from tests.adapters.models import DEPTH, WIDTH, close, deit, images, vit
 from tests.adapters.owed import (
     Make,
     adapted,
-    assert_alone_equals_company,
-    assert_every_tensor_learns,
-    assert_saved_is_loaded,
     pictures,
     random_member,
     swin,
@@ -267,39 +263,10 @@ def test_dropout_is_drawn_per_image_and_element() -> None:
     assert not torch.equal(ratio[0], ratio[1])
 
 
-@every_model
-@pytest.mark.parametrize("kind", [VPTShallow, VPTDeep])
-def test_alone_equals_in_company(make: Make, kind: type[VPTDeep]) -> None:
-    company = (kind(prompts=3), kind(prompts=3, dropout=0.4), kind(prompts=3, dropout=0.1))
-    assert_alone_equals_company(make, company)
-
-
 def test_different_numbers_of_prompts_do_not_stack() -> None:
     for kind in (VPTShallow, VPTDeep):
         with pytest.raises(AdapterError, match="only trials of one adapter family share a stack"):
             attach(vit(), [kind(prompts=2), kind(prompts=3)])
-
-
-@every_model
-@every_variant
-def test_every_tensor_learns(make: Make, adapter: Adapter) -> None:
-    assert_every_tensor_learns(make, adapter)
-
-
-@every_model
-@every_variant
-def test_saved_is_loaded(make: Make, adapter: Adapter, tmp_path: Path) -> None:
-    assert_saved_is_loaded(make, adapter, tmp_path)
-
-
-@every_model
-@every_variant
-def test_merge_refuses_and_detach_restores(make: Make, adapter: Adapter) -> None:
-    x, model = pictures(make, 2), attach(make(), adapter, num_classes=3, drop_path=0.1)
-    with pytest.raises(AdapterError, match=rf"{adapter.name} cannot be merged: .*blocks\.[01] "):
-        merge(model)
-    assert attached(model).members[0].adapter == adapter
-    assert torch.equal(detach(model)(x), make()(x))
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ PARTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 
 
 def _without(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grouping, "first_changed", lambda *_: None)
+    monkeypatch.setattr(grouping, "first_changed_block", lambda *_: None)
 
 
 @pytest.mark.parametrize(("adapter", "params", "recipe"), PARTS, ids=lambda part: str(part)[:12])

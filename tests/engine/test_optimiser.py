@@ -7,7 +7,7 @@ import torch
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 
-from adapters.padding import own_part, pad_stack
+from adapters.trial_axis import own_part, pad_stack
 from orchestrator.engine.optimiser import StackedAdamW, learning_rate
 from orchestrator.spec import Recipe
 
@@ -32,14 +32,17 @@ def step(optimiser: StackedAdamW, parameters: dict[str, nn.Parameter], seed: int
     optimiser.step([rate / seed for rate in RATES], DECAYS)
 
 
-def reference(steps: int) -> list[dict[str, Tensor]]:
+def reference(steps: int, spared: str = "") -> list[dict[str, Tensor]]:
     """torch.optim.AdamW on each trial by itself."""
     results = []
     for index, start in enumerate(randoms(0)):
         own = {name: nn.Parameter(tensor) for name, tensor in start.items()}
-        adamw = torch.optim.AdamW(own.values(), weight_decay=DECAYS[index])
+        decays = {name: 0.0 if name in spared else DECAYS[index] for name in own}
+        groups = [{"params": [p], "weight_decay": decays[name]} for name, p in own.items()]
+        adamw = torch.optim.AdamW(groups)
         for seed in range(1, steps + 1):
-            adamw.param_groups[0]["lr"] = RATES[index] / seed
+            for group in adamw.param_groups:
+                group["lr"] = RATES[index] / seed
             for name, parameter in own.items():
                 parameter.grad = randoms(seed)[index][name]
             adamw.step()
@@ -47,8 +50,8 @@ def reference(steps: int) -> list[dict[str, Tensor]]:
     return results
 
 
-def check(parameters: dict[str, nn.Parameter], steps: int) -> None:
-    for index, own in enumerate(reference(steps)):
+def check(parameters: dict[str, nn.Parameter], steps: int, spared: str = "") -> None:
+    for index, own in enumerate(reference(steps, spared)):
         for name, expected in own.items():
             found = own_part(parameters[name], index, expected.shape)
             torch.testing.assert_close(found, expected, rtol=2e-6, atol=1e-7)
@@ -56,14 +59,16 @@ def check(parameters: dict[str, nn.Parameter], steps: int) -> None:
             assert abs(outside.item()) < 1e-4
 
 
+@pytest.mark.parametrize("spared", ["", "b"])
 @pytest.mark.parametrize("steps", [1, 2, 12])
-def test_each_trial_equals_torchs_adamw(steps: int) -> None:
+def test_each_trial_equals_torchs_adamw(steps: int, spared: str) -> None:
+    """`spared` tensors do not decay."""
     parameters = stacked(randoms(0))
-    optimiser = StackedAdamW(parameters)
+    optimiser = StackedAdamW(parameters, spared)
     for seed in range(1, steps + 1):
         step(optimiser, parameters, seed)
     assert all(parameter.grad is None for parameter in parameters.values())
-    check(parameters, steps)
+    check(parameters, steps, spared)
 
 
 def test_a_resumed_state_continues() -> None:

@@ -110,7 +110,7 @@ def test_selections_are_read_in_one_spelling() -> None:
         from_yaml({"layers": ["first"]})
 
 
-@pytest.mark.parametrize("name", search_spaces.names())
+@pytest.mark.parametrize("name", search_spaces.SPACES)
 def test_published_spaces_survive_yaml_and_json(name: str) -> None:
     space = search_spaces.get(name)
     for text in (json.dumps(to_yaml(space)), yaml.safe_dump(to_yaml(space), sort_keys=False)):

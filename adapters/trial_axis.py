@@ -1,7 +1,7 @@
-"""Randomness of training on the trial axis: every trial draws from its own seed, at its own shapes.
+"""The trial axis: tensors of trials of different shapes in one, and each trial's own randomness.
 
 A mask depends on (trial seed, step) and nothing else: not on the neighbours, not on the past. So a
-trial resumed from a checkpoint, or trained in other company, sees the same masks.
+trial that is resumed from a checkpoint, or trained beside others, sees the same masks.
 """
 
 from __future__ import annotations
@@ -11,9 +11,26 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from adapters.padding import own_region
-
 _MASK = (1 << 63) - 1
+
+
+def own_region(index: int, shape: Sequence[int]) -> tuple[int | slice[None, int, None], ...]:
+    """Where trial `index`, whose own shape is `shape`, lies in a padded stack (K, …)."""
+    return (index, *(slice(size) for size in shape))
+
+
+def pad_stack(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors of equal rank → (K, *largest shape), zeros where a trial's own shape ends."""
+    sizes = [max(dims) for dims in zip(*(t.shape for t in tensors), strict=True)]
+    stacked = tensors[0].new_zeros((len(tensors), *sizes))
+    for index, tensor in enumerate(tensors):
+        stacked[own_region(index, tensor.shape)] = tensor
+    return stacked
+
+
+def own_part(stacked: Tensor, index: int, shape: Sequence[int]) -> Tensor:
+    """Trial `index` of a padded stack at its own shape: a copy, the inverse of `pad_stack`."""
+    return stacked[own_region(index, shape)].detach().clone()
 
 
 def step_seed(seed: int, step: int) -> int:
@@ -26,7 +43,7 @@ def step_seed(seed: int, step: int) -> int:
     return (z ^ (z >> 31)) & _MASK
 
 
-class Noise:
+class RandomMasks:
     """The masks of one forward pass over K trials; `None` stands in for it in evaluation."""
 
     def __init__(self, seeds: Sequence[int], steps: Sequence[int], device: torch.device) -> None:
@@ -51,10 +68,12 @@ class Noise:
                 masks[own_region(index, shape)] = self._keep(index, shape, rate)
         return masks
 
-    def paths(self, rates: Sequence[Sequence[float]], table: Tensor, batch: int) -> Tensor | None:
-        """Drop-path masks (places, K, batch): 0 or 1/(1-rate) per image.
+    def drop_paths(
+        self, rates: Sequence[Sequence[float]], table: Tensor, batch: int
+    ) -> Tensor | None:
+        """Drop-path masks (modules, K, batch): 0 or 1/(1-rate) per image.
 
-        `rates` are K rows of places, `table` the same (K, places) on the device. A trial without
+        `rates` are K rows of modules, `table` the same (K, modules) on the device. A trial without
         any rate draws nothing. None if no trial drops anything.
         """
         if not any(any(row) for row in rates):

@@ -10,7 +10,9 @@ from torch import nn
 import adapters
 from adapters import attach
 from adapters.backbones import find_sites
-from adapters.passes import begin, finish, first_changed
+from adapters.names import built_in
+from adapters.partial_forward import begin, finish, first_changed_block
+from adapters.stack import start_member
 
 
 def vit() -> nn.Module:
@@ -74,12 +76,11 @@ def test_the_first_block_that_an_adapter_changes(
     name: str, adapter: adapters.Adapter, first: int | None
 ) -> None:
     sites = find_sites(MODELS[name][0]())
-    tensors = adapter.start(adapter.select(sites), torch.Generator().manual_seed(0))
-    assert first_changed(adapter, tensors, sites) == first
+    assert first_changed_block(start_member(adapter, sites, 0, None), sites) == first
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("adapter", adapters.names())
+@pytest.mark.parametrize("adapter", sorted(built_in()))
 def test_nothing_before_the_first_changed_block_is_changed(adapter: str, name: str) -> None:
     """Every adapter, with random tensors: up to there the adapted model is the frozen one."""
     make, side, depth = MODELS[name]
@@ -88,10 +89,10 @@ def test_nothing_before_the_first_changed_block_is_changed(adapter: str, name: s
     try:
         one = kind() if adapter in ("linear", "mlp_head", "full", "partial") else kind(layers=(1,))
         sites = find_sites(model)
-        tensors = one.start(one.select(sites), torch.Generator().manual_seed(0))
+        member = start_member(one, sites, 0, None)
     except adapters.AdapterError as error:
         pytest.skip(f"not on {name}: {error}")
-    first = first_changed(one, tensors, sites)
+    first = first_changed_block(member, sites)
     if first is None:
         pytest.skip("it changes what comes before the blocks")
     cut = min(first, depth)

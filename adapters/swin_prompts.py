@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from adapters.base import Edit
-from adapters.sites import Block
+from adapters.sites import TransformerBlock
 
 
 def windowed(
-    block: Block, enter: Callable[[int], Tensor], leave: Callable[[Tensor], None] | None
+    block: TransformerBlock, enter: Callable[[int], Tensor], leave: Callable[[Tensor], None] | None
 ) -> dict[str, Edit]:
     """The edits of a Swin block and of its attention; without `leave` the prompts end here."""
     going_in: list[Tensor] = []

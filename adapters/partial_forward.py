@@ -8,13 +8,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
-from adapters.base import Adapter, Tensors
+from adapters.base import Kind
 from adapters.sites import Sites
+from adapters.stack import Member
 
 _AFTER = ("norm", "fc_norm", "head")
 """Modules that come after the last block."""
@@ -37,15 +38,16 @@ def finish(model: Any, x: Tensor, block: int) -> Tensor:
     return model.forward_head(model.norm(x))  # type: ignore[no-any-return]
 
 
-def first_changed(adapter: Adapter, tensors: Tensors, sites: Sites) -> int | None:
-    """The first block that an adapter changes, in any way.
+def first_changed_block(member: Member, sites: Sites) -> int | None:
+    """The first block that a trial's adapter changes, in any way.
 
     depth: what comes after the blocks is the first; depth + 1: nothing but the head is changed;
     None: something before the first block is.
     """
-    chosen = adapter.select(sites)
-    places = [*adapter.places(chosen), *adapter.weights(tensors)]
-    blocks = [_block_of(path, sites) for path in places]
+    adapter = member.adapter
+    modules = adapter.target_modules(adapter.select(sites))
+    weights = adapter.weights(member.of_kind(Kind.TRAINED))
+    blocks = [_block_of(path, sites) for path in (*modules, *weights)]
     if any(block is None for block in blocks):
         return None
     return min([block for block in blocks if block is not None], default=sites.depth + 1)
@@ -68,15 +70,12 @@ def _between(model: Any, first: int, end: int | None) -> Iterator[nn.Module]:
         return
     index = 0
     for stage in model.layers:
-        for place, block in enumerate(stage.blocks):
+        for position, block in enumerate(stage.blocks):
             if first <= index and (end is None or index < end):
-                yield from _entered(stage, place)
+                if position == 0:
+                    yield stage.downsample
                 yield block
             index += 1
-
-
-def _entered(stage: Any, place: int) -> Sequence[nn.Module]:
-    return (stage.downsample,) if place == 0 else ()
 
 
 def _is_swin(model: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""A multi-layer head on frozen features (VPT, arXiv 2203.12119, section 4: "Mlp-k")."""
+"""Only the head trains, on frozen features: linear probe and multi-layer head."""
 
 from __future__ import annotations
 
@@ -9,17 +9,35 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from adapters.base import Adapter, Context, Tensors, Update, uniform
+from adapters.base import Adapter, Context, Kind, Parameter, Tensors, uniform
 from adapters.errors import AdapterError
-from adapters.knobs import knob
+from adapters.fuse import Update
+from adapters.hyperparameters import hyperparameter
 from adapters.sites import Sites
 
 _MOMENTUM, _EPS = 0.1, 1e-5  # nn.BatchNorm1d's
 
 
 @dataclass(frozen=True)
+class LinearProbe(Adapter):
+    """The head on frozen features, starting at 0; no tensors of its own: count 0."""
+
+    name: ClassVar[str] = "linear"
+    zero_head: ClassVar[bool] = True
+
+    def select(self, sites: Sites) -> Sites:
+        """None of them."""
+        return sites.nothing()
+
+    def start(self, sites: Sites, generator: torch.Generator) -> Tensors:
+        """No tensors."""
+        return {}
+
+
+@dataclass(frozen=True)
 class MLPHead(Adapter):
-    """z ← dropout(BatchNorm(ReLU(z W + b))), `hidden` times, then the linear head.
+    """z ← dropout(BatchNorm(ReLU(z W + b))), `hidden` times, then the linear head ("Mlp-k" of VPT,
+    arXiv 2203.12119, section 4).
 
     z (K, B, D), W (D, D). Batch norm is nn.BatchNorm1d over the B images of the trial itself:
     scaled by γ and shifted by β, momentum 0.1; its running mean and variance are `state.<i>.mean`
@@ -28,26 +46,27 @@ class MLPHead(Adapter):
     """
 
     name: ClassVar[str] = "mlp_head"
-    hidden: int = knob(3, low=1)
-    dropout: float = knob(0.1, low=0, below=1, stacks=True)
+    hidden: int = hyperparameter(3, low=1)
+    dropout: float = hyperparameter(0.1, low=0, below=1, stacks=True)
 
     def select(self, sites: Sites) -> Sites:
         """None of them."""
         return sites.nothing()
 
-    def start(self, sites: Sites, generator: torch.Generator) -> Tensors:
+    def start(self, sites: Sites, generator: torch.Generator) -> dict[str, Parameter]:
         """`head.<i>.W`, `.b`, `.gamma`, `.beta` and `state.<i>.mean`, `.var` of every layer."""
-        width, tensors = sites.width, Tensors()
+        width, parameters = sites.width, dict[str, Parameter]()
         for i in range(self.hidden):
-            tensors |= {
-                f"head.{i}.W": uniform((width, width), 1 / sqrt(width), generator),
-                f"head.{i}.b": uniform((width,), 1 / sqrt(width), generator),
-                f"head.{i}.gamma": torch.ones(width),
-                f"head.{i}.beta": torch.zeros(width),
-                f"state.{i}.mean": torch.zeros(width),
-                f"state.{i}.var": torch.ones(width),
+            head = {
+                "W": uniform((width, width), 1 / sqrt(width), generator),
+                "b": uniform((width,), 1 / sqrt(width), generator),
+                "gamma": torch.ones(width),
+                "beta": torch.zeros(width),
             }
-        return tensors
+            state = {"mean": torch.zeros(width), "var": torch.ones(width)}
+            parameters |= {f"head.{i}.{n}": Parameter(t, Kind.HEAD) for n, t in head.items()}
+            parameters |= {f"state.{i}.{n}": Parameter(t, Kind.STATE) for n, t in state.items()}
+        return parameters
 
     def head(self, tensors: Tensors, context: Context) -> Update:
         """Features (K, B, D) → the last hidden layer's output."""
@@ -56,7 +75,7 @@ class MLPHead(Adapter):
             for i in range(self.hidden):
                 w, b = tensors[f"head.{i}.W"], tensors[f"head.{i}.b"]
                 z = torch.relu(z @ w + b.unsqueeze(1))
-                z = context.drop_activation(_batch_norm(z, tensors, i, context.noise is not None))
+                z = context.drop_activation(_batch_norm(z, tensors, i, context.training))
             return z
 
         return layers

@@ -1,17 +1,21 @@
-"""Hyper-parameter fields with their ranges, checked and normalised when an adapter is made."""
+"""Hyper-parameter fields with their ranges, checked and normalised when an adapter is made.
+
+Also the guard that keeps one trial's values out of a forward pass over several.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import Field, field, fields
+from functools import cache
 from math import isfinite
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from adapters.errors import AdapterError
 
 
-def knob(
+def hyperparameter(
     default: Any,
     *,
     low: float | None = None,
@@ -76,3 +80,41 @@ def _check(item: Field[Any], value: Any, owner: str) -> None:
         raise AdapterError(
             f"{owner}.{item.name} is {value!r}; allowed: {' and '.join(p for p in parts if p)}."
         )
+
+
+def per_trial_fields(cls: type) -> tuple[str, ...]:
+    """The fields that may differ between the trials of a stack (`stacks=True`)."""
+    return tuple(item.name for item in fields(cls) if item.metadata.get("stacks"))
+
+
+A = TypeVar("A")
+
+
+def without_per_trial_fields(adapter: A) -> A:
+    """A copy for use in a forward pass: reading a per-trial field of it raises `AdapterError`.
+
+    One member speaks for all trials of a stack there, so its own value would silently become every
+    trial's. Structural fields, which are equal for all, stay readable.
+    """
+    own: Any = type(adapter)
+    blind: A = object.__new__(_blind_class(own))
+    blind.__dict__.update(adapter.__dict__)
+    return blind
+
+
+@cache
+def _blind_class(cls: Any) -> type[Any]:
+    guards = {name: _guard(cls.__name__, name) for name in per_trial_fields(cls)}
+    return type(cls.__name__, (cls,), {**guards, "__doc__": cls.__doc__})
+
+
+def _guard(owner: str, name: str) -> property:
+    def refuse(_: object) -> NoReturn:
+        raise AdapterError(
+            f"{owner} reads self.{name} in a forward pass, where one trial speaks for all of its "
+            f"stack and {name} may differ between them. Take it from the context: "
+            f"context.vector('{name}') has every trial's value, drop_activation and drop_factor "
+            "every trial's dropout, and the tensors have every trial's (zero-padded) sizes."
+        )
+
+    return property(refuse)

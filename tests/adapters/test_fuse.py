@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adapters.lowrank import LowRank, updated
+from adapters.fuse import LowRank, updated
 
 K, N, IN, OUT, R = 3, 7, 5, 6, 2
 
