@@ -64,7 +64,7 @@ def attach(
 def attach_members(model: M, members: Sequence[Member], *, replace_drop_path: bool = True) -> M:
     """`attach` for trials whose tensors exist already (resumed, loaded or started elsewhere)."""
     sites = free_sites(model)
-    stack = Stack(sites, members, lone=_unshareable(model, replace_drop_path))
+    stack = Stack(sites, members, unshareable=_unshareable(model, replace_drop_path))
     stack.to(next(model.parameters()).device)
     stack.undo.flags = {name: p.requires_grad for name, p in model.named_parameters()}
     model.requires_grad_(False)

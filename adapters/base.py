@@ -168,8 +168,8 @@ class Adapter(ABC):
     name: ClassVar[str]
     zero_head: ClassVar[bool] = False
     """Whether the head starts at 0 by default, not as nn.Linear does."""
-    lone: ClassVar[bool] = False
-    """Whether a stack of it holds one trial only."""
+    max_trials: ClassVar[int | None] = None
+    """How many trials a stack of it may hold: None for any number, 1 if it cannot be stacked."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -208,9 +208,9 @@ class Adapter(ABC):
         return {}
 
     def weights(self, tensors: Tensors) -> Mapping[str, Tensor]:
-        """Name → tensor of the backbone's own parameters that this (lone) adapter replaces.
+        """Name → tensor of the backbone's own parameters that the adapter replaces.
 
-        `tensors` are those of `Kind.TRAINED`.
+        Only for adapters of `max_trials` 1. `tensors` are those of `Kind.TRAINED`.
         """
         return {}
 

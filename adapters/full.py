@@ -29,7 +29,7 @@ _HALVES = (
 class _OwnWeights(Adapter):
     """What both have in common: tensors that carry the names of the weights they replace."""
 
-    lone: ClassVar[bool] = True
+    max_trials: ClassVar[int | None] = 1
 
     def target_modules(self, sites: Sites) -> tuple[str, ...]:
         """No module is edited: their parameters are replaced."""

@@ -28,7 +28,7 @@ class Affine(NamedTuple):
 
 @torch.no_grad()
 def merge(model: M) -> M:
-    """Folds a lone adapter and its head into the weights: a plain timm model, no trace left.
+    """Fold the only trial's adapter and head into the weights: a plain timm model, no trace left.
 
     The merged forward equals the adapted one to 1e-5 relative in fp32. What an edit does is read
     off its own forward pass of the identity matrix, so there is no second implementation of any

@@ -126,20 +126,20 @@ class Stack(nn.Module):
 
     In training, `steps` (one per trial) selects the masks and rises by one with every forward;
     set it to resume. `chosen` restricts evaluation to some trials (the batch then has only theirs).
-    `lone` names a module of the model that keeps it to one trial, if there is one.
+    `unshareable` names a module of the model that keeps it to one trial, if there is one.
     """
 
     padding: Tensor
     path_table: Tensor
 
-    def __init__(self, sites: Sites, members: Sequence[Member], lone: str = "") -> None:
+    def __init__(self, sites: Sites, members: Sequence[Member], unshareable: str = "") -> None:
         super().__init__()
         self.backbone_sites = sites
         self.chosen: list[int] | None = None
         self.paths: Tensor | None = None
         self.undo = Undo()
         self.declared: dict[str, Parameter] = {}
-        self._lone = lone
+        self._unshareable = unshareable
         self._edits: dict[str, Edit] = {}
         self._weights: dict[str, Tensor] = {}
         self._head: Update | None = None
@@ -153,7 +153,7 @@ class Stack(nn.Module):
 
     def rebuild(self, members: Sequence[Member], device: torch.device | None = None) -> None:
         """Replaces the trials; parameters become new fp32 tensors (K, …) on `device`."""
-        _check_stackable(members, self._lone)
+        _check_stackable(members, self._unshareable)
         self.members = tuple(members)
         self.steps = [0] * len(members)
         self.sites = members[0].adapter.select(self.backbone_sites)
@@ -276,22 +276,22 @@ def path_rates(last: float, depth: int) -> list[float]:
     return [last * block / max(depth - 1, 1) for block in range(depth) for _ in range(2)]
 
 
-def _check_stackable(members: Sequence[Member], lone: str) -> None:
+def _check_stackable(members: Sequence[Member], unshareable: str) -> None:
     families = {member.adapter.family() for member in members}
     if len(families) != 1:
         shown = "; ".join(sorted(map(repr, families))) or "no trial at all"
         raise AdapterError(f"only trials of one adapter family share a stack, not: {shown}.")
     if len({member.classes is None for member in members}) != 1:
         raise AdapterError("a stack has heads for all of its trials or for none.")
-    if members[0].adapter.lone and len(members) > 1:
+    if members[0].adapter.max_trials == 1 and len(members) > 1:
         raise AdapterError(
             f"'{members[0].adapter.name}' trains the backbone's own weights, of which there is one "
             f"copy: one trial, not {len(members)}."
         )
-    if lone and len(members) > 1:
+    if unshareable and len(members) > 1:
         raise AdapterError(
-            f"'{lone}' draws from the global random generator or mixes images, so this model takes "
-            "one trial; create it without dropout and batch norm to take several (attach's "
+            f"'{unshareable}' draws from the global random generator or mixes images, so this "
+            "model takes one trial; create it without dropout and batch norm to take several (attach's "
             "drop_path= sets stochastic depth per trial)."
         )
 

@@ -24,7 +24,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def save(model: nn.Module, folder: str | Path) -> None:
-    """Writes the lone trial attached to `model`; `AdapterError` for a stack of several."""
+    """Write the only trial attached to `model`; `AdapterError` for a stack of several."""
     stack = attached(model)
     if len(stack.members) != 1:
         raise AdapterError(f"save takes one trial, this stack has {len(stack.members)}.")

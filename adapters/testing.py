@@ -326,7 +326,7 @@ def _randomness(case: _Case) -> Iterator[str]:
 
 def _company(case: _Case) -> Iterator[str]:
     """A trial trains alone as it trains beside others."""
-    if case.adapter.lone:
+    if case.adapter.max_trials == 1:
         return
     trials = (case.adapter, *case.beside)
     x = _images(BATCH * len(trials))

@@ -72,7 +72,7 @@ def main() -> None:
     device = torch.device(arguments.device)
     costs: dict[str, dict[str, float]] = {name: {} for name in adapters.names()}
     for trials in (1, TOGETHER):
-        able = [n for n in adapters.names() if trials == 1 or not adapters.get(n).lone]
+        able = [n for n in adapters.names() if trials == 1 or adapters.get(n).max_trials != 1]
         times: dict[str, list[float]] = {name: [] for name in able}
         for name in able:  # one at a time in memory; `linear` before each, so that drift cancels
             base, own = (step(n, trials, arguments.backbone, device) for n in ("linear", name))

@@ -53,7 +53,7 @@ def group_key(training: Training, frozen: FrozenBackbone) -> GroupKey:
         training.train.view,
         _training_cut(training, frozen, changed),
         training.member.classes is not None,
-        training.key if training.adapter.lone else "",
+        training.key if training.adapter.max_trials == 1 else "",
         changed,
     )
 

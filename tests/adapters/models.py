@@ -116,7 +116,7 @@ def images(count: int, seed: int = 0) -> Tensor:
 
 
 def randomise(model: nn.Module, seed: int = 5) -> None:
-    """Gives every trained tensor of a lone adapter random values, so that its update is not 0."""
+    """Gives every trained tensor of a full adapter random values, so that its update is not 0."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in attached(model).parameters():
         parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)

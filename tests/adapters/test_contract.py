@@ -106,7 +106,9 @@ def test_a_copied_model_is_independent(adapter: Adapter) -> None:
     assert torch.equal(other(images(4)), after)
 
 
-@pytest.mark.parametrize("adapter", [a for a in ADAPTERS if a.lone], ids=lambda a: a.name)
+@pytest.mark.parametrize(
+    "adapter", [a for a in ADAPTERS if a.max_trials == 1], ids=lambda a: a.name
+)
 def test_adapters_that_take_one_trial_refuse_two(adapter: Adapter) -> None:
     with pytest.raises(AdapterError, match="one copy: one trial, not 2"):
         attach(vit(), [adapter, adapter], num_classes=CLASSES)
