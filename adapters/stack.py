@@ -291,8 +291,8 @@ def _check_stackable(members: Sequence[Member], unshareable: str) -> None:
     if unshareable and len(members) > 1:
         raise AdapterError(
             f"'{unshareable}' draws from the global random generator or mixes images, so this "
-            "model takes one trial; create it without dropout and batch norm to take several (attach's "
-            "drop_path= sets stochastic depth per trial)."
+            "model takes one trial; create it without dropout and batch norm to take several "
+            "(attach's drop_path= sets stochastic depth per trial)."
         )
 
 
