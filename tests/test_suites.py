@@ -52,7 +52,7 @@ def test_all_of_vtab_from_folders_to_the_registry(
     assert "clean: in 76 honest trials no choice saw the test split" in here(["audit", str(out)])
 
     page = (out / "report.html").read_text()
-    assert "In the papers" in page
+    assert 'id="papers"' in page
     assert page.count("data:image/png;base64,") == 19
     for row in published.for_suite("vtab"):
         if row.name in ("hta", "efft2") and row.backbone.label.startswith("ViT-B/16"):
@@ -153,7 +153,7 @@ def test_what_the_published_protocol_reports_is_set_beside_the_honest_one(
             assert [p.epoch for p in row.curve if p.eval_accuracy is not None] == [10, 12]
             assert row.value == max(evaluated)
     page = (out / "report.html").read_text()
-    assert "selection on the test split would have reported" in page
+    assert 'id="inflation"' in page
     assert "textures/linear/paper-leaks" in here(["status", str(out)])
     audited = here(["audit", str(out)])
     assert "clean" in audited and "(4 trials)" in audited

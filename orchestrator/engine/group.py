@@ -191,8 +191,9 @@ class Group:
         stack.release()
         for parameter in stack.parameters():
             parameter.grad = None
+        current = stack.stacked(Kind.STATE)
         for name, state in states.items():
-            stack.get_buffer(name).copy_(state)
+            current[name].copy_(state)
 
     def _halve(self) -> None:
         """Halve the width; the younger half of the trials go back to waiting."""

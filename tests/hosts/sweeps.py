@@ -17,8 +17,11 @@ from tests.hosts.rack import wait_for
 from tests.hosts.same import ledger_differences, registry_differences
 from tests.hosts.standing import DATABASE, SHARED, Command, Standing
 
-_MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x40, 0x80, 0x100, 0x200
-_NAMES = {_MOVED_FROM: "taken", _MOVED_TO: "put", _CREATE: "made", _DELETE: "deleted"}
+_MODIFY, _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x2, 0x40, 0x80, 0x100, 0x200
+_NAMES = {
+    _MODIFY: "written in place", _MOVED_FROM: "taken", _MOVED_TO: "put", _CREATE: "put",
+    _DELETE: "deleted",
+}  # fmt: skip
 _HEADER = struct.Struct("iIII")
 _OVERFLOW = 0x4000
 
@@ -53,7 +56,7 @@ class Folder:
     """Records which files enter and leave a folder, as inotify reports it from now on.
 
     The count of trials thus does not depend on the code under test. `drafts` is the folder from
-    which files are renamed; it is watched too, because the kernel merges two equal events unless
+    which files are linked; it is watched too, because the kernel merges two equal events unless
     another one is between them.
     """
 
@@ -61,7 +64,7 @@ class Folder:
         """Makes the folders that are missing."""
         libc = ctypes.CDLL(None, use_errno=True)
         self._handle = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        mask = _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE
+        mask = _MODIFY | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE
         self._watches = []
         for folder in (path, drafts):
             folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +75,7 @@ class Folder:
         self._seen: list[tuple[str, str]] = []
 
     def seen(self) -> list[tuple[str, str]]:
-        """(what, file name) in order; `put` is a file that was renamed into the folder."""
+        """(what, file name) in order; `put` is a file that was linked or renamed into the folder, whole."""
         while data := self._read():
             at = 0
             while at < len(data):

@@ -51,6 +51,9 @@ def _rewrite(folder: Path) -> None:
 
 
 TROUBLE: dict[str, Callable[[Path], object]] = {
+    "written in place": lambda folder: _fragment(folder).write_bytes(
+        _fragment(folder).read_bytes()
+    ),
     "lost": lambda folder: _fragment(folder).unlink(),
     "put in again": _rewrite,
     "recorded twice": lambda folder: _log(folder, "recorded", ROWS[0].key, 70),
