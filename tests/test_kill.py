@@ -49,7 +49,9 @@ def calm(tmp_path_factory: pytest.TempPathFactory, mini_data: Path) -> dict[str,
 
 
 @pytest.mark.timeout(420)
-@pytest.mark.parametrize(("backend", "moments"), [("local", 6), ("ray", 5)])
+@pytest.mark.parametrize(
+    ("backend", "moments"), [("local", 6), pytest.param("ray", 5, marks=pytest.mark.long)]
+)
 def test_a_killed_sweep_goes_on_without_losing_or_repeating_a_trial(
     backend: str, moments: int, tmp_path: Path, mini_data: Path, calm: dict[str, TrialResult]
 ) -> None:

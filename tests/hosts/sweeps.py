@@ -75,7 +75,7 @@ class Folder:
         self._seen: list[tuple[str, str]] = []
 
     def seen(self) -> list[tuple[str, str]]:
-        """(what, file name) in order; `put` is a file that was linked or renamed into the folder, whole."""
+        """(what, file name) in order; `put` is a whole file that was linked or renamed into it."""
         while data := self._read():
             at = 0
             while at < len(data):
