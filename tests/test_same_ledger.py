@@ -38,7 +38,7 @@ def test_ray_and_local_fill_the_same_ledger(tmp_path: Path, mini_data: Path) -> 
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("backend", ["local", "ray"])
+@pytest.mark.parametrize("backend", ["local", pytest.param("ray", marks=pytest.mark.long)])
 def test_an_asynchronous_search_keeps_the_invariants(
     backend: str, tmp_path: Path, mini_data: Path
 ) -> None:
