@@ -59,7 +59,7 @@ def test_trainables_are_killed_and_then_a_pool(standing: Standing, calm: Path) -
     with line("trainable") as trainables, line("pool") as pool:
         disturbed, command = amid(standing, "processes", 0.25)
         hosts = (standing.head, standing.worker)
-        waiting = {host: standing.pids(host, WAITING) for host in hosts}
+        waiting = {host: pids for host in hosts if (pids := standing.pids(host, WAITING))}
         for host, pids in waiting.items():
             standing.kill(host, pids)
         killed = sum(map(len, waiting.values()))
