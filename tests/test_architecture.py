@@ -5,6 +5,7 @@ The picture is in docs/design.md. A new room, or a new arrow, is a decision: it 
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -161,6 +162,15 @@ def test_no_file_can_be_reached_from_itself() -> None:
     while leaves := {name for name, targets in reach.items() if not targets & set(reach)}:
         reach = {name: targets for name, targets in reach.items() if name not in leaves}
     assert not reach, f"circles among: {sorted(reach)}"
+
+
+def test_a_class_name_is_used_once() -> None:
+    found: dict[str, list[str]] = {}
+    for name, module in TABLE.items():
+        for node in ast.walk(ast.parse(module.path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(name)
+    assert not {name: where for name, where in found.items() if len(where) > 1}
 
 
 def test_libraries_stay_in_their_files() -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from orchestrator.data.verify import Report
+    from orchestrator.data.verify import VerifyReport
     from orchestrator.spec import Suite, Task
 
 app = typer.Typer(no_args_is_help=True, help="Download, verify, prepare and draw a suite's images.")
@@ -147,7 +147,7 @@ def _counter(bars: Callable[[str, int, int], None], task: Task) -> Callable[[int
     return lambda done, total: bars(task.name, done, total)
 
 
-def _print_reports(reports: Sequence[Report]) -> None:
+def _print_reports(reports: Sequence[VerifyReport]) -> None:
     table = Table("task", "train", "val", "test", "problems", "fingerprint", box=None)
     for report in reports:
         counts = (f"{report.counts.get(name, 0):,}" for name in ("train", "val", "test"))

@@ -16,7 +16,7 @@ from orchestrator.spec import Suite, Task
 
 
 @dataclass(frozen=True)
-class Report:
+class VerifyReport:
     """What `verify` found in a task.
 
     `counts` is the number of images by split, `classes` the number of different labels by split.
@@ -47,7 +47,7 @@ def verify(
     root: Path,
     tick: Callable[[int, int], None],
     threads: int | None = None,
-) -> Report:
+) -> VerifyReport:
     """Read and decode every image that a task lists, and compare with what the benchmark says.
 
     Args:
@@ -67,7 +67,7 @@ def verify(
         tick(len(contents), len(items))
     labels = _labels(listing, task)
     shared, doubled = _repeats(listing, contents)
-    return Report(
+    return VerifyReport(
         task=task.name,
         counts={name: len(listing.splits[name]) for name in SPLITS},
         classes={name: len(labels[name]) for name in SPLITS},

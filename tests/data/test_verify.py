@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.data.verify import Report, verify
+from orchestrator.data.verify import VerifyReport, verify
 from orchestrator.errors import InvalidInput
 from orchestrator.spec import Suite, Task
 from orchestrator.tasks import SUITES
@@ -35,7 +35,9 @@ def small(suite: Suite = VTAB) -> Suite:
     return replace(suite, tasks=rows)
 
 
-def check(root: Path, task: str = "kitti", suite: Suite | None = None, threads: int = 2) -> Report:
+def check(
+    root: Path, task: str = "kitti", suite: Suite | None = None, threads: int = 2
+) -> VerifyReport:
     suite = suite or small()
     return verify(suite, suite.task(task), root, lambda done, total: None, threads)
 
