@@ -15,7 +15,7 @@ from orchestrator import registry
 from tests.cluster.headnode import TOKEN, Head, head_node
 from tests.commands import check_once_each, results, small_sweep
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(280), pytest.mark.xdist_group("submit")]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(420), pytest.mark.xdist_group("submit")]
 
 
 @pytest.fixture(scope="module")
