@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from orchestrator.errors import InvalidInput, LedgerError
+from orchestrator.storage.addresses import location
 from orchestrator.storage.files import write_whole
 
 PATIENCE = 1.5
@@ -293,17 +294,11 @@ def is_uri(place: str | Path) -> bool:
     return "://" in str(place)
 
 
-def shown(place: str | Path) -> str:
-    """The place as a person may read it: without what an address holds of credentials."""
-    scheme, colon, rest = str(place).partition("://")
-    return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}" if colon else str(place)
-
-
 def said(error: Exception) -> str:
     """An error in one short line without credentials."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     line = text.splitlines()[0].rstrip(".")
-    return " ".join(shown(word) for word in line.split())
+    return " ".join(location(word) for word in line.split())
 
 
 def told(problems: Mapping[str, str]) -> str:

@@ -17,6 +17,7 @@ import pytest
 
 from orchestrator.errors import InvalidInput
 from orchestrator.storage import sharing
+from orchestrator.storage.addresses import location
 from orchestrator.storage.object_store import ObjectStore, storage
 from orchestrator.storage.sharing import (
     Marker,
@@ -26,7 +27,6 @@ from orchestrator.storage.sharing import (
     filesystem,
     is_network,
     listed,
-    shown,
     told,
 )
 
@@ -192,8 +192,8 @@ def test_file_addresses_are_folders(tmp_path: Path) -> None:
 
 
 def test_places_are_shown_without_credentials() -> None:
-    assert shown("s3://key:secret@bucket/x?session=1") == "s3://bucket/x"
-    assert shown(Path("/mnt/x")) == "/mnt/x"
+    assert location("s3://key:secret@bucket/x?session=1") == "s3://bucket/x"
+    assert location(Path("/mnt/x")) == "/mnt/x"
 
 
 def test_file_systems_have_names() -> None:

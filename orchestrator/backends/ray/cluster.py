@@ -17,6 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from orchestrator.data.prepared.store import Present, presence
 from orchestrator.errors import BackendError, InvalidInput
 from orchestrator.spec import Suite, Task
+from orchestrator.storage.addresses import location
 from orchestrator.storage.files import storage_error
 from orchestrator.storage.sharing import (
     Marker,
@@ -26,7 +27,6 @@ from orchestrator.storage.sharing import (
     is_uri,
     listed,
     said,
-    shown,
     told,
 )
 
@@ -204,14 +204,14 @@ def check_storage(
             seen = {answer.node.name: answer.value for answer in answers if answer.value}
             blind = {name: shared.confirm(sight) for name, (sight, _) in seen.items()}
     except OSError as error:
-        raise storage_error(f"write to '{shown(out)}'", OSError(said(error))) from error
+        raise storage_error(f"write to '{location(out)}'", OSError(said(error))) from error
     if unseen := told(blind):
         raise InvalidInput(
-            f"the output folder '{shown(out)}' is not shared with every node that would train for "
-            f"this command ({unseen}). Give --out a folder that all of them see at the same path "
-            "(an NFS share), or an object store (--out s3://BUCKET/PATH), or use a cluster of one "
-            "node (leave --address out). `orchestrate doctor` with the same --address and --out "
-            "checks it."
+            f"the output folder '{location(out)}' is not shared with every node that would train "
+            f"for this command ({unseen}). Give --out a folder that all of them see at the same "
+            "path (an NFS share), or an object store (--out s3://BUCKET/PATH), or use a cluster of "
+            "one node (leave --address out). `orchestrate doctor` with the same --address and "
+            "--out checks it."
         )
     present = presence(*given)
     lacking = [name for name, (_, there) in seen.items() if _has_none(present, there)]

@@ -17,7 +17,8 @@ from orchestrator.cluster.doctor.records import (
     size,
     size_range,
 )
-from orchestrator.storage.sharing import listed, shown
+from orchestrator.storage.addresses import location
+from orchestrator.storage.sharing import listed
 
 GIB = 2**30
 MIN_MEMORY, MIN_DISK = 2 * GIB, GIB
@@ -145,7 +146,7 @@ def _disk(found: Inspection) -> list[Finding]:
     findings = _free_space(found, "disk", " in /tmp", tmp, MIN_DISK, fix)
     here = found.here.probe.out_free if found.here.probe else None
     if here is not None:
-        fix, where = "make space there, or give another --out", f" in {shown(found.out)}"
+        fix, where = "make space there, or give another --out", f" in {location(found.out)}"
         findings += _free_space(found, "disk", where, {found.here.name: here}, MIN_DISK, fix)
     return findings
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from orchestrator.cluster.doctor.records import Finding, Inspection, Level, ProbeResult, by_value
-from orchestrator.storage.sharing import is_uri, listed, shown, told
+from orchestrator.storage.addresses import location
+from orchestrator.storage.sharing import is_uri, listed, told
 
 SHARE = (
     "give --out a folder that all nodes see at the same path (NFS), --out s3://BUCKET/PATH, or use "
@@ -19,7 +20,7 @@ def shared(found: Inspection) -> list[Finding]:
     """Whether what a machine writes to the output folder reaches the others."""
     if not found.out:
         return [Finding("shared", "note", "not checked: give the sweep's --out")]
-    out = shown(found.out)
+    out = location(found.out)
     if found.out_problem:
         fix = "give --out a folder that you may write to"
         if is_uri(found.out):
@@ -46,7 +47,7 @@ def locks(found: Inspection) -> list[Finding]:
         return []
     if found.locks == "refused":
         fix = "mount it with locking (NFS: `lockd`, no `nolock`), or give another --out"
-        return [Finding("locks", "wrong", f"{shown(found.out)} cannot lock files", fix)]
+        return [Finding("locks", "wrong", f"{location(found.out)} cannot lock files", fix)]
     seen = {
         m.name: m.probe.out_reply.locks for m in found.machines if m.probe and m.probe.out_reply
     }
@@ -54,7 +55,9 @@ def locks(found: Inspection) -> list[Finding]:
     fix = "mount it with locking on every node (NFS: no `nolock`, no `local_lock`)"
     problems = {"ignored": "do not see this machine's locks", "refused": "cannot lock files"}
     findings = [
-        Finding("locks", "wrong", f"{listed(names)}: {problems[state]} in {shown(found.out)}", fix)
+        Finding(
+            "locks", "wrong", f"{listed(names)}: {problems[state]} in {location(found.out)}", fix
+        )
         for state, names in bad.items()
     ]
     kept = [name for name, state in seen.items() if state == "kept"]
