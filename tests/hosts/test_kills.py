@@ -98,8 +98,8 @@ def test_the_head_is_switched_off(standing: Standing, calm: Path) -> None:
         disturbed, command = amid(standing, "head", 0.5)
         standing.hosts.kill(standing.head)
         command.wait()
-        before = disturbed.recorded
         standing.change_head()
+        before = disturbed.recorded  # not earlier: the worker's pool goes on until Ray ends there
         said = standing.run(sweep("head"))
         assert f"{before} of about {TRIALS} trials are recorded" in said
         disturbed.check(calm)
