@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator import tasks
+from orchestrator import sweep, tasks
 from orchestrator.cli import main as cli
 from orchestrator.data.prepared.prepare import prepare_tasks
+from orchestrator.tracking.process import TrackingOutcome
 from tests.commands import Here
 
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # a person's own server is not for tests
@@ -41,14 +42,32 @@ def mini_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+class Untracked:
+    """In place of the process that writes to MLflow, whose start takes seconds."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def start(self) -> Untracked:
+        return self
+
+    def finish(self, **_: object) -> TrackingOutcome:
+        return TrackingOutcome(True)
+
+    def stop(self) -> None:
+        pass
+
+
 @pytest.fixture
 def here(
     mini_data: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Iterator[Here]:
     """Runs `orchestrate` in this process: checks the exit code, returns all it printed.
 
-    Spares the start of an interpreter; a traceback would fail the test by itself.
+    Spares the start of an interpreter; a traceback would fail the test by itself. A sweep that has
+    to reach MLflow is run by `commands.run`.
     """
+    monkeypatch.setattr(sweep, "TrackingProcess", Untracked)
     monkeypatch.setenv("ORCHESTRATE_DATA", str(mini_data))
     monkeypatch.setenv("COLUMNS", "200")
     for suite in tasks.SUITES.values():

@@ -17,7 +17,7 @@ def test_ray_and_local_fill_the_same_ledger(tmp_path: Path, mini_data: Path) -> 
         out = tmp_path / backend / "out"
         out.parent.mkdir()
         options = ("--sampler", "random", "--trials", "2", "--width", "1")
-        ended = run(small_sweep(out, backend, *options, tasks="textures"), mini_data)
+        ended = run(small_sweep(out, backend, *options, tasks="tulips"), mini_data)
         assert ended.returncode == 0, ended.stdout
         check_once_each(out)
         # A custom Searcher gets one pending trial from Tune by default, which would starve pools.
@@ -45,7 +45,7 @@ def test_an_asynchronous_search_keeps_the_invariants(
     out = tmp_path / "out"
     space = tmp_path / "wide.yaml"
     options = ("--sampler", "tpe", "--stopping", "asha", "--trials", "5")
-    arguments = small_sweep(out, backend, *options, tasks="textures")
+    arguments = small_sweep(out, backend, *options, tasks="tulips")
     space.write_text("lora: {rank: [2, 4, 8, 16], lr: {low: 1.0e-5, high: 0.02, log: true}}\n")
     arguments[arguments.index("--space") + 1] = str(space)
     arguments[arguments.index("--epochs") + 1] = "4"
@@ -53,7 +53,7 @@ def test_an_asynchronous_search_keeps_the_invariants(
     assert ended.returncode == 0, ended.stdout
     check_once_each(out)
     rows = results(out)
-    of_lora = [row for row in rows.values() if row.trial.study == "textures/lora"]
+    of_lora = [row for row in rows.values() if row.trial.study == "tulips/lora"]
     searched = [row for row in of_lora if row.trial.stage == "search"]
     assert len(searched) == 5, "the budget is met"
     assert len({row.trial.config for row in searched}) == 5, "no configuration twice"

@@ -85,7 +85,7 @@ def test_the_plan_is_shown_and_nothing_is_run(tmp_path: Path, here: Here) -> Non
 @pytest.mark.timeout(300)
 def test_one_folder_from_first_run_to_extension(tmp_path: Path, here: Here) -> None:
     out = tmp_path / "out"
-    command = small_sweep(out, "local", tasks="textures")
+    command = small_sweep(out, "local", tasks="tulips")
     here(command)
     started = len(events(out))
     kept = {p.name: p.read_bytes() for p in (SweepPaths(out).ledger / "fragments").iterdir()}
@@ -96,14 +96,14 @@ def test_one_folder_from_first_run_to_extension(tmp_path: Path, here: Here) -> N
     refused(here, [*command, "--set", "lr=0.1"], "another sweep", "lr=0.1")
     refused(here, [*command, "--seeds", "1"], "seeds")
     command[command.index("--seeds") + 1] = "3"
-    here([*command, "--tasks", "textures,count"])
+    here([*command, "--tasks", "tulips,ferns"])
     rows = results(out)
-    assert {row.trial.task for row in rows.values()} == {"textures", "count"}
+    assert {row.trial.task for row in rows.values()} == {"tulips", "ferns"}
     assert {row.trial.seed for row in rows.values() if row.trial.stage == "final"} == {1, 2, 3}
     for name, content in kept.items():
         assert (SweepPaths(out).ledger / "fragments" / name).read_bytes() == content
 
-    assert "count/lora" in here(["status", str(out)])
+    assert "ferns/lora" in here(["status", str(out)])
     assert "report.html" in here(["report", str(out)])
     assert "4 entries" in here(["export", str(out), "--merged", str(tmp_path / "merged")])
     assert len(list((tmp_path / "merged").glob("*.safetensors"))) == 4
@@ -142,7 +142,7 @@ def test_a_second_command_on_the_same_folder_is_refused(
     tmp_path: Path, mini_data: Path, here: Here
 ) -> None:
     out = tmp_path / "out"
-    first = start(small_sweep(out, "local"), mini_data)
+    first = start(small_sweep(out, "local", "--epochs", "500"), mini_data)
     try:
         while not events(out) and first.poll() is None:
             time.sleep(0.05)
@@ -157,7 +157,7 @@ def test_a_damaged_checkpoint_is_named_and_nothing_is_lost(
     tmp_path: Path, mini_data: Path, here: Here
 ) -> None:
     out = tmp_path / "out"
-    command = small_sweep(out, "local", "--stopping", "asha", "--epochs", "30", tasks="textures")
+    command = small_sweep(out, "local", "--stopping", "asha", "--epochs", "30", tasks="tulips")
     process = start(command, mini_data)
     checkpoints = SweepPaths(out).checkpoints
     while process.poll() is None and not list(checkpoints.glob("*.safetensors")):

@@ -26,7 +26,9 @@ def head(mini_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 def _submit(head: Head, out: str, *more: str) -> list[str]:
     """The small sweep, submitted: two tasks, two adapters, every stage."""
-    _, *words = small_sweep(head.laptop / "out", "ray", *more)
+    _, *words = small_sweep(
+        head.laptop / "out", "ray", *more, suite="mini", tasks="orientation,textures"
+    )
     words[words.index("--out") + 1] = out
     return ["submit", *words]
 
