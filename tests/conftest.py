@@ -35,8 +35,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def mini_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data store with the suite `mini`, made once."""
-    root = tmp_path_factory.mktemp("data")
+    """A data store with the suite `mini`, made once for all workers of pytest-xdist."""
+    own = tmp_path_factory.getbasetemp()
+    root = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "data"
     suite = tasks.suite("mini")
     prepare_tasks(suite, suite.tasks, root, None)
     return root

@@ -16,7 +16,8 @@ def test_ray_and_local_fill_the_same_ledger(tmp_path: Path, mini_data: Path) -> 
     for backend in ("local", "ray"):
         out = tmp_path / backend / "out"
         out.parent.mkdir()
-        options = ("--sampler", "random", "--trials", "2", "--width", "1")
+        # Trials of a second, so that the second pool starts before the first has taken them all.
+        options = ("--sampler", "random", "--trials", "2", "--width", "1", "--epochs", "20")
         ended = run(small_sweep(out, backend, *options, tasks="tulips"), mini_data)
         assert ended.returncode == 0, ended.stdout
         check_once_each(out)

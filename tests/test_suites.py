@@ -14,7 +14,7 @@ import yaml
 from orchestrator import registry, tasks
 from orchestrator.analysis import published
 from tests import trees
-from tests.commands import Here, check_once_each, events, refused, results
+from tests.commands import Here, check_once_each, events, garden, refused, results
 
 QUICK = ["--backend", "local", "--backbone", "vit_mini", "--set", "batch=12", "--epochs", "1"]
 ONE = ["--trials", "1", "--seeds", "1"]
@@ -132,13 +132,12 @@ def test_bad_data_is_named_with_its_line_and_the_rest_is_kept(
     refused(here, ["data", "verify", "vtab", "--tasks", "kitti"], "problem: kitti", where)
 
 
-@pytest.mark.timeout(240)
 def test_what_the_published_protocol_reports_is_set_beside_the_honest_one(
     tmp_path: Path, here: Here
 ) -> None:
     out = tmp_path / "out"
-    command = ["sweep", "mini", "--tasks", "textures", "--adapter", "linear", "--backend", "local"]
-    command += ["--epochs", "12", "--seeds", "2", "--out", str(out)]
+    command = ["sweep", garden(), "--tasks", "tulips", "--adapter", "linear", *QUICK]
+    command += ["--epochs", "12", "--trials", "2", "--seeds", "2", "--out", str(out)]
     here(command)
     assert "LEAKS" not in (out / "report.html").read_text()
     shown = here([*command, "--protocol", "paper"])
@@ -154,7 +153,7 @@ def test_what_the_published_protocol_reports_is_set_beside_the_honest_one(
             assert row.value == max(evaluated)
     page = (out / "report.html").read_text()
     assert 'id="inflation"' in page
-    assert "textures/linear/paper-leaks" in here(["status", str(out)])
+    assert "tulips/linear/paper-leaks" in here(["status", str(out)])
     audited = here(["audit", str(out)])
     assert "clean" in audited and "(4 trials)" in audited
     (entry,) = json.loads((out / "registry/index.json").read_text())["entries"]
@@ -163,8 +162,8 @@ def test_what_the_published_protocol_reports_is_set_beside_the_honest_one(
 
 def test_the_published_protocol_alone_is_labelled_everywhere(tmp_path: Path, here: Here) -> None:
     out = tmp_path / "out"
-    command = ["sweep", "mini", "--tasks", "textures", "--adapter", "linear", "--backend", "local"]
-    shown = here([*command, "--epochs", "2", *ONE, "--protocol", "paper", "--out", str(out)])
+    command = ["sweep", garden(), "--tasks", "tulips", "--adapter", "linear", *QUICK, *ONE]
+    shown = here([*command, "--protocol", "paper", "--out", str(out)])
     assert "protocol paper LEAKS" in shown
     assert "LEAKS" in (out / "report.html").read_text().split("</title>")[0]
     assert "paper-leaks" in here(["status", str(out)])
@@ -172,7 +171,7 @@ def test_the_published_protocol_alone_is_labelled_everywhere(tmp_path: Path, her
     (entry,) = json.loads((out / "registry/index.json").read_text())["entries"]
     assert entry["leaks"] and "test" in entry["warning"]
     with pytest.warns(UserWarning, match="test split"):
-        registry.load(out / "registry", "textures", "linear")
+        registry.load(out / "registry", "tulips", "linear")
 
 
 def test_fgvc_is_cropped_at_random_and_tested_at_the_centre(

@@ -40,6 +40,7 @@ def test_the_weights_fit_strictly_and_are_finite() -> None:
     assert features.isfinite().all()
 
 
+@pytest.mark.long
 def test_pretraining_pays_on_the_probe() -> None:
     rows = probe.table(probe.pretrained())
     assert list(rows) == [task.name for task in MINI.tasks]
@@ -48,7 +49,7 @@ def test_pretraining_pays_on_the_probe() -> None:
     assert sum(gains) / len(gains) >= 0.05, rows
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.long
 def test_pretraining_is_deterministic() -> None:
     (first, one), (second, other) = (pretrain(3, steps=2, scenes=1000) for _ in range(2))
     assert one == other
