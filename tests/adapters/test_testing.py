@@ -1,10 +1,10 @@
-"""The conformance kit finds what it is for: toy adapters with one fault each, and one without."""
+"""The conformance kit finds faults: toy adapters with one fault each, and one without."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Optional
 
 import pytest
 import torch
@@ -26,6 +26,7 @@ class Toy(Adapter):
     rank: int = hyperparameter(2, low=1, stacks=True)
     scale: float = hyperparameter(1.5, low=0, stacks=True)
     dropout: float = hyperparameter(0.1, low=0, below=1, stacks=True)
+    limit: Optional[int] = None  # noqa: UP045 (the older spelling works too)
 
     def select(self, sites: Sites) -> Sites:
         return sites.select(("o",))
@@ -177,7 +178,7 @@ def test_a_sound_adapter_passes() -> None:
 
 
 @pytest.mark.parametrize(("cls", "sentence"), FAULTS, ids=[cls.__name__ for cls, _ in FAULTS])
-def test_a_fault_is_found_and_said(cls: type[Toy], sentence: str) -> None:
+def test_a_fault_is_found_and_described(cls: type[Toy], sentence: str) -> None:
     with pytest.raises(ConformanceError, match=sentence):
         check(cls(), identity=True)
 
