@@ -48,8 +48,7 @@ def attach(
             a stack, or an adapter is attached already.
     """
     sites = free_sites(model)
-    several = isinstance(adapter, Sequence) and not isinstance(adapter, str)
-    adapters = _per_trial(adapter, len(adapter) if several else 1)  # type: ignore[arg-type]  # `several` says so
+    adapters = _per_trial(adapter)
     for one in adapters:
         if not isinstance(one, Adapter):
             raise AdapterError(f"attach takes adapters such as LoRA(rank=8), not {one!r}.")
@@ -160,10 +159,11 @@ class _Prepare:
         self._stack.prepare(inputs[0].shape[0], next(first.parameters()).dtype)
 
 
-def _per_trial(value: Any, count: int) -> list[Any]:
+def _per_trial(value: Any, count: int | None = None) -> list[Any]:
+    """A value for each trial: those of a sequence, or one value for all."""
     several = isinstance(value, Sequence) and not isinstance(value, str)
-    values = list(value) if several else [value] * count
-    if len(values) != count:
+    values = list(value) if several else [value] * (1 if count is None else count)
+    if count not in (None, len(values)):
         raise AdapterError(f"{len(values)} values {values} for {count} trials.")
     return values
 

@@ -37,14 +37,19 @@ _VPT: dict[str, BaseDistribution] = {
 }
 """6 · 7 = 42 points."""
 
+_HTA_TRAINING: dict[str, BaseDistribution] = {
+    "lr": CategoricalDistribution(HTA_LR),
+    "weight_decay": CategoricalDistribution(HTA_WEIGHT_DECAY),
+}
+"""7 · 5 = 35 points."""
+
 _HTA: dict[str, BaseDistribution] = {
     # Rank of the low-rank part beside the Householder product: the values of HTA's ablation, which
     # are for `hta`; the paper gives no others for `hta_adapter`.
     "rank": CategoricalDistribution((0, 1, 2, 4)),
     # The rest is HTA's training grid.
     "dropout": CategoricalDistribution((0.5, 0.3, 0.2, 0.1, 0.0)),
-    "lr": CategoricalDistribution(HTA_LR),
-    "weight_decay": CategoricalDistribution(HTA_WEIGHT_DECAY),
+    **_HTA_TRAINING,
     "batch": CategoricalDistribution((64, 32, 16)),
 }
 """The grid of the HTA paper, 4 · 5 · 7 · 5 · 3 = 2,100 points."""
@@ -57,13 +62,9 @@ SPACES: dict[str, dict[str, BaseDistribution]] = {
         "lr": CategoricalDistribution(HTA_LR),
     },
     "partial": _VPT_BASELINE,
-    # 7 · 5 = 35 points.
-    "mlp_head": {
-        # HTA's grid, as for `linear`: VPT's own rates for this head are for SGD. Depth and dropout
-        # stay at VPT's.
-        "lr": CategoricalDistribution(HTA_LR),
-        "weight_decay": CategoricalDistribution(HTA_WEIGHT_DECAY),
-    },
+    # HTA's grid, as for `linear`: VPT's own rates for this head are for SGD. Depth and dropout stay
+    # at VPT's.
+    "mlp_head": _HTA_TRAINING,
     "bitfit": _VPT_BASELINE,
     "vpt_shallow": _VPT,
     "vpt_deep": _VPT,
@@ -72,8 +73,7 @@ SPACES: dict[str, dict[str, BaseDistribution]] = {
         # The sizes that Houlsby et al. search (arXiv 1902.00751, section 3); 8 is that of the
         # VTAB-1k comparisons. `position` stays at the usual one.
         "hidden": CategoricalDistribution((8, 64, 256)),
-        "lr": CategoricalDistribution(VPT_LR),
-        "weight_decay": CategoricalDistribution(VPT_WEIGHT_DECAY),
+        **_VPT_BASELINE,
     },
     # 4 · 3 = 12 points (arXiv 2205.13535).
     "adaptformer": {
@@ -135,15 +135,11 @@ SPACES: dict[str, dict[str, BaseDistribution]] = {
         # 50 is the paper's bottleneck on ViT-B; half and twice of it are our choice.
         "rank": CategoricalDistribution((25, 50, 100)),
         # HTA's training grid, of the same group; ARC gives no range (its script has 0.01 and 0).
-        "lr": CategoricalDistribution(HTA_LR),
-        "weight_decay": CategoricalDistribution(HTA_WEIGHT_DECAY),
+        **_HTA_TRAINING,
     },
-    # 7 · 5 = 35 points; RLRR (arXiv 2403.19067) has no hyper-parameter of its own.
-    "rlrr": {
-        # HTA's training grid, of the same group; RLRR gives no range.
-        "lr": CategoricalDistribution(HTA_LR),
-        "weight_decay": CategoricalDistribution(HTA_WEIGHT_DECAY),
-    },
+    # RLRR (arXiv 2403.19067) has no hyper-parameter of its own and gives no range: HTA's training
+    # grid, of the same group.
+    "rlrr": _HTA_TRAINING,
     # What its supernet holds (arXiv 2206.04673), 3³ · 4³ = 1,728 points.
     "noah": {
         # NOAH's sizes of each part; its published VTAB-1k subnets use all three.
