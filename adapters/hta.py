@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from adapters.base import Adapter, Context, Edit, Tensors, uniform
 from adapters.errors import AdapterError
-from adapters.fuse import Update, by_parts
+from adapters.fuse import Update, spread
 from adapters.hyperparameters import hyperparameter
 from adapters.sites import Linear, Sites
 
@@ -52,20 +52,13 @@ class HTA(Adapter):
 
     def updates(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Update]:
         def layer(site: Linear) -> Update:
-            parts = by_parts(site, {part: self._part(tensors, site, part) for part in site.chosen})
-            return lambda x: context.drop_activation(parts(x))
+            def update(x: Tensor) -> Tensor:
+                parts = {p: _transformed(x, tensors, site, p, self.form) for p in site.chosen}
+                return context.drop_activation(spread(site, parts))
+
+            return update
 
         return {site.path: layer(site) for site in sites.linears}
-
-    def _part(self, tensors: Tensors, site: Linear, part: str) -> Update:
-        a, b, d, v_l, v_r = (tensors[name] for name in _names(site, part))
-
-        def update(x: Tensor) -> Tensor:
-            core = _reflect(x, v_l, self.form)[..., : d.shape[-1]] * d.unsqueeze(1)
-            core = F.pad(core, (0, site.out - core.shape[-1]))
-            return (x @ a) @ b + _reflect(core, v_r, self.form)
-
-        return update
 
 
 @dataclass(frozen=True)
@@ -107,11 +100,8 @@ class HTAAdapter(Adapter):
 
     def edits(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Edit]:
         def output(site: Linear) -> Edit:
-            a, b, d, v_l, v_r = (tensors[name] for name in _names(site, site.parts[0]))
-
             def change(y: Tensor) -> Tensor:
-                core = _reflect(y, v_l, self.form) * d.unsqueeze(1)
-                new = (y @ a) @ b + _reflect(core, v_r, self.form)
+                new = _transformed(y, tensors, site, site.parts[0], self.form)
                 return y + context.drop_activation(new - y)
 
             return context.mapped(change)
@@ -121,6 +111,15 @@ class HTAAdapter(Adapter):
 
 def _names(site: Linear, part: str) -> list[str]:
     return [f"{site.tensor_name(part)}.{name}" for name in ("A", "B", "d", "v_l", "v_r")]
+
+
+def _transformed(x: Tensor, tensors: Tensors, site: Linear, part: str, form: str) -> Tensor:
+    """x (A B + H_l diag(d) H_r) for x (K, N, in), as (x A) B + ((x H_l) ⊙ d) H_r."""
+    a, b, d, v_l, v_r = (tensors[name] for name in _names(site, part))
+    core = _reflect(x, v_l, form)[..., : d.shape[-1]] * d.unsqueeze(1)
+    if site.out > core.shape[-1]:
+        core = F.pad(core, (0, site.out - core.shape[-1]))
+    return (x @ a) @ b + _reflect(core, v_r, form)
 
 
 def _reflect(x: Tensor, v: Tensor, form: str) -> Tensor:
