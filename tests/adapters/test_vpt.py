@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import sqrt
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from adapters import AdapterError, attach
 from adapters.base import Adapter, Tensors
+from adapters.testing import tiny_swin
 from adapters.vpt import VPTDeep, VPTShallow
 from tests.adapters.models import (
     DEPTH,
@@ -20,7 +22,6 @@ from tests.adapters.models import (
     images,
     random_member,
     started,
-    swin,
     uniform,
     vit,
 )
@@ -31,6 +32,14 @@ VARIANTS: tuple[Adapter, ...] = (
     VPTDeep(prompts=3),
     VPTDeep(prompts=2, layers=(0, 1)),
 )
+
+
+def swin() -> nn.Module:
+    """The tiny Swin with larger weights: images and windows then act on the prompts noticeably."""
+    model = tiny_swin()
+    for parameter in model.parameters():
+        parameter.data *= 8 if parameter.dim() == 2 else 1
+    return model
 
 
 def of_block(tensors: Tensors, index: int) -> Tensor | None:
@@ -142,7 +151,8 @@ def swin_block(block: nn.Module, x: Tensor, prompts: Tensor) -> tuple[Tensor, Te
 
 def prompted_swin(tensors: Tensors, layers: tuple[int, ...], x: Tensor) -> Tensor:
     """The pooled features; shallow prompts go on through the patch mergings, copied four times."""
-    model, index = swin(), 0
+    model: Any = swin()
+    index = 0
     x = model.patch_embed(x)
     prompts = tensors["prompts"].expand(len(x), -1, -1) if "prompts" in tensors else None
     for number, stage in enumerate(model.layers):
@@ -159,7 +169,7 @@ def prompted_swin(tensors: Tensors, layers: tuple[int, ...], x: Tensor) -> Tenso
             else:
                 x = block(x)
             index += 1
-    return model.norm(x).mean((1, 2))
+    return model.norm(x).mean((1, 2))  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("kind", [VPTShallow, VPTDeep])
