@@ -102,7 +102,7 @@ class DropsTheSame(OnViT):
 class StartsAway(OnViT):
     def start(self, sites: Sites, generator: torch.Generator) -> Mapping[str, Any]:
         started = super().start(sites, generator)
-        return {name: torch.full_like(t, 0.1) for name, t in started.items()}
+        return {name: torch.full_like(t, 0.1).cumsum(-1) for name, t in started.items()}
 
 
 class StartsFromTheGlobalSeed(OnViT):
