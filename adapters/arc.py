@@ -45,12 +45,9 @@ class ARC(Adapter):
         return tensors
 
     def target_modules(self, sites: Sites) -> tuple[str, ...]:
-        """norm1 and norm2 of the chosen blocks."""
         return tuple(norm.path for _, norm in _shared(sites))
 
     def edits(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Edit]:
-        """z → z + (z (W ⊙ c)) Wᵀ + b."""
-
         def recomposed(shared: str, c: Tensor, b: Tensor) -> Edit:
             w = tensors[shared]
             down, shift = w * c.unsqueeze(1), b.unsqueeze(1)
@@ -72,6 +69,6 @@ def _shared(sites: Sites) -> list[tuple[str, Norm]]:
     """Every selected norm of a block and the name of the projection that it shares."""
     return [
         (f"stages.{stage.index}.{norm.group}.W", norm)
-        for stage in sites.stages()
-        for norm in sites.of_stage(stage.index).norms
+        for _, stage, own in sites.by_stage()
+        for norm in own.norms
     ]

@@ -48,8 +48,7 @@ def attach(
             a stack, or an adapter is attached already.
     """
     sites = free_sites(model)
-    several = isinstance(adapter, Sequence) and not isinstance(adapter, str)
-    adapters = _per_trial(adapter, len(adapter) if several else 1)  # type: ignore[arg-type]  # `several` says so
+    adapters = _per_trial(adapter)
     for one in adapters:
         if not isinstance(one, Adapter):
             raise AdapterError(f"attach takes adapters such as LoRA(rank=8), not {one!r}.")
@@ -57,7 +56,11 @@ def attach(
     members = []
     for one, own_seed, own_classes, rate in zip(adapters, seeds, classes, rates, strict=True):
         member = start_member(one, sites, own_seed, own_classes, head_init, rate or 0.0)
-        members.append(member if own_classes is not None else _with_own_head(member, model))
+        head = model.get_submodule(sites.head)
+        if own_classes is None and isinstance(head, nn.Linear):
+            bias = head.weight.new_zeros(head.out_features) if head.bias is None else head.bias
+            member = member.with_head(head.weight.detach().clone(), bias.detach().clone())
+        members.append(member)
     return attach_members(model, members, replace_drop_path=drop_path is not None)
 
 
@@ -78,10 +81,16 @@ def attach_members(model: M, members: Sequence[Member], *, replace_drop_path: bo
         for index in range(2 * sites.depth):
             path = sites.every_block[index // 2].drop_path(index % 2 + 1)
             substitute(path, TrialDropPath(stack, index))
-    for path in sorted(adapter.target_modules(stack.sites), key=_depth, reverse=True):
+    paths = adapter.target_modules(stack.sites)
+    for path in sorted(paths, key=lambda path: path.count("."), reverse=True):  # inner ones first
         substitute(path, Edited(model.get_submodule(path), stack, path))
     for name in adapter.weights(stack.stacked(Kind.TRAINED)):
-        _replace(model, stack, name)
+        path, _, last = name.rpartition(".")
+        # Unsafe only in that torch does not run it now, when there is no forward pass yet.
+        register_parametrization(
+            model.get_submodule(path), last, Replaced(stack, name), unsafe=True
+        )
+        stack.undo.replaced.append(name)
     if members[0].classes is not None:
         substitute(sites.head, StackedHead(stack))
     model.add_module("adapter", stack)
@@ -126,18 +135,6 @@ def free_sites(model: nn.Module) -> Sites:
     return find_sites(model)
 
 
-def _depth(path: str) -> int:
-    return path.count(".")
-
-
-def _replace(model: nn.Module, stack: Stack, name: str) -> None:
-    path, _, last = name.rpartition(".")
-    replaced = Replaced(stack, name)
-    # Unsafe only in that torch does not run it now, when there is no forward pass yet.
-    register_parametrization(model.get_submodule(path), last, replaced, unsafe=True)
-    stack.undo.replaced.append(name)
-
-
 def _put_back(module: nn.Module) -> None:
     """The module's own class and parameters again.
 
@@ -153,7 +150,7 @@ def _put_back(module: nn.Module) -> None:
 
 
 class _Prepare:
-    """Readies the stack before a forward pass: an object, so that a copied model copies it too."""
+    """Prepares the stack before a forward pass: an object, so that a copied model copies it too."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
@@ -162,26 +159,18 @@ class _Prepare:
         self._stack.prepare(inputs[0].shape[0], next(first.parameters()).dtype)
 
 
-def _per_trial(value: Any, count: int) -> list[Any]:
+def _per_trial(value: Any, count: int | None = None) -> list[Any]:
+    """A value for each trial: those of a sequence, or one value for all."""
     several = isinstance(value, Sequence) and not isinstance(value, str)
-    values = list(value) if several else [value] * count
-    if len(values) != count:
+    values = list(value) if several else [value] * (1 if count is None else count)
+    if count not in (None, len(values)):
         raise AdapterError(f"{len(values)} values {values} for {count} trials.")
     return values
 
 
-def _with_own_head(member: Member, model: nn.Module) -> Member:
-    head = model.get_submodule(find_sites(model).head)
-    if not isinstance(head, nn.Linear):
-        return member
-    bias = head.bias if head.bias is not None else head.weight.new_zeros(head.out_features)
-    return member.with_head(head.weight.detach().clone(), bias.detach().clone())
-
-
 def _unshareable(model: nn.Module, replaced: bool) -> str:
-    """The name of a module through which trials would feel their neighbours; '' if there is none.
-
-    Such modules draw from the global random generator, or keep statistics of the whole batch.
+    """The name of a module that draws from the global random generator or keeps statistics of the
+    whole batch, so that a trial would depend on the others; '' if there is none.
     """
     from timm.layers import DropPath, PatchDropout
 
@@ -194,44 +183,43 @@ def _unshareable(model: nn.Module, replaced: bool) -> str:
     return ""
 
 
-class Edited(nn.Module):
+class _StackModule(nn.Module):
+    """A module that is put in place of one of the backbone's."""
+
+    def __init__(self, stack: Stack) -> None:
+        super().__init__()
+        self._stack = (stack,)  # in a tuple, so that its parameters are not registered here again
+
+
+class Edited(_StackModule):
     """A frozen module and the stack's edit of it."""
 
     def __init__(self, base: nn.Module, stack: Stack, path: str) -> None:
-        super().__init__()
+        super().__init__(stack)
         self.base = base
-        self._stack = (stack,)  # in a tuple, so that its parameters are not registered here again
         self._path = path
 
     def forward(self, x: Tensor, *arguments: Any, **named: Any) -> Tensor:
         """As the frozen module, with the batch of all trials."""
         edit = self._stack[0].edit(self._path)
-        y: Tensor
-        if edit is None:
-            y = self.base(x, *arguments, **named)
-        else:
-            y = edit(x, self.base, *arguments, **named)
-        return y
+        if edit is not None:
+            return edit(x, self.base, *arguments, **named)
+        return self.base(x, *arguments, **named)  # type: ignore[no-any-return]
 
 
-class StackedHead(nn.Module):
+class StackedHead(_StackModule):
     """The heads of all trials."""
-
-    def __init__(self, stack: Stack) -> None:
-        super().__init__()
-        self._stack = (stack,)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (K·B, D) → (K·B, classes)."""
         return self._stack[0].logits(x)
 
 
-class TrialDropPath(nn.Module):
+class TrialDropPath(_StackModule):
     """Stochastic depth (Huang et al. 2016) whose masks come from each trial's own seed."""
 
     def __init__(self, stack: Stack, index: int) -> None:
-        super().__init__()
-        self._stack = (stack,)
+        super().__init__(stack)
         self._index = index
 
     def forward(self, x: Tensor) -> Tensor:
@@ -242,12 +230,11 @@ class TrialDropPath(nn.Module):
         return x * paths[self._index].view(-1, *[1] * (x.dim() - 1))
 
 
-class Replaced(nn.Module):
+class Replaced(_StackModule):
     """Parametrisation: the stack's tensor instead of a parameter of the backbone."""
 
     def __init__(self, stack: Stack, name: str) -> None:
-        super().__init__()
-        self._stack = (stack,)
+        super().__init__(stack)
         self._name = name
 
     def forward(self, original: Tensor) -> Tensor:

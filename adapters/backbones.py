@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from torch import nn
 
@@ -19,30 +18,35 @@ _LINEARS: tuple[tuple[str, tuple[str, ...]], ...] = (
 _NORMS = (("norm1", "mhsa", "attn.qkv"), ("norm2", "ffn", "mlp.fc1"))
 
 
-@dataclass(frozen=True)
-class _Layout:
+class _Layout(NamedTuple):
     """What distinguishes the two families."""
 
     family: str
-    blocks: tuple[TransformerBlock, ...]
-    kinds: dict[str, type[nn.Module]]
     head: str
     tokens: int
+    kinds: dict[str, type[nn.Module]]
+    """Path within a block → the class that must be there."""
+    blocks: tuple[TransformerBlock, ...]
 
 
 def find_sites(model: nn.Module) -> Sites:
     """The sites of a timm ViT, DeiT or Swin; `UnsupportedBackbone` for anything else."""
     layout = _layout(model)
-    linears, norms = [], []
+    linears: list[Linear] = []
+    norms: list[Norm] = []
     for block in layout.blocks:
-        _check(model, layout, block)
+        for inside, kind in layout.kinds.items():
+            _check(model, f"{block.path}{inside}", kind, f"timm's {kind.__name__}")
         for suffix, parts in _LINEARS:
-            linears.append(_linear(model, block, suffix, parts))
+            linears.append(_linear(model, f"{block.path}.{suffix}", parts, block))
         for name, group, feeds in _NORMS:
             path = f"{block.path}.{name}"
-            width = _width(model, path)
+            norm = model.get_submodule(path)
+            if not isinstance(norm, nn.LayerNorm):
+                raise _unsupported(path, norm, "nn.LayerNorm")
+            width = norm.normalized_shape[0]
             norms.append(Norm(path, block.index, group, width, f"{block.path}.{feeds}"))
-    outside, reductions = _outside(model, layout)
+    outside, reductions = _outside(model, layout.blocks[-1].stage + 1)
     patch = model.get_submodule("patch_embed.proj")
     assert isinstance(patch, nn.Conv2d)
     return Sites(
@@ -53,7 +57,7 @@ def find_sites(model: nn.Module) -> Sites:
         norms=(*norms, *outside),
         blocks=layout.blocks,
         patch=Conv("patch_embed.proj", patch.out_channels),
-        reductions=reductions,
+        reductions=tuple(reductions),
         head=layout.head,
         tokens=layout.tokens,
         patch_size=int(patch.kernel_size[0]),
@@ -65,89 +69,69 @@ def find_sites(model: nn.Module) -> Sites:
 def _layout(model: nn.Module) -> _Layout:
     # timm takes seconds to import, and who has a model has paid them: names and hyper-parameters
     # of adapters can be had without.
-    from timm.layers import Attention
+    from timm.layers import Attention, Mlp
     from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, WindowAttention
     from timm.models.vision_transformer import Block as VitBlock
     from timm.models.vision_transformer import VisionTransformer
 
+    kinds: dict[str, type[nn.Module]]
     if type(model) is VisionTransformer:  # subclasses have other tokens, heads or passes
-        width = model.embed_dim
-        blocks = [TransformerBlock(f"blocks.{i}", i, 0, width) for i in range(len(model.blocks))]
-        kinds: dict[str, type[nn.Module]] = {"": VitBlock, "attn": Attention}
-        return _Layout("vit", tuple(blocks), kinds, "head", model.num_prefix_tokens)
+        kinds = {"": VitBlock, ".attn": Attention, ".mlp": Mlp}
+        found = [(f"blocks.{index}", 0, model.embed_dim) for index in range(len(model.blocks))]
+        return _Layout("vit", "head", model.num_prefix_tokens, kinds, _numbered(found))
     if type(model) is SwinTransformer:
-        blocks = [
-            TransformerBlock(f"layers.{s}.blocks.{b}", 0, s, int(block.dim))
+        kinds = {"": SwinTransformerBlock, ".attn": WindowAttention, ".mlp": Mlp}
+        found = [
+            (f"layers.{s}.blocks.{b}", s, int(block.dim))
             for s, stage in enumerate(model.layers)
             for b, block in enumerate(stage.blocks)  # type: ignore[arg-type]
         ]
-        numbered = tuple(replace(block, index=index) for index, block in enumerate(blocks))
-        kinds = {"": SwinTransformerBlock, "attn": WindowAttention}
-        return _Layout("swin", numbered, kinds, "head.fc", 0)
+        return _Layout("swin", "head.fc", 0, kinds, _numbered(found))
     raise UnsupportedBackbone(
         f"{type(model).__name__} is not supported; looked for timm's VisionTransformer (ViT, and "
         "DeiT without a distillation head) and SwinTransformer."
     )
 
 
-def _check(model: nn.Module, layout: _Layout, block: TransformerBlock) -> None:
-    """`UnsupportedBackbone` unless the block and its halves are exactly timm's standard ones."""
-    from timm.layers import Mlp
+def _numbered(found: list[tuple[str, int, int]]) -> tuple[TransformerBlock, ...]:
+    """The blocks of (path, stage, width), numbered through."""
+    return tuple(
+        TransformerBlock(path, index, stage, width)
+        for index, (path, stage, width) in enumerate(found)
+    )
 
-    kinds: dict[str, type[nn.Module]] = {**layout.kinds, "mlp": Mlp}
-    for name, wanted in kinds.items():
-        path = f"{block.path}.{name}".rstrip(".")
-        found = model.get_submodule(path)
-        if type(found) is not wanted:
-            raise UnsupportedBackbone(
-                f"{path} is a {type(found).__name__}; looked for timm's {wanted.__name__}."
-            )
+
+def _check(model: nn.Module, path: str, kind: type[nn.Module], shown: str) -> None:
+    """`UnsupportedBackbone` unless the module is exactly of this class, not of a subclass."""
+    found = model.get_submodule(path)
+    if type(found) is not kind:
+        raise _unsupported(path, found, shown)
+
+
+def _unsupported(path: str, found: nn.Module, wanted: str) -> UnsupportedBackbone:
+    return UnsupportedBackbone(f"{path} is a {type(found).__name__}; looked for {wanted}.")
 
 
 def _linear(
-    model: nn.Module, block: TransformerBlock, suffix: str, parts: tuple[str, ...]
+    model: nn.Module, path: str, parts: tuple[str, ...], block: TransformerBlock | None = None
 ) -> Linear:
-    path = f"{block.path}.{suffix}"
+    _check(model, path, nn.Linear, "nn.Linear")
     layer = model.get_submodule(path)
-    if type(layer) is not nn.Linear:
-        raise UnsupportedBackbone(f"{path} is a {type(layer).__name__}; looked for nn.Linear.")
+    assert isinstance(layer, nn.Linear)
+    index, stage = (block.index, block.stage) if block else (-1, 0)
     out = layer.out_features // len(parts)
-    return Linear(path, block.index, parts, parts, layer.in_features, out, block.stage)
+    return Linear(path, index, parts, parts, layer.in_features, out, stage)
 
 
-def _outside(model: nn.Module, layout: _Layout) -> tuple[tuple[Norm, ...], tuple[Linear, ...]]:
-    """The norms outside the blocks, in forward order, and Swin's reductions."""
-    norms: list[Norm] = []
-    reductions: list[Linear] = []
-    paths = dict(_norm_paths(model, layout))
-    for path, feeds in paths.items():
-        norms.append(Norm(path, -1, "", _width(model, path), feeds))
-        if feeds:
-            layer = model.get_submodule(feeds)
-            assert isinstance(layer, nn.Linear)
-            part = ("reduction",)
-            reductions.append(Linear(feeds, -1, part, part, layer.in_features, layer.out_features))
-    return tuple(norms), tuple(reductions)
-
-
-def _norm_paths(model: nn.Module, layout: _Layout) -> Iterator[tuple[str, str]]:
-    """Path and what it feeds of every layer norm outside the blocks."""
-    candidates = ["patch_embed.norm", "norm_pre"]
-    if layout.family == "swin":
-        stages = range(layout.blocks[-1].stage + 1)
-        candidates += [f"layers.{stage}.downsample.norm" for stage in stages]
-    for path in (*candidates, "norm", "fc_norm"):
-        try:
-            found = model.get_submodule(path)
-        except AttributeError:  # this model has no such module
-            continue
-        if isinstance(found, nn.LayerNorm):
-            merging = path.endswith("downsample.norm")
-            yield path, path.replace("norm", "reduction") if merging else ""
-
-
-def _width(model: nn.Module, path: str) -> int:
-    norm = model.get_submodule(path)
-    if not isinstance(norm, nn.LayerNorm):
-        raise UnsupportedBackbone(f"{path} is a {type(norm).__name__}; looked for nn.LayerNorm.")
-    return int(norm.normalized_shape[0])
+def _outside(model: nn.Module, stages: int) -> tuple[list[Norm], list[Linear]]:
+    """The layer norms outside the blocks, in forward order, and Swin's reductions."""
+    norms, reductions, modules = list[Norm](), list[Linear](), dict(model.named_modules())
+    mergings = [f"layers.{stage}.downsample.norm" for stage in range(stages)]
+    for path in ("patch_embed.norm", "norm_pre", *mergings, "norm", "fc_norm"):
+        norm = modules.get(path)
+        if isinstance(norm, nn.LayerNorm):
+            feeds = path.replace("norm", "reduction") if path in mergings else ""
+            norms.append(Norm(path, -1, "", norm.normalized_shape[0], feeds))
+            if feeds:
+                reductions.append(_linear(model, feeds, ("reduction",)))
+    return norms, reductions

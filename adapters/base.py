@@ -14,7 +14,7 @@ of those modules in a forward pass (`edits`). It is written once, on the trial a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from typing import Any, ClassVar
@@ -53,11 +53,6 @@ class Parameter:
     kind: Kind = Kind.TRAINED
     decay: bool = True
     """Whether the recipe's weight decay acts on it."""
-
-
-def trained_count(parameters: Iterable[Parameter]) -> int:
-    """The number of trained values outside the head, as the papers' tables count them."""
-    return sum(p.value.numel() for p in parameters if p.kind is Kind.TRAINED)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,6 @@ class Bottleneck(Adapter):
     layers: tuple[int, ...] | None = hyperparameter(None)
 
     def select(self, sites: Sites) -> Sites:
-        """The last linear layer of every half that an adapter follows."""
         chosen = sites.select(self.sites, self.layers)
         ends = _ENDS[self.position]
         linears = tuple(site for site in chosen.linears if site.chosen[0] in ends)
@@ -53,8 +52,8 @@ class Bottleneck(Adapter):
         tensors: Tensors = {}
         for site in sites.linears:
             down = uniform((site.out, self.hidden), sqrt(6 / site.out), generator)
-            prefix = f"blocks.{site.block}.{site.parts[0]}"
-            tensors |= bottleneck(prefix, down, torch.zeros(self.hidden, site.out))
+            up = torch.zeros(self.hidden, site.out)
+            tensors |= bottleneck(site.tensor_name(site.parts[0]), down, up)
         return tensors
 
     def target_modules(self, sites: Sites) -> tuple[str, ...]:
@@ -62,9 +61,8 @@ class Bottleneck(Adapter):
         return tuple(_half(site.path) for site in sites.linears)
 
     def edits(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Edit]:
-        """y → y + up(GELU(down(y)))."""
         return {
-            _half(site.path): serial(tensors, f"blocks.{site.block}.{site.parts[0]}", context)
+            _half(site.path): serial(tensors, site.tensor_name(site.parts[0]), context)
             for site in sites.linears
         }
 
@@ -102,11 +100,10 @@ class AdaptFormer(Adapter):
 
     def edits(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Edit]:
         """The norm's input is remembered and read again where its half ends."""
-        scale = context.vector("scale")
         edits: dict[str, Edit] = {}
         for norm in _inner(sites):
-            prefix = f"blocks.{norm.block}.{norm.group}"
-            begin, end = _beside(_branch(tensors, prefix, context, scale), context)
+            branch = _branch(tensors, f"blocks.{norm.block}.{norm.group}", context)
+            begin, end = _beside(branch, context)
             edits |= {norm.path: begin, _end(sites, norm): end}
         return edits
 
@@ -114,12 +111,8 @@ class AdaptFormer(Adapter):
 def bottleneck(prefix: str, down: Tensor, up: Tensor) -> Tensors:
     """The tensors of one adapter from its two matrices (D, h), (h, D); biases start at 0."""
     hidden, width = up.shape
-    return {
-        f"{prefix}.down": down,
-        f"{prefix}.down_bias": torch.zeros(hidden),
-        f"{prefix}.up": up,
-        f"{prefix}.up_bias": torch.zeros(width),
-    }
+    values = (down, torch.zeros(hidden), up, torch.zeros(width))
+    return dict(zip(_names(prefix), values, strict=True))
 
 
 def serial(tensors: Tensors, prefix: str, context: Context) -> Edit:
@@ -128,9 +121,10 @@ def serial(tensors: Tensors, prefix: str, context: Context) -> Edit:
     return context.mapped(lambda y: y + F.gelu(y @ w_down + b_down) @ w_up + b_up)
 
 
-def _branch(tensors: Tensors, prefix: str, context: Context, scale: Tensor) -> Update:
+def _branch(tensors: Tensors, prefix: str, context: Context) -> Update:
     """x → s·up(dropout(ReLU(down(x))))."""
     w_down, b_down, w_up, b_up = _parts(tensors, prefix)
+    scale = context.vector("scale")
 
     def update(x: Tensor) -> Tensor:
         h = context.drop_activation(F.relu(x @ w_down + b_down), f"{prefix}.down")
@@ -141,9 +135,12 @@ def _branch(tensors: Tensors, prefix: str, context: Context, scale: Tensor) -> U
 
 def _parts(tensors: Tensors, prefix: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """down (K, D, h), its bias (K, 1, h), up (K, h, D), its bias (K, 1, D)."""
-    w_down, w_up = tensors[f"{prefix}.down"], tensors[f"{prefix}.up"]
-    b_down, b_up = tensors[f"{prefix}.down_bias"], tensors[f"{prefix}.up_bias"]
+    w_down, b_down, w_up, b_up = (tensors[name] for name in _names(prefix))
     return w_down, b_down.unsqueeze(1), w_up, b_up.unsqueeze(1)
+
+
+def _names(prefix: str) -> list[str]:
+    return [f"{prefix}.{name}" for name in ("down", "down_bias", "up", "up_bias")]
 
 
 def _beside(update: Update, context: Context) -> tuple[Edit, Edit]:

@@ -16,9 +16,7 @@ from adapters.base import Adapter, Context, Tensors, uniform
 from adapters.errors import UnsupportedBackbone
 from adapters.fuse import SharedFactors, Update
 from adapters.hyperparameters import hyperparameter
-from adapters.sites import FFN, MHSA, Sites
-
-_GROUPS: dict[str, tuple[str, ...]] = {"mhsa": MHSA, "ffn": FFN}
+from adapters.sites import FFN, GROUPS, MHSA, Sites
 
 
 class SliceGroup(NamedTuple):
@@ -60,18 +58,16 @@ class EFFT(Adapter):
                     core = uniform((count, r1, r2), sqrt(6 / (count * (r1 + r2))), generator)
                     v = uniform((r2, group.columns), sqrt(6 / (r2 + group.columns)), generator)
                     (u if zero == "u" else v).zero_()
-                    names = (f"{prefix}{group.name}{name}" for name in ("U", "core", "V"))
-                    tensors |= zip(names, (u, core, v), strict=True)
+                    tensors |= zip(_names(prefix, group), (u, core, v), strict=True)
         return tensors
 
     def updates(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Update]:
-        """x → s·((x U) Σ_i) V, for fc2 x → s·((x Vᵀ) Σ_iᵀ) Uᵀ."""
         scale = context.vector("scale").unsqueeze(-1)
         updates: dict[str, Update] = {}
         for prefix, _, own in sites.by_stage():
             for group in self.groups(own):
                 if group.slices:
-                    names = (f"{prefix}{group.name}{name}" for name in ("U", "core", "V"))
+                    names = _names(prefix, group)
                     u, core, v = (context.drop_factor(name, tensors[name]) for name in names)
                     shared = SharedFactors(u, core * scale, v, group.slices, group.begins)
                     mine = [s for s in own.linears if (s.block, s.chosen[0]) in group.slices]
@@ -121,7 +117,6 @@ class EFFT1(EFFT):
         return [SliceGroup("", _hidden(sites) or len(parts) * width, begins, slices)]
 
     def starts(self) -> tuple[list[tuple[int, int]], str]:
-        """r1, r2 and `init`."""
         return [(self.rank, self.rank2 or self.rank)], self.init
 
 
@@ -148,11 +143,10 @@ class EFFT2(EFFT):
         columns = (sites.blocks[0].width, _hidden(sites))
         return [
             SliceGroup(f"{name}.", wide, {}, self._slices(sites, members))
-            for (name, members), wide in zip(_GROUPS.items(), columns, strict=True)
+            for (name, members), wide in zip(GROUPS.items(), columns, strict=True)
         ]
 
     def starts(self) -> tuple[list[tuple[int, int]], str]:
-        """(r, r) and (f, g), and `init`."""
         ffn = self.ffn_rank or self.rank
         return [(self.rank, self.rank), (ffn, self.ffn_rank2 or ffn)], self.init
 
@@ -161,6 +155,10 @@ class EFFT2(EFFT):
         kinds = _chosen(sites, members)
         shared = self.cores == "shared"
         return {key: kinds.index(key[1]) if shared else index for index, key in enumerate(own)}
+
+
+def _names(prefix: str, group: SliceGroup) -> list[str]:
+    return [f"{prefix}{group.name}{name}" for name in ("U", "core", "V")]
 
 
 def _chosen(sites: Sites, members: tuple[str, ...]) -> list[str]:

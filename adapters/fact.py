@@ -60,7 +60,6 @@ class FacT(Adapter):
         return tensors
 
     def updates(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Update]:
-        """x → s·dropout((x U) Σ_i) V per slice."""
         scale = context.vector("scale").unsqueeze(-1)
         updates: dict[str, Update] = {}
         for prefix, stage, own in sites.by_stage():
@@ -90,11 +89,9 @@ class FactTT(FacT):
     name: ClassVar[str] = "fact_tt"
 
     def start_core(self, count: int, rank: int, generator: torch.Generator) -> Tensors:
-        """`core`."""
         return {"core": uniform((count, rank, rank), 1 / sqrt(rank), generator)}
 
     def core(self, group: Tensors) -> Tensor:
-        """Σ."""
         return group["core"]
 
 
@@ -110,12 +107,10 @@ class FactTK(FacT):
     rank: int = hyperparameter(32, low=1, stacks=True)
 
     def start_core(self, count: int, rank: int, generator: torch.Generator) -> Tensors:
-        """`C` and `P`."""
         c = uniform((rank, rank, rank), sqrt(3) / rank, generator)
         return {"C": c, "P": uniform((count, rank), sqrt(6 / (count + rank)), generator)}
 
     def core(self, group: Tensors) -> Tensor:
-        """C ×₃ P."""
         return torch.einsum("kabc,knc->knab", group["C"], group["P"])
 
 

@@ -6,23 +6,17 @@ stand in for the frozen ones in every forward pass; a bf16 backbone thus keeps f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from adapters.base import Adapter, Tensors
 from adapters.errors import AdapterError
 from adapters.hyperparameters import hyperparameter
-from adapters.sites import FFN, MHSA, Sites, TransformerBlock
+from adapters.sites import FFN, MHSA, Sites
 
-_FINAL_NORMS = ("norm.", "fc_norm.")
-_HALVES = (
-    (MHSA, ("attn.", "norm1.", "ls1.")),
-    (FFN, ("mlp.", "norm2.", "ls2.")),
-)
+_HALVES = ((MHSA, ("attn.", "norm1.", "ls1.")), (FFN, ("mlp.", "norm2.", "ls2.")))
 
 
 @dataclass(frozen=True)
@@ -35,8 +29,7 @@ class _OwnWeights(Adapter):
         """No module is edited: their parameters are replaced."""
         return ()
 
-    def weights(self, tensors: Tensors) -> Mapping[str, Tensor]:
-        """All of them."""
+    def weights(self, tensors: Tensors) -> Tensors:
         return tensors
 
 
@@ -55,15 +48,11 @@ class Full(_OwnWeights):
     layers: tuple[int, ...] | None = hyperparameter(None)
 
     def select(self, sites: Sites) -> Sites:
-        """The chosen parts of the chosen blocks; everything if nothing is deselected."""
         return _whole_layers(sites.select(self.sites, self.layers), self)
 
     def start(self, sites: Sites, generator: torch.Generator) -> Tensors:
-        """Copies of the chosen weights."""
-        if sites.patch is not None:  # nothing was deselected
-            return _copies(sites, lambda _: True)
-        chosen = _chosen(sites)
-        return _copies(sites, lambda name: name.startswith(chosen))
+        """Copies of the chosen weights: of every one if nothing was deselected."""
+        return _copies(sites, _chosen(sites) if sites.patch is None else ("",))
 
 
 @dataclass(frozen=True)
@@ -80,44 +69,36 @@ class Partial(_OwnWeights):
     layers: tuple[int, ...] | None = hyperparameter(None)
 
     def select(self, sites: Sites) -> Sites:
-        """The chosen parts of the last blocks."""
         if self.blocks > sites.depth:
             raise AdapterError(
                 f"Partial.blocks is {self.blocks}; this backbone has {sites.depth} blocks."
             )
-        last = tuple(range(sites.depth - self.blocks, sites.depth))
-        layers = last if self.layers is None else self.layers
+        last = range(sites.depth - self.blocks, sites.depth)
+        layers = tuple(last) if self.layers is None else self.layers
         return _whole_layers(sites.select(self.sites, layers), self)
 
     def start(self, sites: Sites, generator: torch.Generator) -> Tensors:
         """Copies of the weights of the chosen blocks and of the final norm."""
-        chosen = (*_chosen(sites), *_FINAL_NORMS)
-        return _copies(sites, lambda name: name.startswith(chosen))
+        return _copies(sites, (*_chosen(sites), "norm.", "fc_norm."))
 
 
-def _copies(sites: Sites, wanted: Callable[[str], bool]) -> Tensors:
+def _copies(sites: Sites, prefixes: tuple[str, ...]) -> Tensors:
     return {
         name: weight.detach().to(torch.float32, copy=True)
         for name, weight in sites.weights.items()
-        if wanted(name)
+        if name.startswith(prefixes)
     }
 
 
 def _chosen(sites: Sites) -> tuple[str, ...]:
     """What the names of the chosen blocks' weights begin with."""
-    linears = [f"{site.path}." for site in sites.linears]
-    halves = [prefix for block in sites.blocks for prefix in _whole_halves(sites, block)]
-    return (*linears, *halves)
-
-
-def _whole_halves(sites: Sites, block: TransformerBlock) -> list[str]:
-    parts = {part for index, part in sites.slices() if index == block.index}
-    return [
-        f"{block.path}.{name}"
-        for half, names in _HALVES
-        if parts.issuperset(half)
-        for name in names
-    ]
+    prefixes = [f"{site.path}." for site in sites.linears]
+    for block in sites.blocks:
+        parts = {part for index, part in sites.slices() if index == block.index}
+        for half, names in _HALVES:
+            if parts.issuperset(half):
+                prefixes += [f"{block.path}.{name}" for name in names]
+    return tuple(prefixes)
 
 
 def _whole_layers(sites: Sites, adapter: Full | Partial) -> Sites:

@@ -90,11 +90,6 @@ def spread(site: Linear, outputs: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([outputs.get(part, zeros) for part in site.parts], dim=-1)
 
 
-def by_parts(site: Linear, parts: Mapping[str, Update]) -> Update:
-    """One update for a (fused) layer from the updates of its chosen parts; the others get zeros."""
-    return lambda x: spread(site, {part: update(x) for part, update in parts.items()})
-
-
 def low_rank_parts(site: Linear, factors: Mapping[str, tuple[Tensor, Tensor]]) -> LowRank:
     """Part → (A (K, in, r), B (K, r, out)) as one: [A_q A_v] and B_q, B_v block by block."""
     inner = torch.cat([a for a, _ in factors.values()], dim=-1)

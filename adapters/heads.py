@@ -26,11 +26,9 @@ class LinearProbe(Adapter):
     zero_head: ClassVar[bool] = True
 
     def select(self, sites: Sites) -> Sites:
-        """None of them."""
         return sites.nothing()
 
     def start(self, sites: Sites, generator: torch.Generator) -> Tensors:
-        """No tensors."""
         return {}
 
 
@@ -50,7 +48,6 @@ class MLPHead(Adapter):
     dropout: float = hyperparameter(0.1, low=0, below=1, stacks=True)
 
     def select(self, sites: Sites) -> Sites:
-        """None of them."""
         return sites.nothing()
 
     def start(self, sites: Sites, generator: torch.Generator) -> dict[str, Parameter]:
@@ -69,8 +66,6 @@ class MLPHead(Adapter):
         return parameters
 
     def head(self, tensors: Tensors, context: Context) -> Update:
-        """Features (K, B, D) → the last hidden layer's output."""
-
         def layers(z: Tensor) -> Tensor:
             for i in range(self.hidden):
                 w, b = tensors[f"head.{i}.W"], tensors[f"head.{i}.b"]
@@ -82,23 +77,22 @@ class MLPHead(Adapter):
 
 
 def _batch_norm(z: Tensor, tensors: Tensors, layer: int, training: bool) -> Tensor:
-    """γ (z − mean) / √(var + ε) + β: of each trial's own batch in training, running otherwise."""
+    """γ (z − mean) / √(var + ε) + β with the statistics of each trial's own batch in training.
+
+    Then the running ones move towards these in place; in evaluation they are used instead.
+    """
     gamma, beta = (tensors[f"head.{layer}.{name}"].unsqueeze(1) for name in ("gamma", "beta"))
     running = [tensors[f"state.{layer}.{name}"] for name in ("mean", "var")]
     if training:
+        if (count := z.shape[1]) < 2:
+            raise AdapterError(
+                "mlp_head's batch norm has no variance over a batch of 1 image; train with at "
+                "least 2."
+            )
         var, mean = torch.var_mean(z, dim=1, correction=0, keepdim=True)
-        _follow(running, mean.detach(), var.detach(), z.shape[1])
+        unbiased = var * (count / (count - 1))
+        for statistic, new in zip(running, (mean, unbiased), strict=True):
+            statistic.lerp_(new.detach().squeeze(1), _MOMENTUM)
     else:
         mean, var = (statistic.unsqueeze(1) for statistic in running)
     return (z - mean) * torch.rsqrt(var + _EPS) * gamma + beta
-
-
-def _follow(running: list[Tensor], mean: Tensor, var: Tensor, count: int) -> None:
-    """Moves the running statistics towards the batch's, with the unbiased variance, in place."""
-    if count < 2:
-        raise AdapterError(
-            "mlp_head's batch norm has no variance over a batch of 1 image; train with at least 2."
-        )
-    batch = (mean.squeeze(1), var.squeeze(1) * (count / (count - 1)))
-    for statistic, new in zip(running, batch, strict=True):
-        statistic.lerp_(new, _MOMENTUM)

@@ -12,11 +12,9 @@ from torch.nn import functional as F
 
 from adapters.base import Adapter, Context, Edit, Tensors, uniform
 from adapters.errors import AdapterError
-from adapters.fuse import Update, by_parts
+from adapters.fuse import Update, spread
 from adapters.hyperparameters import hyperparameter
 from adapters.sites import Linear, Sites
-
-_TENSORS = ("A", "B", "d", "v_l", "v_r")
 
 
 @dataclass(frozen=True)
@@ -49,28 +47,18 @@ class HTA(Adapter):
                     _reflector(site.inputs, generator),
                     _reflector(site.out, generator),
                 )
-                prefix = f"blocks.{site.block}.{part}"
-                tensors |= {f"{prefix}.{name}": v for name, v in zip(_TENSORS, values, strict=True)}
+                tensors |= zip(_names(site, part), values, strict=True)
         return tensors
 
     def updates(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Update]:
-        """x → (x A) B + ((x H_l) ⊙ d) H_r per part."""
-
         def layer(site: Linear) -> Update:
-            parts = by_parts(site, {part: self._part(tensors, site, part) for part in site.chosen})
-            return lambda x: context.drop_activation(parts(x))
+            def update(x: Tensor) -> Tensor:
+                parts = {p: _transformed(x, tensors, site, p, self.form) for p in site.chosen}
+                return context.drop_activation(spread(site, parts))
+
+            return update
 
         return {site.path: layer(site) for site in sites.linears}
-
-    def _part(self, tensors: Tensors, site: Linear, part: str) -> Update:
-        a, b, d, v_l, v_r = (tensors[f"blocks.{site.block}.{part}.{name}"] for name in _TENSORS)
-
-        def update(x: Tensor) -> Tensor:
-            core = _reflect(x, v_l, self.form)[..., : d.shape[-1]] * d.unsqueeze(1)
-            core = F.pad(core, (0, site.out - core.shape[-1]))
-            return (x @ a) @ b + _reflect(core, v_r, self.form)
-
-        return update
 
 
 @dataclass(frozen=True)
@@ -91,7 +79,6 @@ class HTAAdapter(Adapter):
     layers: tuple[int, ...] | None = hyperparameter(None)
 
     def select(self, sites: Sites) -> Sites:
-        """The outputs of MHSA and FFN among the chosen parts of the chosen blocks."""
         chosen = sites.select(self.sites, self.layers)
         outputs = tuple(site for site in chosen.linears if site.parts in (("o",), ("fc2",)))
         if not outputs:
@@ -106,32 +93,33 @@ class HTAAdapter(Adapter):
         tensors: Tensors = {}
         for site in sites.linears:
             width, v = site.out, _reflector(site.out, generator)
-            values = (
-                uniform((width, self.rank), 1 / sqrt(width), generator),
-                torch.zeros(self.rank, width),
-                torch.ones(width),
-                v,
-                v.clone(),
-            )
-            prefix = f"blocks.{site.block}.{site.parts[0]}"
-            tensors |= {f"{prefix}.{name}": v for name, v in zip(_TENSORS, values, strict=True)}
+            a = uniform((width, self.rank), 1 / sqrt(width), generator)
+            values = (a, torch.zeros(self.rank, width), torch.ones(width), v, v.clone())
+            tensors |= zip(_names(site, site.parts[0]), values, strict=True)
         return tensors
 
     def edits(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Edit]:
-        """y → (y A) B + ((y H_l) ⊙ d) H_r."""
-
         def output(site: Linear) -> Edit:
-            prefix = f"blocks.{site.block}.{site.parts[0]}"
-            a, b, d, v_l, v_r = (tensors[f"{prefix}.{name}"] for name in _TENSORS)
-
             def change(y: Tensor) -> Tensor:
-                core = _reflect(y, v_l, self.form) * d.unsqueeze(1)
-                new = (y @ a) @ b + _reflect(core, v_r, self.form)
+                new = _transformed(y, tensors, site, site.parts[0], self.form)
                 return y + context.drop_activation(new - y)
 
             return context.mapped(change)
 
         return {site.path: output(site) for site in sites.linears}
+
+
+def _names(site: Linear, part: str) -> list[str]:
+    return [f"{site.tensor_name(part)}.{name}" for name in ("A", "B", "d", "v_l", "v_r")]
+
+
+def _transformed(x: Tensor, tensors: Tensors, site: Linear, part: str, form: str) -> Tensor:
+    """x (A B + H_l diag(d) H_r) for x (K, N, in), as (x A) B + ((x H_l) ⊙ d) H_r."""
+    a, b, d, v_l, v_r = (tensors[name] for name in _names(site, part))
+    core = _reflect(x, v_l, form)[..., : d.shape[-1]] * d.unsqueeze(1)
+    if site.out > core.shape[-1]:
+        core = F.pad(core, (0, site.out - core.shape[-1]))
+    return (x @ a) @ b + _reflect(core, v_r, form)
 
 
 def _reflect(x: Tensor, v: Tensor, form: str) -> Tensor:

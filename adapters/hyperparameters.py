@@ -67,19 +67,12 @@ def _coerced(kind: Any, value: Any) -> Any:
 def _check(item: Field[Any], value: Any, owner: str) -> None:
     low, below, among = (item.metadata.get(name) for name in ("low", "below", "among"))
     if among is not None and value not in among:
-        raise AdapterError(
-            f"{owner}.{item.name} is {value!r}; allowed: {', '.join(map(repr, among))}."
-        )
-    too_low = low is not None and not value >= low
-    too_high = below is not None and not value < below
-    if too_low or too_high:
-        parts = [
-            f"at least {low}" if low is not None else "",
-            f"below {below}" if below is not None else "",
-        ]
-        raise AdapterError(
-            f"{owner}.{item.name} is {value!r}; allowed: {' and '.join(p for p in parts if p)}."
-        )
+        shown = ", ".join(map(repr, among))
+        raise AdapterError(f"{owner}.{item.name} is {value!r}; allowed: {shown}.")
+    if (low is not None and not value >= low) or (below is not None and not value < below):
+        limits = (("at least", low), ("below", below))
+        shown = " and ".join(f"{word} {limit}" for word, limit in limits if limit is not None)
+        raise AdapterError(f"{owner}.{item.name} is {value!r}; allowed: {shown}.")
 
 
 def per_trial_fields(cls: type) -> tuple[str, ...]:

@@ -40,11 +40,9 @@ class LoRA(Adapter):
         tensors: Tensors = {}
         for site in sites.linears:
             for part in site.chosen:
-                prefix = f"blocks.{site.block}.{part}"
-                tensors[f"{prefix}.A"] = uniform(
-                    (site.inputs, self.rank), 1 / sqrt(site.inputs), generator
-                )
-                tensors[f"{prefix}.B"] = torch.zeros(self.rank, site.out)
+                name, bound = site.tensor_name(part), 1 / sqrt(site.inputs)
+                tensors[f"{name}.A"] = uniform((site.inputs, self.rank), bound, generator)
+                tensors[f"{name}.B"] = torch.zeros(self.rank, site.out)
         return tensors
 
     def updates(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Update]:
@@ -52,10 +50,10 @@ class LoRA(Adapter):
         scale = context.vector("scale")
 
         def layer(site: Linear) -> Update:
-            prefixes = {part: f"blocks.{site.block}.{part}" for part in site.chosen}
+            names = {part: site.tensor_name(part) for part in site.chosen}
             factors = {
-                part: (tensors[f"{prefix}.A"], tensors[f"{prefix}.B"] * scale)
-                for part, prefix in prefixes.items()
+                part: (tensors[f"{name}.A"], tensors[f"{name}.B"] * scale)
+                for part, name in names.items()
             }
             return context.drop_input(low_rank_parts(site, factors))
 

@@ -43,17 +43,15 @@ def merge(model: M) -> M:
     tensors = stack.tensors_of(0)
     found = _read(model, stack)
     adapter = stack.members[0].adapter
-    replaced = {
-        name: t[0].clone() for name, t in adapter.weights(stack.stacked(Kind.TRAINED)).items()
-    }
+    weights = adapter.weights(stack.stacked(Kind.TRAINED))
+    replaced = {name: tensor[0].clone() for name, tensor in weights.items()}
     sites = stack.backbone_sites
     detach(model)
     for name, value in replaced.items():
         model.get_parameter(name).copy_(value)
     # Linear layers first: a norm's change may go in front of one that was changed itself.
-    for path in sorted(
-        found, key=lambda path: not isinstance(model.get_submodule(path), nn.Linear)
-    ):
+    modules = {path: model.get_submodule(path) for path in found}
+    for path in sorted(found, key=lambda path: not isinstance(modules[path], nn.Linear)):
         _fold(model, sites, path, found[path])
     if "head.weight" in tensors:
         _set_head(model, sites.head, tensors)
@@ -93,7 +91,7 @@ def _affine(edit: Edit, base: nn.Module, path: str, name: str, device: torch.dev
     elif isinstance(base, nn.LayerNorm):
         found = _probed(lambda x: edit(x, nn.Identity()), int(base.normalized_shape[0]), device)
     elif isinstance(base, nn.Conv2d):
-        same = _Same(base.out_channels).to(device)
+        same = _Same(base.out_channels, base.out_channels, 1, device=device)
         found = _probed(
             lambda x: edit(x[:, :, None, None], same)[:, :, 0, 0], base.out_channels, device
         )
@@ -107,11 +105,7 @@ def _affine(edit: Edit, base: nn.Module, path: str, name: str, device: torch.dev
 class _Same(nn.Conv2d):
     """A convolution that leaves its input as it is."""
 
-    def __init__(self, width: int) -> None:
-        super().__init__(width, width, 1)
-
     def forward(self, x: Tensor) -> Tensor:
-        """x."""
         return x
 
 
@@ -135,38 +129,30 @@ def _refused(name: str, path: str) -> AdapterError:
 def _fold(model: nn.Module, sites: Sites, path: str, change: Affine) -> None:
     module = model.get_submodule(path)
     if isinstance(module, nn.Linear):
-        bias = change.shift if module.bias is None else module.bias.float() + change.shift
-        _set(module, module.weight.float() + change.matrix.mT, bias)
+        _set(module, module.weight.float() + change.matrix.mT, _bias(module) + change.shift)
     elif isinstance(module, nn.Conv2d):
         weight = torch.einsum("oihw,op->pihw", module.weight.float(), change.matrix)
-        bias = change.shift if module.bias is None else _after(module.bias, change)
-        _set(module, weight, bias)
+        _set(module, weight, _bias(module) @ change.matrix + change.shift)
     elif _is_diagonal(change.matrix):
         assert isinstance(module, nn.LayerNorm)
-        _set(module, module.weight.float() * change.matrix.diagonal(), _after(module.bias, change))
+        weight = module.weight.float() * change.matrix.diagonal()
+        _set(module, weight, _bias(module) @ change.matrix + change.shift)
     else:
         assert isinstance(module, nn.LayerNorm)
         feeds = next(norm.feeds for norm in sites.norms if norm.path == path)
         reader = model.get_submodule(feeds)
         assert isinstance(reader, nn.Linear)
-        _set(module, module.weight, module.bias.float() + _before(change))
+        # The shift goes in front of the matrix: what lies between norm and reader, such as the
+        # zeros that pad Swin's windows, must not be shifted.
+        shift = torch.linalg.solve(change.matrix.double().mT, change.shift.double()).float()
+        _set(module, module.weight, _bias(module) + shift)
         _set(reader, (change.matrix @ reader.weight.float().mT).mT, _bias(reader))
 
 
-def _before(change: Affine) -> Tensor:
-    """The shift as one in front of the matrix: what lies between norm and reader, such as the zeros
-    that pad Swin's windows, must not be shifted.
-    """
-    shift: Tensor = torch.linalg.solve(change.matrix.double().mT, change.shift.double())
-    return shift.float()
-
-
-def _bias(layer: nn.Linear) -> Tensor:
-    return layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias
-
-
-def _after(bias: Tensor, change: Affine) -> Tensor:
-    return bias.float() @ change.matrix + change.shift
+def _bias(module: nn.Linear | nn.Conv2d | nn.LayerNorm) -> Tensor:
+    """In fp32; zeros if it has none."""
+    bias: Tensor | None = module.bias
+    return module.weight.new_zeros(len(module.weight)).float() if bias is None else bias.float()
 
 
 def _set(module: nn.Module, weight: Tensor, bias: Tensor) -> None:

@@ -48,7 +48,6 @@ class NOAH(Adapter):
     layers: tuple[int, ...] | None = hyperparameter(None)
 
     def select(self, sites: Sites) -> Sites:
-        """The chosen blocks of a ViT."""
         if sites.family != "vit":
             raise UnsupportedBackbone(
                 "NOAH's parts share one sequence of tokens of one width; looked for timm's "
@@ -77,12 +76,12 @@ class NOAH(Adapter):
     def start(self, sites: Sites, generator: torch.Generator) -> Tensors:
         """`blocks.<i>.prompts`, `.qkv.A`, `.qkv.B`, and `.fc2.down` to `.fc2.up_bias`."""
         tensors: Tensors = {}
+        layers = {site.path: site for site in sites.linears}
         for block in self._blocks(sites, "prompts"):
-            tensors[f"blocks.{block.index}.prompts"] = _normal(
-                (self.prompts, block.width), generator
-            )
+            prompts = _normal((self.prompts, block.width), generator)
+            tensors[f"blocks.{block.index}.prompts"] = prompts
         for block in self._blocks(sites, "rank"):
-            prefix, qkv = f"blocks.{block.index}.qkv", sites.linear(f"{block.attention}.qkv")
+            qkv, prefix = layers[f"{block.attention}.qkv"], f"blocks.{block.index}.qkv"
             a = uniform((qkv.inputs, self.rank), 1 / sqrt(qkv.inputs), generator)
             b = torch.zeros(self.rank, len(qkv.parts) * qkv.out)
             tensors |= {f"{prefix}.A": a, f"{prefix}.B": b}
@@ -93,7 +92,6 @@ class NOAH(Adapter):
         return tensors
 
     def target_modules(self, sites: Sites) -> tuple[str, ...]:
-        """Blocks with prompts, halves with an adapter, fused layers with LoRA."""
         return (
             *(block.path for block in self._blocks(sites, "prompts")),
             *(f"{block.path}.mlp" for block in self._blocks(sites, "hidden")),
@@ -101,7 +99,6 @@ class NOAH(Adapter):
         )
 
     def edits(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Edit]:
-        """Every part at its modules, wherever it has tensors."""
         edits: dict[str, Edit] = {}
         for block in sites.blocks:
             prefix, qkv = f"blocks.{block.index}", f"{block.attention}.qkv"

@@ -5,7 +5,7 @@ A linear layer's parts have a vector each, so a fused qkv has three, of which so
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,8 +16,6 @@ from adapters.base import Adapter, Context, Edit, Tensors
 from adapters.errors import AdapterError
 from adapters.hyperparameters import hyperparameter
 from adapters.sites import PARTS, Linear, Sites
-
-_STD = 0.02
 
 
 @dataclass(frozen=True)
@@ -42,11 +40,9 @@ class SSF(Adapter):
         return start_scaled(every_output(sites), self.init, generator)
 
     def target_modules(self, sites: Sites) -> tuple[str, ...]:
-        """Every selected linear layer and norm, and the patch embedding."""
         return tuple(output.path for output in every_output(sites))
 
     def edits(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Edit]:
-        """y → γ ⊙ y + β."""
         return {output.path: scaled(output, tensors, context) for output in every_output(sites)}
 
 
@@ -66,7 +62,6 @@ class BitFit(Adapter):
     layers: tuple[int, ...] | None = hyperparameter(None)
 
     def select(self, sites: Sites) -> Sites:
-        """The chosen parts of the chosen blocks; an error if none of them has a bias."""
         chosen = sites.select(self.sites, self.layers)
         if not _biased(chosen):
             raise AdapterError(
@@ -84,19 +79,12 @@ class BitFit(Adapter):
         }
 
     def target_modules(self, sites: Sites) -> tuple[str, ...]:
-        """Every selected module that has a bias."""
         return tuple(output.path for output in _biased(sites))
 
     def edits(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Edit]:
-        """y → y + Δb."""
-
         def shifted(output: Output) -> Edit:
             shift = output.vector(tensors, "bias", 0.0, context)
-
-            def change(y: Tensor) -> Tensor:
-                return y + shift
-
-            return context.mapped(change)
+            return context.mapped(lambda y: y + shift)
 
         return {output.path: shifted(output) for output in _biased(sites)}
 
@@ -125,20 +113,14 @@ class Output:
         return torch.cat([piece(*one) for one in self.pieces], dim=-1).unsqueeze(1)
 
 
-def part_name(site: Linear, part: str) -> str:
-    """What a part's tensors are named after: `blocks.<i>.<part>`, or the path of a reduction."""
-    return site.path if site.block < 0 else f"blocks.{site.block}.{part}"
-
-
 def every_output(sites: Sites) -> tuple[Output, ...]:
     """Those of the selected linear layers of the blocks, and `plain_outputs`."""
-    linears = tuple(
-        Output(
-            site.path,
-            tuple((part_name(site, p) if p in site.chosen else "", site.out) for p in site.parts),
-        )
-        for site in sites.linears
-    )
+
+    def pieces(site: Linear) -> Iterator[tuple[str, int]]:
+        for part in site.parts:
+            yield site.tensor_name(part) if part in site.chosen else "", site.out
+
+    linears = tuple(Output(site.path, tuple(pieces(site))) for site in sites.linears)
     return linears + plain_outputs(sites)
 
 
@@ -151,11 +133,10 @@ def plain_outputs(sites: Sites) -> tuple[Output, ...]:
 def start_scaled(outputs: Iterable[Output], init: str, generator: torch.Generator) -> Tensors:
     """γ and β of these outputs at their start."""
     tensors: Tensors = {}
-    std = 0.0 if init == "zero" else _STD
+    std = 0.0 if init == "zero" else 0.02
     for name, width in (piece for output in outputs for piece in output.chosen):
         for kind, mean in (("scale", 1.0), ("shift", 0.0)):
-            value = torch.empty(width).normal_(mean, std, generator=generator)
-            tensors[f"{name}.{kind}"] = value
+            tensors[f"{name}.{kind}"] = torch.empty(width).normal_(mean, std, generator=generator)
     return tensors
 
 
@@ -163,11 +144,7 @@ def scaled(output: Output, tensors: Tensors, context: Context) -> Edit:
     """The edit y → γ ⊙ y + β; γ = 1 and β = 0 in parts that are not chosen."""
     scale = output.vector(tensors, "scale", 1.0, context)
     shift = output.vector(tensors, "shift", 0.0, context)
-
-    def change(y: Tensor) -> Tensor:
-        return torch.addcmul(shift, y, scale)
-
-    return context.mapped(change)
+    return context.mapped(lambda y: torch.addcmul(shift, y, scale))
 
 
 def _biased(sites: Sites) -> list[Output]:

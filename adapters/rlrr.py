@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from adapters.base import Adapter, Context, Edit, Tensors, uniform
 from adapters.fuse import spread
 from adapters.hyperparameters import hyperparameter
-from adapters.per_feature import part_name, plain_outputs, scaled, start_scaled
+from adapters.per_feature import plain_outputs, scaled, start_scaled
 from adapters.sites import PARTS, Linear, Sites
 
 
@@ -42,7 +42,7 @@ class RLRR(Adapter):
         tensors: Tensors = {}
         for site in _rescaled(sites):
             for part in site.chosen:
-                prefix = part_name(site, part)
+                prefix = site.tensor_name(part)
                 bound = 0.0 if self.init == "zero" else sqrt(6)
                 tensors[f"{prefix}.row"] = uniform((site.out,), bound, generator)
                 tensors[f"{prefix}.col"] = uniform((site.inputs,), sqrt(6 / site.inputs), generator)
@@ -51,7 +51,6 @@ class RLRR(Adapter):
         return tensors | start_scaled(plain_outputs(sites), self.init, generator)
 
     def target_modules(self, sites: Sites) -> tuple[str, ...]:
-        """Every selected linear layer and norm, the patch embedding, Swin's reductions."""
         linears = tuple(site.path for site in _rescaled(sites))
         return linears + tuple(output.path for output in plain_outputs(sites))
 
@@ -70,7 +69,7 @@ def _rescaled(sites: Sites) -> tuple[Linear, ...]:
 def _rescale(site: Linear, tensors: Tensors, context: Context) -> Edit:
     def part_update(x: Tensor, weight: Tensor, part: str) -> Tensor:
         """x (K, N, in), weight (out, in) → (K, N, out)."""
-        prefix = part_name(site, part)
+        prefix = site.tensor_name(part)
         row, col = (tensors[f"{prefix}.{kind}"].unsqueeze(1) for kind in ("row", "col"))
         y = F.linear(x * col, weight) * row
         bias = tensors.get(f"{prefix}.bias")

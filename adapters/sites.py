@@ -13,14 +13,11 @@ from torch import Tensor
 
 from adapters.errors import AdapterError
 
-PARTS: tuple[str, ...] = ("q", "k", "v", "o", "fc1", "fc2")
 MHSA: tuple[str, ...] = ("q", "k", "v", "o")
 FFN: tuple[str, ...] = ("fc1", "fc2")
-SELECTORS: dict[str, tuple[str, ...]] = {
-    "mhsa": MHSA,
-    "ffn": FFN,
-    **{part: (part,) for part in PARTS},
-}
+PARTS = MHSA + FFN
+GROUPS = {"mhsa": MHSA, "ffn": FFN}
+SELECTORS = {**GROUPS, **{part: (part,) for part in PARTS}}
 
 
 @dataclass(frozen=True)
@@ -38,6 +35,10 @@ class Linear:
     inputs: int
     out: int
     stage: int = 0
+
+    def tensor_name(self, part: str) -> str:
+        """What a part's tensors are named after: `blocks.<i>.<part>`; outside blocks the path."""
+        return self.path if self.block < 0 else f"blocks.{self.block}.{part}"
 
 
 @dataclass(frozen=True)
@@ -132,12 +133,15 @@ class Sites:
                 f"sites={tuple(parts)} with layers={layers} matches nothing in this backbone; "
                 f"sites are {', '.join(SELECTORS)}, layers are 0…{self.depth - 1}."
             )
-        groups = {name for name in ("mhsa", "ffn") if wanted.intersection(SELECTORS[name])}
+        groups = {name for name, own in GROUPS.items() if wanted.intersection(own)}
         whole = layers is None and wanted == set(PARTS)
+        norms = (
+            n for n in self.norms if (n.block in blocks and n.group in groups if n.group else whole)
+        )
         return replace(
             self,
             linears=kept,
-            norms=tuple(n for n in self.norms if _keeps(n, blocks, groups, whole)),
+            norms=tuple(norms),
             blocks=tuple(block for block in self.blocks if block.index in blocks),
             patch=self.patch if whole else None,
             reductions=self.reductions if whole else (),
@@ -151,39 +155,24 @@ class Sites:
         """Every chosen (block, part), in forward order."""
         return [(site.block, part) for site in self.linears for part in site.chosen]
 
-    def stages(self) -> tuple[Stage, ...]:
-        """The stages that have a selected block; a ViT is one stage."""
-        first = self.every_block[0].width
-        found = {block.stage: block.width for block in self.blocks}
-        return tuple(Stage(index, width, width // first) for index, width in found.items())
-
     def by_stage(self) -> Iterator[tuple[str, Stage, Sites]]:
-        """Prefix of tensor names, stage and its sites; a ViT is one stage without a prefix."""
-        for stage in self.stages():
-            prefix = "" if self.family == "vit" else f"stages.{stage.index}."
-            yield prefix, stage, self.of_stage(stage.index)
+        """Prefix of tensor names, stage and its sites, for every stage that has a selected block.
 
-    def of_stage(self, stage: int) -> Sites:
-        """The same selection, of one stage only."""
-        return replace(
-            self,
-            linears=tuple(site for site in self.linears if site.stage == stage),
-            blocks=tuple(block for block in self.blocks if block.stage == stage),
-            norms=tuple(n for n in self.norms if n.block in self._indices(stage)),
-        )
-
-    def linear(self, path: str) -> Linear:
-        """The selected linear layer at a path."""
-        return next(site for site in self.linears if site.path == path)
-
-    def _indices(self, stage: int) -> set[int]:
-        return {block.index for block in self.every_block if block.stage == stage}
-
-
-def _keeps(
-    norm: Norm, blocks: Sequence[int] | frozenset[int], groups: set[str], whole: bool
-) -> bool:
-    return whole if not norm.group else norm.block in blocks and norm.group in groups
+        A ViT is one stage without a prefix.
+        """
+        for index in dict.fromkeys(block.stage for block in self.blocks):
+            blocks = tuple(block for block in self.blocks if block.stage == index)
+            own, width = {block.index for block in blocks}, blocks[0].width
+            yield (
+                "" if self.family == "vit" else f"stages.{index}.",
+                Stage(index, width, width // self.every_block[0].width),
+                replace(
+                    self,
+                    linears=tuple(site for site in self.linears if site.stage == index),
+                    blocks=blocks,
+                    norms=tuple(norm for norm in self.norms if norm.block in own),
+                ),
+            )
 
 
 def _selector(name: str) -> tuple[str, ...]:

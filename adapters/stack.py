@@ -17,16 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from adapters.base import (
-    Adapter,
-    Context,
-    Edit,
-    Kind,
-    Parameter,
-    Tensors,
-    trained_count,
-    uniform,
-)
+from adapters.base import Adapter, Context, Edit, Kind, Parameter, Tensors, uniform
 from adapters.errors import AdapterError
 from adapters.fuse import Update
 from adapters.hyperparameters import without_per_trial_fields
@@ -67,8 +58,8 @@ class Member:
 
     def with_head(self, weight: Tensor, bias: Tensor) -> Member:
         """The same trial with a linear head (classes, D), (classes)."""
-        head = zip(HEAD, (Parameter(weight, Kind.HEAD), Parameter(bias, Kind.HEAD)), strict=True)
-        return replace(self, parameters={**self.parameters, **dict(head)})
+        head = {n: Parameter(t, Kind.HEAD) for n, t in zip(HEAD, (weight, bias), strict=True)}
+        return replace(self, parameters={**self.parameters, **head})
 
     @property
     def classes(self) -> int | None:
@@ -78,8 +69,8 @@ class Member:
 
     @property
     def trained_count(self) -> int:
-        """The number of trained values outside the head."""
-        return trained_count(self.parameters.values())
+        """The number of trained values outside the head, as the papers' tables count them."""
+        return sum(tensor.numel() for tensor in self.of_kind(Kind.TRAINED).values())
 
 
 def start_member(
@@ -107,8 +98,8 @@ def start_member(
     if classes is None:
         return member
     bound = 0.0 if adapter.zero_head or head_init == "zero" else 1 / sqrt(sites.width)
-    weight = uniform((classes, sites.width), bound, generator)
-    return member.with_head(weight, uniform((classes,), bound, generator))
+    shapes = ((classes, sites.width), (classes,))
+    return member.with_head(*(uniform(shape, bound, generator) for shape in shapes))
 
 
 @dataclass
@@ -194,17 +185,14 @@ class Stack(nn.Module):
     def tensors_of(self, index: int) -> Tensors:
         """The tensors of one trial at its own shapes, copied."""
         stacked = self.stacked()
-        return {
-            name: own_part(stacked[name], index, shape)
-            for name, shape in self.shapes[index].items()
-        }
+        return {n: own_part(stacked[n], index, shape) for n, shape in self.shapes[index].items()}
 
     def release(self) -> None:
-        """Lets go of the last forward pass, whose tensors hold its graph."""
+        """Releases the last forward pass, whose tensors hold its graph."""
         self._edits, self._weights, self._head, self.paths = {}, {}, None, None
 
     def prepare(self, images: int, dtype: torch.dtype) -> None:
-        """Readies one forward pass over `images` = K·B images; called by a hook on the model."""
+        """Prepares one forward pass over `images` = K·B images; called by a hook on the model."""
         if images % self.trials:
             raise AdapterError(
                 f"a batch of {images} images does not divide among {self.trials} trials."
@@ -212,7 +200,12 @@ class Stack(nn.Module):
         picked = range(len(self.members)) if self.chosen is None else self.chosen
         members = tuple(self.members[index] for index in picked)
         tensors = {n: self._cast(n, t, dtype) for n, t in self.stacked().items() if n not in HEAD}
-        masks = self._masks(picked) if self.training else None
+        masks = None
+        if self.training:
+            seeds = [member.seed for member in members]
+            masks = RandomMasks(seeds, [self.steps[i] for i in picked], self.padding.device)
+            for index in picked:
+                self.steps[index] += 1
         context = Context(
             tuple(member.adapter for member in members),
             tuple(self.shapes[index] for index in picked),
@@ -254,13 +247,6 @@ class Stack(nn.Module):
         x = x if self._head is None else self._head(x)
         logits = x @ weight.mT + bias.unsqueeze(1)
         return logits.masked_fill(self._pick(self.padding), -torch.inf).flatten(0, 1)
-
-    def _masks(self, picked: Sequence[int]) -> RandomMasks:
-        steps = [self.steps[index] for index in picked]
-        for index in picked:
-            self.steps[index] += 1
-        seeds = [self.members[index].seed for index in picked]
-        return RandomMasks(seeds, steps, self.padding.device)
 
     def _cast(self, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
         """The picked trials' tensor, in the backbone's dtype; the head's and states stay as is."""

@@ -14,12 +14,16 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
+import timm
 import torch
+from safetensors.torch import load_file
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,10 +39,11 @@ from adapters.storage import CONFIG, WEIGHTS, save
 CLASSES, SEEDS, DROP_PATHS = (3, 5, 4), (7, 8, 9), (0.0, 0.3, 0.1)
 BATCH, STEPS, LR = 4, 3, 3e-3
 # Adam makes whole steps of gradients that are 0 but for rounding (a key's bias, which softmax does
-# not see): with the usual ε of 1e-8, alone and in company would differ by rounding alone.
+# not see): with the usual ε of 1e-8, alone and in a stack would differ by rounding alone.
 EPS = 1e-3
 TO = 1e-5
 TO_ALONE = 5e-5  # K trials are multiplied in other kernels than one; a step of Adam is LR
+M = TypeVar("M", bound=nn.Module)
 
 
 class ConformanceError(AssertionError):
@@ -72,52 +77,43 @@ def check(
     faults = list(_of_fields(adapter))
     if vit_b16_count is not None:
         faults += _of_count(adapter, vit_b16_count)
-    supported = 0
-    for make in (tiny_vit, tiny_swin):
+    supported = False
+    for on, make in (("ViT", tiny_vit), ("Swin", tiny_swin)):
         try:
             adapter.select(find_sites(make()))
         except UnsupportedBackbone:
             continue
         except AdapterError as error:
-            faults.append(f"{_name(make)}: {error}")
-        supported += 1
-        for part in _PARTS:
+            faults.append(f"{on}: {error}")
+        supported = True
+        case = _Case(make, adapter, tuple(beside), identity, merges)
+        for part in (_start, _training, _kinds, _randomness, _independence, _saving, _merging):
             try:
-                faults += part(_Case(make, adapter, tuple(beside), identity, merges))
+                faults.extend(f"{on}: {fault}" for fault in part(case))
             except AdapterError as error:
-                faults.append(f"{_name(make)}: {error}")
+                faults.append(f"{on}: {error}")
             except Exception as error:  # whatever a plug-in's code raises is a finding
-                faults.append(f"{_name(make)}, {part.__name__.strip('_')}: {error!r}.")
+                faults.append(f"{on}, {part.__name__.strip('_')}: {error!r}.")
     if not supported:
         faults.append("select refuses both a ViT and a Swin of timm: it supports no backbone.")
     if faults:
         raise ConformanceError(adapter, list(dict.fromkeys(faults)))
 
 
-def tiny_vit(classes: int = 0, **options: Any) -> nn.Module:
+def tiny_vit(classes: int = 0, **options: Any) -> VisionTransformer:
     """The same ViT every time: 3 blocks of width 32, images of 32×32."""
-    from timm.models.vision_transformer import VisionTransformer
-
-    values = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
-    return _perturbed(lambda: VisionTransformer(num_classes=classes, **{**values, **options}), 1)
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
+    return _perturbed(lambda: VisionTransformer(num_classes=classes, **{**sizes, **options}), 1)
 
 
-def tiny_swin(classes: int = 0, **options: Any) -> nn.Module:
+def tiny_swin(classes: int = 0, **options: Any) -> SwinTransformer:
     """The same Swin every time: 3 stages of 2, 1, 1 blocks (the second shifted), width 16."""
-    from timm.models.swin_transformer import SwinTransformer
-
-    values: dict[str, Any] = {
-        "img_size": 32,
-        "window_size": 4,
-        "embed_dim": 16,
-        "depths": (2, 1, 1),
-        "num_heads": (1, 2, 4),
-        "drop_path_rate": 0.0,
-    }
-    return _perturbed(lambda: SwinTransformer(num_classes=classes, **{**values, **options}), 3)
+    sizes: dict[str, Any] = {"img_size": 32, "window_size": 4, "embed_dim": 16}
+    sizes |= {"depths": (2, 1, 1), "num_heads": (1, 2, 4), "drop_path_rate": 0.0}
+    return _perturbed(lambda: SwinTransformer(num_classes=classes, **{**sizes, **options}), 3)
 
 
-def _perturbed(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+def _perturbed(make: Callable[[], M], seed: int) -> M:
     """With biases and scales that are not 0 and 1, so that none of them can be forgotten."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -127,20 +123,15 @@ def _perturbed(make: Callable[[], nn.Module], seed: int) -> nn.Module:
     return model.eval()
 
 
+@dataclass(frozen=True)
 class _Case:
     """One adapter on one backbone, and what was claimed of it."""
 
-    def __init__(
-        self,
-        make: Callable[..., nn.Module],
-        adapter: Adapter,
-        beside: tuple[Adapter, ...],
-        identity: bool | None,
-        merges: bool | None,
-    ) -> None:
-        self.make, self.adapter, self.identity, self.merges = make, adapter, identity, merges
-        self.beside = beside or tuple(vary(adapter, index) for index in (1, 2))
-        self.on = _name(make)
+    make: Callable[..., nn.Module]
+    adapter: Adapter
+    beside: tuple[Adapter, ...]
+    identity: bool | None
+    merges: bool | None
 
     def attach(self, adapter: Adapter | None = None, **options: Any) -> nn.Module:
         """A fresh model with the adapter."""
@@ -171,10 +162,6 @@ def vary(adapter: Adapter, index: int) -> Adapter:
         elif isinstance(value, int) and value > 0:  # 0 may mean that a part is not there at all
             changed[item.name] = value + 2 * index
     return replace(adapter, **changed)
-
-
-def _name(make: Callable[..., nn.Module]) -> str:
-    return "ViT" if make is tiny_vit else "Swin"
 
 
 def _images(count: int, seed: int = 0) -> Tensor:
@@ -222,8 +209,6 @@ def _of_fields(adapter: Adapter) -> Iterator[str]:
 
 
 def _of_count(adapter: Adapter, expected: int) -> Iterator[str]:
-    import timm
-
     with torch.device("meta"):
         sites = find_sites(timm.create_model("vit_base_patch16_224", num_classes=0))
         found = start_member(adapter, sites, 0, None).trained_count
@@ -241,9 +226,10 @@ def _start(case: _Case) -> Iterator[str]:
     for index in range(2):
         torch.manual_seed(index)  # which must not matter
         members.append(start_member(case.adapter, sites, SEEDS[0], CLASSES[0]).tensors)
-    if any(not torch.equal(value, members[1][name]) for name, value in members[0].items()):
+    first, again = members
+    if any(not torch.equal(value, again[name]) for name, value in first.items()):
         yield (
-            f"{case.on}: start draws from the global random generator; draw from the `generator` "
+            "start draws from the global random generator; draw from the `generator` "
             "that it is given, so that a trial depends on its own seed only."
         )
     if case.identity is not None:
@@ -252,9 +238,9 @@ def _start(case: _Case) -> Iterator[str]:
             x = _images(BATCH)
             expected, found = (m.forward_features(x) for m in (plain, model))  # type: ignore[operator]
             if case.identity and _far(found, expected, 2e-6):
-                yield f"{case.on}: it starts away from the frozen model, though identity=True."
+                yield "it starts away from the frozen model, though identity=True."
             if not case.identity and not _far(found, expected, 1e-3):
-                yield f"{case.on}: it starts as the frozen model, though identity=False."
+                yield "it starts as the frozen model, though identity=False."
 
 
 def _training(case: _Case) -> Iterator[str]:
@@ -270,13 +256,13 @@ def _training(case: _Case) -> Iterator[str]:
     for name in sorted(trained - reached):
         if stack.stacked()[name].numel():
             yield (
-                f"{case.on}: the trained tensor '{name}' gets no gradient; use it in the forward "
+                f"the trained tensor '{name}' gets no gradient; use it in the forward "
                 "pass, or declare it as Parameter(value, Kind.STATE)."
             )
     detach(model)
     changed = [n for n, p in model.named_parameters() if not torch.equal(p, frozen[n])]
     if changed:
-        yield f"{case.on}: it changes the frozen weights {', '.join(changed[:3])}."
+        yield f"it changes the frozen weights {', '.join(changed[:3])}."
 
 
 def _kinds(case: _Case) -> Iterator[str]:
@@ -291,12 +277,12 @@ def _kinds(case: _Case) -> Iterator[str]:
         acts = gradient is not None and bool(gradient.any())
         if parameter.kind is Kind.HEAD and acts:
             yield (
-                f"{case.on}: '{name}' is declared as head, but it changes the features, so it must "
+                f"'{name}' is declared as head, but it changes the features, so it must "
                 "be counted: declare it Kind.TRAINED."
             )
         if parameter.kind is Kind.TRAINED and parameter.value.numel() and not acts:
             yield (
-                f"{case.on}: '{name}' is counted as trained outside the head, but the features do "
+                f"'{name}' is counted as trained outside the head, but the features do "
                 "not depend on it: declare it as Parameter(value, Kind.HEAD) or Kind.STATE."
             )
 
@@ -304,13 +290,13 @@ def _kinds(case: _Case) -> Iterator[str]:
 def _randomness(case: _Case) -> Iterator[str]:
     """Masks come from the trial's own seed and step; a dropout rate does something."""
     outputs = []
-    for index, seed in enumerate((SEEDS[0], SEEDS[0], SEEDS[1])):
-        model = case.random(seed=seed).train()
+    for index in range(2):
+        model = case.random().train()
         torch.manual_seed(index)  # which must not matter
         outputs.append(model(_images(6)).detach())
-    if not torch.equal(outputs[0], outputs[1]):
+    if not torch.equal(*outputs):
         yield (
-            f"{case.on}: a training pass draws from the global random generator; use the context's "
+            "a training pass draws from the global random generator; use the context's "
             "drop_activation or drop_factor, whose masks come from each trial's own seed."
         )
     if "dropout" in per_trial_fields(type(case.adapter)):
@@ -319,16 +305,16 @@ def _randomness(case: _Case) -> Iterator[str]:
             model = case.random(replace(case.adapter, dropout=rate)).train()  # type: ignore[call-arg]
             passes.append(model(_images(6)).detach())
         if torch.equal(*passes):
-            yield f"{case.on}: its dropout changes nothing in a training pass."
+            yield "its dropout changes nothing in a training pass."
         if torch.equal(model(_images(6)), passes[1]):
-            yield f"{case.on}: its dropout masks are the same in every step."
+            yield "its dropout masks are the same in every step."
 
 
-def _company(case: _Case) -> Iterator[str]:
-    """A trial trains alone as it trains beside others."""
+def _independence(case: _Case) -> Iterator[str]:
+    """A trial trains in the same way alone and in one stack with others."""
     if case.adapter.max_trials == 1:
         return
-    trials = (case.adapter, *case.beside)
+    trials = (case.adapter, *(case.beside or (vary(case.adapter, index) for index in (1, 2))))
     x = _images(BATCH * len(trials))
     together = case.attach(trials, num_classes=CLASSES, seed=SEEDS, drop_path=DROP_PATHS)  # type: ignore[arg-type]
     losses, logits = _train(together, x, CLASSES), together(x).unflatten(0, (len(trials), BATCH))
@@ -337,14 +323,14 @@ def _company(case: _Case) -> Iterator[str]:
         alone = case.attach(
             trial, num_classes=CLASSES[index], seed=SEEDS[index], drop_path=DROP_PATHS[index]
         )
-        expected = _train(alone, own, CLASSES[index : index + 1])
-        pairs = [(losses[:, index], expected[:, 0])]
-        pairs.append((logits[index, :, : CLASSES[index]], alone(own)))
+        expected = _train(alone, own, CLASSES[index : index + 1])[:, 0]
+        own_logits = logits[index, :, : CLASSES[index]]
+        pairs = [(losses[:, index], expected), (own_logits, alone(own))]
         tensors = attached(alone).tensors_of(0)
         pairs += [(t, tensors[n]) for n, t in attached(together).tensors_of(index).items()]
         if any(not torch.allclose(*pair, rtol=0, atol=TO_ALONE) for pair in pairs):
             yield (
-                f"{case.on}: {trial!r} trains otherwise alone than beside other trials; take what "
+                f"{trial!r} trains otherwise alone than beside other trials; take what "
                 "differs between trials from the context, and never mix along the trial axis."
             )
     stack, grown = attached(together), set()
@@ -354,13 +340,11 @@ def _company(case: _Case) -> Iterator[str]:
             if whole.count_nonzero() > own.count_nonzero():
                 grown.add(name)
     if grown:
-        yield f"{case.on}: the zero-padding of {', '.join(sorted(grown))} does not stay zero."
+        yield f"the zero-padding of {', '.join(sorted(grown))} does not stay zero."
 
 
 def _saving(case: _Case) -> Iterator[str]:
     """A saved adapter gives the same outputs; a copied model is independent."""
-    from safetensors.torch import load_file
-
     model = case.attach(drop_path=0.1)
     _train(model, _images(6), CLASSES[:1], 2)
     expected = model(_images(4))
@@ -372,10 +356,10 @@ def _saving(case: _Case) -> Iterator[str]:
         member = member.with_tensors(load_file(Path(folder, WEIGHTS)))
     again = attach_members(case.make(), [member], replace_drop_path=False)
     if not torch.equal(again(_images(4)), expected):
-        yield f"{case.on}: saved and loaded, it gives other outputs; keep every value in tensors."
+        yield "saved and loaded, it gives other outputs; keep every value in tensors."
     _train(copy.deepcopy(model), _images(6), CLASSES[:1], 1)
     if not torch.equal(model(_images(4)), expected):
-        yield f"{case.on}: training a copy of the model changes the model: it keeps state outside."
+        yield "training a copy of the model changes the model: it keeps state outside."
 
 
 def _merging(case: _Case) -> Iterator[str]:
@@ -387,18 +371,13 @@ def _merging(case: _Case) -> Iterator[str]:
         merge(model)
     except AdapterError as error:
         if case.merges:
-            yield f"{case.on}: it does not merge, though merges=True: {error}"
+            yield f"it does not merge, though merges=True: {error}"
         elif not torch.equal(model(x), expected):
-            yield f"{case.on}: a refused merge changes the model."
+            yield "a refused merge changes the model."
         return
     if case.merges is False:
-        yield f"{case.on}: it merges, though merges=False."
+        yield "it merges, though merges=False."
     if _far(model(x), expected, 1e-4):
-        yield f"{case.on}: the merged model computes something else than the adapted one."
+        yield "the merged model computes something else than the adapted one."
     if any(name.startswith("adapter") for name, _ in model.named_modules()):
-        yield f"{case.on}: a trace of the adapter is left in the merged model."
-
-
-_PARTS: tuple[Callable[[_Case], Iterator[str]], ...] = (
-    *(_start, _training, _kinds, _randomness, _company, _saving, _merging),
-)
+        yield "a trace of the adapter is left in the merged model."

@@ -1,7 +1,7 @@
 """The trial axis: tensors of trials of different shapes in one, and each trial's own randomness.
 
-A mask depends on (trial seed, step) and nothing else: not on the neighbours, not on the past. So a
-trial that is resumed from a checkpoint, or trained beside others, sees the same masks.
+A mask depends on (trial seed, step) and nothing else: neither on other trials nor on earlier steps.
+So a trial that is resumed from a checkpoint, or trained beside others, sees the same masks.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-
-_MASK = (1 << 63) - 1
 
 
 def own_region(index: int, shape: Sequence[int]) -> tuple[int | slice[None, int, None], ...]:
@@ -35,12 +33,11 @@ def own_part(stacked: Tensor, index: int, shape: Sequence[int]) -> Tensor:
 
 def step_seed(seed: int, step: int) -> int:
     """A seed for one step of one trial (SplitMix64's finaliser over both, 63 bits)."""
-    z = (seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03 + 0x632BE59BD9B4E019) & (
-        (1 << 64) - 1
-    )
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & ((1 << 64) - 1)
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & ((1 << 64) - 1)
-    return (z ^ (z >> 31)) & _MASK
+    mask = (1 << 64) - 1
+    z = (seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03 + 0x632BE59BD9B4E019) & mask
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+    return (z ^ (z >> 31)) & (mask >> 1)
 
 
 class RandomMasks:
@@ -48,11 +45,10 @@ class RandomMasks:
 
     def __init__(self, seeds: Sequence[int], steps: Sequence[int], device: torch.device) -> None:
         self._device = device
-        self._generators = []
-        for seed, step in zip(seeds, steps, strict=True):
-            generator = torch.Generator(device)
-            generator.manual_seed(step_seed(seed, step))
-            self._generators.append(generator)
+        self._generators = [
+            torch.Generator(device).manual_seed(step_seed(seed, step))
+            for seed, step in zip(seeds, steps, strict=True)
+        ]
 
     def dropout(self, rates: Sequence[float], shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
         """Inverted-dropout masks (K, *largest shape): 0 or 1/(1-rate), 1 in the padding.
@@ -65,7 +61,9 @@ class RandomMasks:
         masks = torch.ones((len(rates), *largest), device=self._device)
         for index, (rate, shape) in enumerate(zip(rates, shapes, strict=True)):
             if rate > 0:
-                masks[own_region(index, shape)] = self._keep(index, shape, rate)
+                generator = self._generators[index]
+                uniform = torch.rand(shape, generator=generator, device=self._device)
+                masks[own_region(index, shape)] = (uniform >= rate) / (1 - rate)
         return masks
 
     def drop_paths(
@@ -84,7 +82,3 @@ class RandomMasks:
                 torch.rand(own.shape, generator=generator, device=self._device, out=own)
         rate = table.unsqueeze(-1)
         return ((uniform >= rate) / (1 - rate)).transpose(0, 1)
-
-    def _keep(self, index: int, shape: tuple[int, ...], rate: float) -> Tensor:
-        uniform = torch.rand(shape, generator=self._generators[index], device=self._device)
-        return (uniform >= rate) / (1 - rate)

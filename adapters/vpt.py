@@ -61,7 +61,6 @@ class VPTShallow(VPT):
         return {"prompts": self._drawn(sites, sites.blocks[0], generator)}
 
     def target_modules(self, sites: Sites) -> tuple[str, ...]:
-        """The blocks and the patch mergings between them, and Swin's attentions."""
         return (*_chain(sites), *_attentions(sites))
 
     def edits(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Edit]:
@@ -106,11 +105,9 @@ class VPTDeep(VPT):
         }
 
     def target_modules(self, sites: Sites) -> tuple[str, ...]:
-        """The blocks, and Swin's attentions."""
         return (*(block.path for block in sites.blocks), *_attentions(sites))
 
     def edits(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Edit]:
-        """Every block with prompts of its own."""
         edits: dict[str, Edit] = {}
         for block in sites.blocks:
             enter = partial(expanded, context, tensors[f"blocks.{block.index}.prompts"])

@@ -17,36 +17,24 @@ from typing import Any
 import yaml
 from optuna.distributions import BaseDistribution
 
-from search_spaces import ablation
-from search_spaces.built_in import SPACES
-from search_spaces.finite import choices, contains, grid_point, grid_size, snap
-from search_spaces.form import Space, from_yaml, narrow, to_yaml
-from search_spaces.selections import SELECTIONS, to_choice, to_field
-
-__all__ = [
-    "ENTRY_POINTS",
-    "PRESETS",
-    "SELECTIONS",
-    "SPACES",
-    "Space",
-    "choices",
-    "contains",
-    "from_yaml",
-    "get",
-    "grid_point",
-    "grid_size",
-    "names",
-    "narrow",
-    "published",
-    "snap",
-    "to_choice",
-    "to_field",
-    "to_yaml",
-]
+from search_spaces.built_in import SPACES as SPACES
+from search_spaces.built_in import ablation
+from search_spaces.finite import choices as choices
+from search_spaces.finite import contains as contains
+from search_spaces.finite import grid_point as grid_point
+from search_spaces.finite import grid_size as grid_size
+from search_spaces.finite import snap as snap
+from search_spaces.form import Space as Space
+from search_spaces.form import from_yaml as from_yaml
+from search_spaces.form import narrow as narrow
+from search_spaces.form import to_yaml as to_yaml
+from search_spaces.selections import SELECTIONS as SELECTIONS
+from search_spaces.selections import to_choice as to_choice
+from search_spaces.selections import to_field as to_field
 
 ENTRY_POINTS = "orchestrate.search_spaces"
 
-PRESETS: dict[str, Callable[[int], Space]] = {"ablation": ablation.space}
+PRESETS: dict[str, Callable[[int], Space]] = {"ablation": ablation}
 """Name → depth of the backbone → a space instead of the adapter's own, to be gone through whole."""
 
 

@@ -1,11 +1,10 @@
-"""The search spaces of the built-in adapters: one entry each, every range with its source."""
+"""The search spaces of the built-in adapters, every range with its source, and the ablation."""
 
 from __future__ import annotations
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+
+from search_spaces.selections import to_choice
 
 SCALES = (0.01, 0.1, 1.0, 10.0, 100.0)
 """The coarse scales: EFFT's grid (arXiv 2311.06749), and all that FacT's winners use."""
@@ -24,55 +23,57 @@ VPT_WEIGHT_DECAY = (0.01, 0.001, 0.0001, 0.0)
 partial, bias and adapter tuning. There the rate is for a batch of 256 and scaled with it; here it
 is used as it stands."""
 
+_VPT_BASELINE: dict[str, BaseDistribution] = {
+    "lr": CategoricalDistribution(VPT_LR),
+    "weight_decay": CategoricalDistribution(VPT_WEIGHT_DECAY),
+}
+"""The grid of the VPT paper for its baselines, 16 points."""
+
+_VPT: dict[str, BaseDistribution] = {
+    # Prompt lengths that the VPT paper tries (arXiv 2203.12119, section 4).
+    "prompts": CategoricalDistribution((1, 5, 10, 50, 100, 200)),
+    # HTA's grid: VPT's own rates (0.05 … 50) are for SGD.
+    "lr": CategoricalDistribution(HTA_LR),
+}
+"""6 · 7 = 42 points."""
+
+_HTA_TRAINING: dict[str, BaseDistribution] = {
+    "lr": CategoricalDistribution(HTA_LR),
+    "weight_decay": CategoricalDistribution(HTA_WEIGHT_DECAY),
+}
+"""7 · 5 = 35 points."""
+
+_HTA: dict[str, BaseDistribution] = {
+    # Rank of the low-rank part beside the Householder product: the values of HTA's ablation, which
+    # are for `hta`; the paper gives no others for `hta_adapter`.
+    "rank": CategoricalDistribution((0, 1, 2, 4)),
+    # The rest is HTA's training grid.
+    "dropout": CategoricalDistribution((0.5, 0.3, 0.2, 0.1, 0.0)),
+    **_HTA_TRAINING,
+    "batch": CategoricalDistribution((64, 32, 16)),
+}
+"""The grid of the HTA paper, 4 · 5 · 7 · 5 · 3 = 2,100 points."""
+
 SPACES: dict[str, dict[str, BaseDistribution]] = {
-    # The grid of the VPT paper for this baseline, 16 points.
-    "full": {
-        "lr": CategoricalDistribution(VPT_LR),
-        "weight_decay": CategoricalDistribution(VPT_WEIGHT_DECAY),
-    },
+    "full": _VPT_BASELINE,
     # No field of its own, so only the step size.
     "linear": {
         # HTA's grid: a baseline deserves a tuned step size too. VPT's is for SGD (0.05 … 50).
         "lr": CategoricalDistribution(HTA_LR),
     },
-    # The grid of the VPT paper for this baseline, 16 points.
-    "partial": {
-        "lr": CategoricalDistribution(VPT_LR),
-        "weight_decay": CategoricalDistribution(VPT_WEIGHT_DECAY),
-    },
-    # 7 · 5 = 35 points.
-    "mlp_head": {
-        # HTA's grid, as for `linear`: VPT's own rates for this head are for SGD. Depth and dropout
-        # stay at VPT's.
-        "lr": CategoricalDistribution(HTA_LR),
-        "weight_decay": CategoricalDistribution(HTA_WEIGHT_DECAY),
-    },
-    # The grid of the VPT paper for this baseline, 16 points.
-    "bitfit": {
-        "lr": CategoricalDistribution(VPT_LR),
-        "weight_decay": CategoricalDistribution(VPT_WEIGHT_DECAY),
-    },
-    # 6 · 7 = 42 points.
-    "vpt_shallow": {
-        # Prompt lengths that the VPT paper tries (arXiv 2203.12119, section 4).
-        "prompts": CategoricalDistribution((1, 5, 10, 50, 100, 200)),
-        # HTA's grid: VPT's own rates (0.05 … 50) are for SGD.
-        "lr": CategoricalDistribution(HTA_LR),
-    },
-    # 6 · 7 = 42 points.
-    "vpt_deep": {
-        # Prompt lengths that the VPT paper tries (arXiv 2203.12119, section 4).
-        "prompts": CategoricalDistribution((1, 5, 10, 50, 100, 200)),
-        # HTA's grid: VPT's own rates (0.05 … 50) are for SGD.
-        "lr": CategoricalDistribution(HTA_LR),
-    },
+    "partial": _VPT_BASELINE,
+    # HTA's grid, as for `linear`: VPT's own rates for this head are for SGD. Depth and dropout stay
+    # at VPT's.
+    "mlp_head": _HTA_TRAINING,
+    "bitfit": _VPT_BASELINE,
+    "vpt_shallow": _VPT,
+    "vpt_deep": _VPT,
     # 3 · 4 · 4 = 48 points.
     "adapter": {
         # The sizes that Houlsby et al. search (arXiv 1902.00751, section 3); 8 is that of the
         # VTAB-1k comparisons. `position` stays at the usual one.
         "hidden": CategoricalDistribution((8, 64, 256)),
-        "lr": CategoricalDistribution(VPT_LR),
-        "weight_decay": CategoricalDistribution(VPT_WEIGHT_DECAY),
+        **_VPT_BASELINE,
     },
     # 4 · 3 = 12 points (arXiv 2205.13535).
     "adaptformer": {
@@ -127,40 +128,18 @@ SPACES: dict[str, dict[str, BaseDistribution]] = {
         # EFFT's grid: the factor that starts at zero, MHSA group then FFN group.
         "init": CategoricalDistribution(("vv", "vu", "uv", "uu")),
     },
-    # The grid of the HTA paper, 4 · 5 · 7 · 5 · 3 = 2,100 points.
-    "hta": {
-        # Rank of the low-rank part beside the Householder product: the values of HTA's ablation.
-        "rank": CategoricalDistribution((0, 1, 2, 4)),
-        # The rest is HTA's training grid.
-        "dropout": CategoricalDistribution((0.5, 0.3, 0.2, 0.1, 0.0)),
-        "lr": CategoricalDistribution(HTA_LR),
-        "weight_decay": CategoricalDistribution(HTA_WEIGHT_DECAY),
-        "batch": CategoricalDistribution((64, 32, 16)),
-    },
-    # That of `hta`, of the same paper, 2,100 points.
-    "hta_adapter": {
-        # HTA's ablation has these ranks for `hta`; the paper gives no others for the alternative.
-        "rank": CategoricalDistribution((0, 1, 2, 4)),
-        # The rest is HTA's training grid.
-        "dropout": CategoricalDistribution((0.5, 0.3, 0.2, 0.1, 0.0)),
-        "lr": CategoricalDistribution(HTA_LR),
-        "weight_decay": CategoricalDistribution(HTA_WEIGHT_DECAY),
-        "batch": CategoricalDistribution((64, 32, 16)),
-    },
+    "hta": _HTA,
+    "hta_adapter": _HTA,
     # 3 · 7 · 5 = 105 points (arXiv 2310.06234).
     "arc": {
         # 50 is the paper's bottleneck on ViT-B; half and twice of it are our choice.
         "rank": CategoricalDistribution((25, 50, 100)),
         # HTA's training grid, of the same group; ARC gives no range (its script has 0.01 and 0).
-        "lr": CategoricalDistribution(HTA_LR),
-        "weight_decay": CategoricalDistribution(HTA_WEIGHT_DECAY),
+        **_HTA_TRAINING,
     },
-    # 7 · 5 = 35 points; RLRR (arXiv 2403.19067) has no hyper-parameter of its own.
-    "rlrr": {
-        # HTA's training grid, of the same group; RLRR gives no range.
-        "lr": CategoricalDistribution(HTA_LR),
-        "weight_decay": CategoricalDistribution(HTA_WEIGHT_DECAY),
-    },
+    # RLRR (arXiv 2403.19067) has no hyper-parameter of its own and gives no range: HTA's training
+    # grid, of the same group.
+    "rlrr": _HTA_TRAINING,
     # What its supernet holds (arXiv 2206.04673), 3³ · 4³ = 1,728 points.
     "noah": {
         # NOAH's sizes of each part; its published VTAB-1k subnets use all three.
@@ -174,3 +153,31 @@ SPACES: dict[str, dict[str, BaseDistribution]] = {
         "hidden_depth": CategoricalDistribution((None, 9, 6, 3)),
     },
 }
+
+_ABLATION_DEPTH = 12
+_ABLATION_GROUPS = (
+    (0, 2),
+    (2, 4),
+    (5, 8),
+    (9, 11),
+)  # of ViT-B's blocks; the overlap is the paper's
+
+
+def ablation(depth: int) -> dict[str, BaseDistribution]:
+    """The ablation of the EFFT paper: which blocks, and which half of them, need adapting.
+
+    Layers 0-2, 2-4, 5-8, 9-11 × {MHSA, FFN}, then MHSA only and FFN only (arXiv 2311.06749). We add
+    both halves together, so that the adapter as it is by default has its row: 5 · 3 configurations.
+
+    For another `depth` of the backbone than 12, a group has the blocks that overlap its share of it
+    (24 blocks: 0-5, 4-9, 10-17, 18-23); groups that coincide in a shallow backbone are there once.
+    """
+    spans = (
+        range(first * depth // _ABLATION_DEPTH, -(-(last + 1) * depth // _ABLATION_DEPTH))
+        for first, last in _ABLATION_GROUPS
+    )
+    texts = dict.fromkeys(to_choice("layers", list(span)) for span in spans)
+    return {
+        "layers": CategoricalDistribution((None, *texts)),
+        "sites": CategoricalDistribution(("mhsa", "ffn", "mhsa+ffn")),
+    }

@@ -21,17 +21,18 @@ def choices(distribution: BaseDistribution) -> Sequence[Any] | None:
         return distribution.choices
     if isinstance(distribution, IntDistribution):
         return range(distribution.low, distribution.high + 1, distribution.step)
-    if isinstance(distribution, FloatDistribution):
-        return _stepped(distribution)
-    return None
+    return _stepped(distribution) if isinstance(distribution, FloatDistribution) else None
 
 
 def grid_size(space: Mapping[str, BaseDistribution]) -> int | None:
     """The number of points of a space (1 if it is empty), or None if it is not finite."""
-    lists = [choices(distribution) for distribution in space.values()]
-    if any(values is None for values in lists):
-        return None
-    return prod(len(values) for values in lists if values is not None)
+    sizes = []
+    for distribution in space.values():
+        values = choices(distribution)
+        if values is None:
+            return None
+        sizes.append(len(values))
+    return prod(sizes)
 
 
 def grid_point(space: Mapping[str, BaseDistribution], index: int) -> dict[str, Any]:

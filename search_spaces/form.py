@@ -108,10 +108,14 @@ def _range(name: str, form: Mapping[str, Any], floats: bool) -> BaseDistribution
     log = form.get("log", False)
     if low is None or high is None or not isinstance(log, bool):
         raise ValueError(f"field '{name}' is {dict(form)!r}; allowed: numbers, and log a boolean.")
+    distribution: IntDistribution | FloatDistribution
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Optuna's warning about the step is the error below.
-            distribution = _distribution(low, high, log, step)
+            if isinstance(low, int) and isinstance(high, int) and isinstance(step, int | None):
+                distribution = IntDistribution(low, high, log=log, step=1 if step is None else step)
+            else:
+                distribution = FloatDistribution(low, high, log=log, step=step)
     except ValueError as error:
         raise ValueError(f"field '{name}' is {dict(form)!r}: {error}") from None
     if distribution.high != high:
@@ -121,17 +125,8 @@ def _range(name: str, form: Mapping[str, Any], floats: bool) -> BaseDistribution
     return distribution
 
 
-def _distribution(
-    low: float, high: float, log: bool, step: float | None
-) -> IntDistribution | FloatDistribution:
-    if isinstance(low, int) and isinstance(high, int) and isinstance(step, int | None):
-        return IntDistribution(low, high, log=log, step=1 if step is None else step)
-    return FloatDistribution(low, high, log=log, step=step)
-
-
 def _bound(name: str, key: str, value: Any, floats: bool) -> int | float | None:
-    number = _value(f"{name}.{key}", value, floats)
-    if number is not None and (isinstance(number, str | bool)):
+    number: int | float | None = _value(f"{name}.{key}", value, floats)
+    if isinstance(number, str | bool):
         raise ValueError(f"field '{name}' has {key} {value!r}; allowed: a number.")
-    result: int | float | None = number
-    return result
+    return number

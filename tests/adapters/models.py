@@ -1,19 +1,21 @@
-"""Tiny timm models and the adapters that the tests attach to them."""
+"""The adapters and tiny timm models that the tests put together, and how they compare tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import pytest
 import timm
 import torch
-from timm.models.swin_transformer import SwinTransformer
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapters import Adapter, attached
+from adapters import Adapter, attach, attached
 from adapters.arc import ARC
+from adapters.attach import attach_members
+from adapters.backbones import find_sites
+from adapters.base import Tensors
 from adapters.bottleneck import AdaptFormer, Bottleneck
 from adapters.efft import EFFT1, EFFT2
 from adapters.fact import FactTK, FactTT
@@ -24,10 +26,15 @@ from adapters.lora import LoRA
 from adapters.noah import NOAH
 from adapters.per_feature import SSF, BitFit
 from adapters.rlrr import RLRR
+from adapters.sites import Sites
+from adapters.stack import Member, start_member
+from adapters.testing import tiny_swin as swin
+from adapters.testing import tiny_vit as vit
 from adapters.vpt import VPTDeep, VPTShallow
 
-M = TypeVar("M", bound=nn.Module)
-WIDTH, DEPTH = 32, 3
+Make = Callable[..., nn.Module]
+WIDTH, DEPTH = 32, 3  # of `vit`
+every_model = pytest.mark.parametrize("make", [vit, swin])
 ADAPTERS: tuple[Adapter, ...] = (
     LinearProbe(),
     LoRA(rank=3, alpha=4.0),
@@ -73,41 +80,18 @@ ADAPTERS: tuple[Adapter, ...] = (
 )
 
 
-def vit(classes: int = 0, **options: Any) -> VisionTransformer:
-    """The same tiny ViT every time."""
-    values = {"embed_dim": WIDTH, "depth": DEPTH, "num_heads": 2, **options}
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        model = VisionTransformer(img_size=32, patch_size=8, num_classes=classes, **values)
-        return perturbed(model)
-
-
-def deit(classes: int = 0, **options: Any) -> nn.Module:
-    """The same tiny DeiT every time."""
-    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": DEPTH, **options}
+def deit(classes: int = 0) -> nn.Module:
+    """A tiny DeiT, which is another ViT to the code."""
+    sizes: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": DEPTH}
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        model = timm.create_model("deit_tiny_patch16_224", num_classes=classes, **sizes)
-        return perturbed(model)
+        return timm.create_model("deit_tiny_patch16_224", num_classes=classes, **sizes).eval()
 
 
-def swin(classes: int = 0, **options: Any) -> nn.Module:
-    """The same tiny Swin every time: three stages, the first with a shifted window."""
-    sizes = {"embed_dim": 16, "depths": (2, 1, 1), "num_heads": (1, 2, 4)}
-    values = {**sizes, "drop_path_rate": 0.0, **options}
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        model = SwinTransformer(
-            img_size=32, patch_size=4, window_size=4, num_classes=classes, **values
-        )
-        return perturbed(model)
-
-
-def perturbed(model: M) -> M:
-    """With biases and scales that are not 0 and 1, so that none of them can be forgotten."""
-    for parameter in model.parameters():
-        parameter.data += 0.02 * torch.randn(parameter.shape)
-    return model.eval()
+def vit_b16() -> Sites:
+    """The sites of ViT-B/16, without its weights."""
+    with torch.device("meta"):
+        return find_sites(timm.create_model("vit_base_patch16_224", num_classes=0))
 
 
 def images(count: int, seed: int = 0) -> Tensor:
@@ -115,24 +99,46 @@ def images(count: int, seed: int = 0) -> Tensor:
     return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
 
 
-def randomise(model: nn.Module, seed: int = 5) -> None:
-    """Gives every trained tensor of a full adapter random values, so that its update is not 0."""
+def started(adapter: Adapter, model: nn.Module) -> Tensors:
+    """One trial's tensors at their start."""
+    return start_member(adapter, find_sites(model), 0, None).tensors
+
+
+def random_member(make: Make, adapter: Adapter, seed: int = 5, std: float = 0.3) -> Member:
+    """One trial without a head whose tensors are all random."""
     generator = torch.Generator().manual_seed(seed)
+    member = start_member(adapter, find_sites(make()), seed, None)
+    return member.with_tensors(
+        {n: std * torch.randn(t.shape, generator=generator) for n, t in member.tensors.items()}
+    )
+
+
+def adapted(make: Make, *members: Member) -> nn.Module:
+    """A tiny model with these trials, in evaluation."""
+    return attach_members(make(), members, replace_drop_path=False).eval()
+
+
+def randomise(model: nn.Module, std: float = 0.3) -> None:
+    """Gives every trained tensor random values, so that no factor that starts at 0 hides others."""
+    generator = torch.Generator().manual_seed(5)
     for parameter in attached(model).parameters():
-        parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+        parameter.data = std * torch.randn(parameter.shape, generator=generator)
+
+
+def moved(make: Make, adapter: Adapter) -> nn.Module:
+    """An adapted model whose every trained tensor has moved from its start, in evaluation."""
+    model = attach(make(), adapter, seed=1)
+    generator = torch.Generator().manual_seed(5)
+    for parameter in attached(model).parameters():
+        parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
+    return model
 
 
 def train(
-    model: nn.Module,
-    x: Tensor,
-    labels: Sequence[Tensor],
-    steps: int,
-    lr: float = 1e-2,
-    eps: float = 1e-8,
+    model: nn.Module, x: Tensor, labels: Sequence[Tensor], steps: int, lr: float = 1e-2
 ) -> list[list[float]]:
     """AdamW on the stack; the losses of each trial, (steps, K)."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=lr, eps=eps)
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
     model.train()
     history = []
     for _ in range(steps):
@@ -149,3 +155,15 @@ def train(
 def close(found: Tensor, expected: Tensor, to: float = 1e-5) -> bool:
     """Equal to `to`, relative to the largest expected value."""
     return bool((found - expected).abs().max() <= to * expected.abs().max().clamp(min=1e-6))
+
+
+def uniform(tensor: Tensor, bound: float) -> bool:
+    """Uniform on ±bound, as far as its values can tell."""
+    largest = tensor.abs().max().item()
+    return 0.9 * bound < largest <= bound and abs(tensor.mean().item()) < 0.2 * bound
+
+
+def normal(tensor: Tensor, mean: float, std: float) -> bool:
+    """Normal with this mean and deviation, as far as the two can tell."""
+    error = 5 * std / tensor.numel() ** 0.5
+    return bool(abs(tensor.mean() - mean) < error and abs(tensor.std() - std) < error)

@@ -1,4 +1,4 @@
-"""EFFT against METHODS.md's formulas, figures and starting values."""
+"""EFFT against the formulas and starting values."""
 
 from __future__ import annotations
 
@@ -9,25 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from adapters import UnsupportedBackbone, attach, attached
-from adapters.backbones import find_sites
 from adapters.base import Tensors
-from adapters.efft import EFFT, EFFT1, EFFT2
-from adapters.sites import FFN, MHSA, SELECTORS
+from adapters.efft import EFFT1, EFFT2
+from adapters.sites import FFN, MHSA
 from adapters.trial_axis import RandomMasks
-from tests.adapters.factored import (
-    PARTS,
+from tests.adapters.dense import check_updates, chosen, edited, stages
+from tests.adapters.models import (
     Make,
-    check_dense,
-    groups,
-    inputs,
-    spans,
+    every_model,
+    images,
+    randomise,
     started,
-    swin,
-    vit_b16,
+    uniform,
+    vit,
 )
-from tests.adapters.models import randomise, vit
 
-MODELS = pytest.mark.parametrize("make", [vit, swin])
 SELECTIONS = pytest.mark.parametrize(
     ("sites", "layers"),
     [
@@ -40,19 +36,12 @@ SELECTIONS = pytest.mark.parametrize(
         (("k", "fc1"), None),
     ],
 )
-D, L = 768, 12
-
-
-def kept(adapter: EFFT, blocks: tuple[int, ...]) -> tuple[list[int], list[str]]:
-    """The selected blocks of a stage, and the selected parts."""
-    parts = [part for part in PARTS for name in adapter.sites if part in SELECTORS[name]]
-    return [b for b in blocks if adapter.layers is None or b in adapter.layers], parts
 
 
 def one_group(adapter: EFFT1, make: Make, tensors: Tensors) -> dict[tuple[int, str], Tensor]:
     dense = {}
-    for prefix, _, width, stage_blocks in groups(make):
-        blocks, parts = kept(adapter, stage_blocks)
+    for prefix, _, width, stage_blocks in stages(make):
+        blocks, parts = chosen(adapter, stage_blocks)
         attention = [part for part in parts if part in MHSA]
         index = 0
         for block in blocks:
@@ -71,8 +60,8 @@ def one_group(adapter: EFFT1, make: Make, tensors: Tensors) -> dict[tuple[int, s
 
 def two_groups(adapter: EFFT2, make: Make, tensors: Tensors) -> dict[tuple[int, str], Tensor]:
     dense = {}
-    for prefix, _, _, stage_blocks in groups(make):
-        blocks, parts = kept(adapter, stage_blocks)
+    for prefix, _, _, stage_blocks in stages(make):
+        blocks, parts = chosen(adapter, stage_blocks)
         for group, members in (("mhsa", MHSA), ("ffn", FFN)):
             kinds = [part for part in parts if part in members]
             keys = [(block, part) for block in blocks for part in kinds]
@@ -84,16 +73,16 @@ def two_groups(adapter: EFFT2, make: Make, tensors: Tensors) -> dict[tuple[int, 
     return dense
 
 
-@MODELS
+@every_model
 @SELECTIONS
 def test_one_group_is_the_formula(
     make: Make, sites: tuple[str, ...], layers: tuple[int, ...] | None
 ) -> None:
     adapter = EFFT1(rank=3, rank2=2, scale=1.7, sites=sites, layers=layers)
-    check_dense(make, adapter, lambda tensors: one_group(adapter, make, tensors))
+    check_updates(make, adapter, lambda tensors: one_group(adapter, make, tensors))
 
 
-@MODELS
+@every_model
 @SELECTIONS
 @pytest.mark.parametrize("cores", ["per_layer", "shared"])
 def test_two_groups_are_the_formula(
@@ -102,58 +91,34 @@ def test_two_groups_are_the_formula(
     adapter = EFFT2(
         rank=2, ffn_rank=3, ffn_rank2=5, scale=1.7, cores=cores, sites=sites, layers=layers
     )
-    check_dense(make, adapter, lambda tensors: two_groups(adapter, make, tensors))
+    check_updates(make, adapter, lambda tensors: two_groups(adapter, make, tensors))
 
 
-@pytest.mark.parametrize(
-    ("adapter", "formula", "figure"),
-    [
-        (EFFT1(rank=16), 5 * D * 16 + 3 * L * 16**2, 70_656),
-        (EFFT1(rank=32), 5 * D * 32 + 3 * L * 32**2, 159_744),
-        (EFFT1(rank=16, rank2=32), D * 16 + 4 * D * 32 + 3 * L * 16 * 32, 129_024),
-        (EFFT1(rank=16, sites=("q", "v")), 3 * D * 16 + L * 16**2, 39_936),
-        (EFFT1(rank=16, sites=("ffn",), layers=(9, 10, 11)), 5 * D * 16 + 6 * 16**2, 62_976),
-        (EFFT2(rank=16), 7 * D * 16 + 6 * L * 16**2, 104_448),
-        (EFFT2(rank=32), 7 * D * 32 + 6 * L * 32**2, 245_760),
-        (EFFT2(rank=16, cores="shared"), 7 * D * 16 + 6 * 16**2, 87_552),
-        (
-            EFFT2(rank=16, ffn_rank2=32),
-            2 * D * 16 + 4 * L * 16**2 + D * 16 + 4 * D * 32 + 2 * L * 16 * 32,
-            159_744,
-        ),
-    ],
-)
-def test_counts(adapter: EFFT, formula: int, figure: int) -> None:
-    tensors = started(adapter, vit_b16())
-    assert sum(t.numel() for t in tensors.values()) == formula == figure
-    assert all(text in str(EFFT1.__doc__) for text in ("70,656", "159,744"))
-    assert all(text in str(EFFT2.__doc__) for text in ("104,448", "245,760", "87,552"))
-
-
-@MODELS
+@every_model
 @pytest.mark.parametrize("init", ["u", "v"])
 def test_one_group_starts_at_zero_in_the_named_factor(make: Make, init: str) -> None:
-    tensors = started(EFFT1(rank=8, rank2=12, init=init), find_sites(make()))
-    for prefix, ratio, width, blocks in groups(make):
+    tensors = started(EFFT1(rank=8, rank2=12, init=init), make())
+    for prefix, ratio, width, blocks in stages(make):
         r1, r2, n = 8 * ratio, 12 * ratio, 3 * len(blocks)
         u, core, v = (tensors.pop(prefix + name) for name in ("U", "core", "V"))
         assert (u.shape, core.shape) == ((width, r1), (n, r1, r2))
         assert v.shape == (r2, 4 * width)
-        assert spans(core, sqrt(6 / (n * (r1 + r2))))
+        assert uniform(core, sqrt(6 / (n * (r1 + r2))))
         # The bound of torch's Xavier over the whole core tensor, its slices last.
         xavier = nn.init.xavier_uniform_(torch.empty(r1, r2, n)).abs().max().item()
         assert core.abs().max().item() == pytest.approx(xavier, rel=0.05)
-        assert spans(v, sqrt(6 / (r2 + 4 * width))) if init == "u" else not v.any()
-        assert spans(u, sqrt(6 / (r1 + width))) if init == "v" else not u.any()
+        assert uniform(v, sqrt(6 / (r2 + 4 * width))) if init == "u" else not v.any()
+        assert uniform(u, sqrt(6 / (r1 + width))) if init == "v" else not u.any()
     assert not tensors
 
 
+@every_model
 @pytest.mark.parametrize("init", ["vv", "vu", "uv", "uu"])
 @pytest.mark.parametrize("cores", ["per_layer", "shared"])
-def test_two_groups_of_swin_have_ranks_and_widths_of_their_stages(init: str, cores: str) -> None:
+def test_two_groups_start_at_zero_in_the_named_factors(make: Make, init: str, cores: str) -> None:
     adapter = EFFT2(rank=8, ffn_rank=6, ffn_rank2=12, init=init, cores=cores)
-    tensors = started(adapter, find_sites(swin()))
-    for prefix, ratio, width, blocks in groups(swin):
+    tensors = started(adapter, make())
+    for prefix, ratio, width, blocks in stages(make):
         for group, letter, ranks, columns, slices in (
             ("mhsa", init[0], (8, 8), width, 4),
             ("ffn", init[1], (6, 12), 4 * width, 2),
@@ -163,9 +128,9 @@ def test_two_groups_of_swin_have_ranks_and_widths_of_their_stages(init: str, cor
             u, core, v = (tensors.pop(f"{prefix}{group}.{name}") for name in ("U", "core", "V"))
             assert (u.shape, core.shape) == ((width, r1), (n, r1, r2))
             assert v.shape == (r2, columns)
-            assert spans(core, sqrt(6 / (n * (r1 + r2))))
-            assert spans(v, sqrt(6 / (r2 + columns))) if letter == "u" else not v.any()
-            assert spans(u, sqrt(6 / (r1 + width))) if letter == "v" else not u.any()
+            assert uniform(core, sqrt(6 / (n * (r1 + r2))))
+            assert uniform(v, sqrt(6 / (r2 + columns))) if letter == "u" else not v.any()
+            assert uniform(u, sqrt(6 / (r1 + width))) if letter == "v" else not u.any()
     assert not tensors
 
 
@@ -188,20 +153,16 @@ def test_dropout_acts_on_the_factors() -> None:
             ("attn.proj", 0, slice(96, 128)),
             ("mlp.fc1", 1, slice(0, 128)),
         ):
-            edit = stack.edit(f"blocks.{block}.{path}")
-            assert edit is not None
-            nothing = nn.Linear(32, columns.stop - columns.start, bias=False)
-            nn.init.zeros_(nothing.weight)
-            expected = u @ core[3 * block + index] @ v[:, columns]
-            assert torch.allclose(edit(torch.eye(32), nothing), expected, atol=1e-5)
+            out = columns.stop - columns.start
+            found = edited(model, f"blocks.{block}.{path}", torch.eye(32), out)
+            assert torch.allclose(found, u @ core[3 * block + index] @ v[:, columns], atol=1e-5)
 
 
 def test_other_hidden_widths() -> None:
-    sites = find_sites(vit(mlp_ratio=2))
+    model = vit(mlp_ratio=2)
     with pytest.raises(UnsupportedBackbone, match=r"\(32, 128\) and fc1 \(32, 64\)"):
-        EFFT1().select(sites)
-    for half in ("mhsa", "ffn"):
-        tensors = started(EFFT1(rank=2, sites=(half,)), sites)
-        assert tensors["V"].shape == (2, 128 if half == "mhsa" else 64)
-    assert started(EFFT2(rank=2), sites)["ffn.V"].shape == (2, 64)
-    attach(vit(mlp_ratio=2), EFFT1(sites=("ffn",)))(inputs(vit, 1))
+        attach(model, EFFT1())
+    for half, columns in (("mhsa", 128), ("ffn", 64)):
+        assert started(EFFT1(rank=2, sites=(half,)), model)["V"].shape == (2, columns)
+    assert started(EFFT2(rank=2), model)["ffn.V"].shape == (2, 64)
+    attach(model, EFFT1(sites=("ffn",)))(images(1))

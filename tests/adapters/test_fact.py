@@ -1,4 +1,4 @@
-"""FacT against METHODS.md's formulas, figures and starting values."""
+"""FacT against the paper's formulas and starting values."""
 
 from __future__ import annotations
 
@@ -8,32 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adapters import AdapterError, UnsupportedBackbone, attach, attached
-from adapters.backbones import find_sites
+from adapters import UnsupportedBackbone, attach, attached
 from adapters.base import Tensors
 from adapters.fact import FacT, FactTK, FactTT
-from adapters.sites import SELECTORS
 from adapters.trial_axis import RandomMasks
-from tests.adapters.factored import (
-    PARTS,
-    Make,
-    check_dense,
-    groups,
-    inputs,
-    spans,
-    started,
-    swin,
-    vit_b16,
-)
-from tests.adapters.models import randomise, vit
+from tests.adapters.dense import check_updates, chosen, edited, stages
+from tests.adapters.models import Make, every_model, images, randomise, started, uniform, vit
 
 BOTH = pytest.mark.parametrize("cls", [FactTT, FactTK])
-MODELS = pytest.mark.parametrize("make", [vit, swin])
-D, L = 768, 12
 
 
 def one_slice(tensors: Tensors, prefix: str, index: int) -> Tensor:
-    """Σ_i, entry by entry from METHODS.md."""
+    """Σ_i, entry by entry from the formula."""
     if f"{prefix}core" in tensors:
         return tensors[f"{prefix}core"][index]
     c, p = tensors[f"{prefix}C"], tensors[f"{prefix}P"]
@@ -45,11 +31,10 @@ def one_slice(tensors: Tensors, prefix: str, index: int) -> Tensor:
 
 def written_out(adapter: FacT, make: Make, tensors: Tensors) -> dict[tuple[int, str], Tensor]:
     """ΔW by block and part."""
-    parts = [part for part in PARTS for name in adapter.sites if part in SELECTORS[name]]
     dense = {}
-    for prefix, _, _, blocks in groups(make):
-        index = 0
-        for block in (b for b in blocks if adapter.layers is None or b in adapter.layers):
+    for prefix, _, _, stage_blocks in stages(make):
+        (blocks, parts), index = chosen(adapter, stage_blocks), 0
+        for block in blocks:
             for part in parts:
                 tiles = []
                 for _ in range(4 if part in ("fc1", "fc2") else 1):
@@ -63,7 +48,7 @@ def written_out(adapter: FacT, make: Make, tensors: Tensors) -> dict[tuple[int, 
 
 
 @BOTH
-@MODELS
+@every_model
 @pytest.mark.parametrize(
     ("sites", "layers"),
     [
@@ -78,48 +63,30 @@ def test_the_update_is_the_formula(
     cls: type[FacT], make: Make, sites: tuple[str, ...], layers: tuple[int, ...] | None
 ) -> None:
     adapter = cls(rank=3, scale=1.7, sites=sites, layers=layers)
-    check_dense(make, adapter, lambda tensors: written_out(adapter, make, tensors))
-
-
-@pytest.mark.parametrize(
-    ("adapter", "formula", "figure"),
-    [
-        (FactTT(rank=16), 2 * D * 16 + 12 * L * 16**2, 61_440),
-        (FactTK(rank=32), 2 * D * 32 + 32**3 + 12 * L * 32, 86_528),
-        (FactTT(rank=16, sites=("q", "v")), 2 * D * 16 + 2 * L * 16**2, 30_720),
-        (FactTT(rank=16, sites=("fc1",), layers=(3,)), 2 * D * 16 + 4 * 16**2, 25_600),
-        (FactTK(rank=32, sites=("mhsa",)), 2 * D * 32 + 32**3 + 4 * L * 32, 83_456),
-    ],
-)
-def test_counts(adapter: FacT, formula: int, figure: int) -> None:
-    tensors = started(adapter, vit_b16())
-    assert sum(t.numel() for t in tensors.values()) == formula == figure
-    assert (FactTT().rank, FactTK().rank) == (16, 32)
-    assert "61,440" in str(FactTT.__doc__)
-    assert "86,528" in str(FactTK.__doc__)
+    check_updates(make, adapter, lambda tensors: written_out(adapter, make, tensors))
 
 
 @BOTH
-@MODELS
+@every_model
 def test_starting_values(cls: type[FacT], make: Make) -> None:
-    tensors = started(cls(rank=8), find_sites(make()))
-    for prefix, ratio, width, blocks in groups(make):
+    tensors = started(cls(rank=8), make())
+    for prefix, ratio, width, blocks in stages(make):
         rank, count = 8 * ratio, 12 * len(blocks)
         names = ("U", "core", "V") if cls is FactTT else ("U", "C", "P", "V")
         own = {name: tensors.pop(prefix + name) for name in names}
         assert own["U"].shape == (width, rank)
         assert own["V"].shape == (rank, width)
-        assert spans(own["U"], 1 / sqrt(width))
+        assert uniform(own["U"], 1 / sqrt(width))
         assert not own["V"].any()
         if cls is FactTT:
             assert own["core"].shape == (count, rank, rank)
-            assert spans(own["core"], 1 / sqrt(rank))
+            assert uniform(own["core"], 1 / sqrt(rank))
             continue
         for name, shape in (("C", (rank, rank, rank)), ("P", (count, rank))):
             assert own[name].shape == shape
             fans = nn.init.xavier_uniform_(torch.empty(shape)).abs().max().item()  # torch's
             assert fans == pytest.approx(own[name].abs().max().item(), rel=0.1)
-            assert spans(own[name], sqrt(3) / rank if name == "C" else sqrt(6 / sum(shape)))
+            assert uniform(own[name], sqrt(3) / rank if name == "C" else sqrt(6 / sum(shape)))
     assert not tensors
 
 
@@ -135,12 +102,6 @@ def test_dropout_acts_on_the_activation_after_the_core(cls: type[FacT]) -> None:
     noise = RandomMasks([2], [0], torch.device("cpu"))
     x = torch.randn(2, 5, 128, generator=torch.Generator().manual_seed(0))
 
-    def changed(path: str, x: Tensor, out: int) -> Tensor:
-        edit, nothing = stack.edit(path), nn.Linear(x.shape[-1], out, bias=False)
-        assert edit is not None
-        nn.init.zeros_(nothing.weight)
-        return edit(x, nothing)
-
     def mask(slices: int) -> Tensor:
         drawn = noise.dropout([0.5], [(10, slices, 3)])
         assert drawn is not None
@@ -148,48 +109,23 @@ def test_dropout_acts_on_the_activation_after_the_core(cls: type[FacT]) -> None:
         return drawn[0].view(2, 5, slices, 3)
 
     first = x[..., :32]
-    q, k, value = changed("blocks.1.attn.qkv", first, 96).chunk(3, dim=-1)
+    q, k, value = edited(model, "blocks.1.attn.qkv", first, 96).chunk(3, dim=-1)
     drop = mask(2)
     assert torch.allclose(q, (first @ u @ sigma[0] * drop[..., 0, :]) @ v, atol=1e-5)
     assert torch.allclose(value, (first @ u @ sigma[1] * drop[..., 1, :]) @ v, atol=1e-5)
     assert not k.any()
-    found = changed("blocks.1.mlp.fc2", x, 32)
+    found = edited(model, "blocks.1.mlp.fc2", x, 32)
     h = sum(tile @ u @ core for tile, core in zip(x.chunk(4, dim=-1), sigma[2:], strict=True))
     assert torch.allclose(found, (h * mask(1)[..., 0, :]) @ v, atol=1e-5)
 
 
 @BOTH
-def test_x_u_is_computed_once_for_q_k_and_v(
-    cls: type[FacT], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = attach(vit(), cls(rank=3))
-    stack = attached(model)
-    stack.prepare(2, torch.float32)
-    edit = stack.edit("blocks.0.attn.qkv")
-    assert edit is not None
-    products = []
-    matmul = Tensor.__matmul__
-
-    def counted(left: Tensor, right: Tensor) -> Tensor:
-        products.append((left.shape, right.shape))
-        return matmul(left, right)
-
-    monkeypatch.setattr(Tensor, "__matmul__", counted)
-    edit(torch.ones(2, 5, 32), nn.Linear(32, 96))
-    assert products == [
-        ((1, 10, 32), (1, 32, 3)), ((1, 10, 3), (1, 3, 9)), ((1, 30, 3), (1, 3, 32)),
-    ]  # fmt: skip
-
-
-@BOTH
 def test_other_hidden_widths(cls: type[FacT]) -> None:
     model = vit(mlp_ratio=2)
-    tensors = started(cls(rank=2), find_sites(model))
-    slices = tensors["core" if cls is FactTT else "P"]
+    slices = started(cls(rank=2), model)["core" if cls is FactTT else "P"]
     assert slices.shape[0] == 3 * (4 + 2 * 2)
-    attach(model, cls(rank=2))(inputs(vit, 1))
-    uneven = find_sites(vit(mlp_ratio=2.5))
-    with pytest.raises(UnsupportedBackbone, match=r"fc1 \(32, 80\) into tiles of 32×32") as caught:
-        cls().select(uneven)
-    assert isinstance(caught.value, AdapterError)
-    assert cls(sites=("mhsa",)).select(uneven).linears
+    attach(model, cls(rank=2))(images(1))
+    uneven = vit(mlp_ratio=2.5)
+    with pytest.raises(UnsupportedBackbone, match=r"fc1 \(32, 80\) into tiles of 32×32"):
+        started(cls(), uneven)
+    assert started(cls(sites=("mhsa",)), uneven)

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
-from adapters import Adapter, AdapterError, attach, attached, detach, merge
-from adapters.backbones import find_sites
+from adapters import Adapter, AdapterError, attach, attached, merge
 from adapters.full import Full, Partial
-from tests.adapters.models import close, deit, images, swin, train, vit
+from tests.adapters.models import (
+    Make,
+    close,
+    deit,
+    every_model,
+    images,
+    started,
+    swin,
+    train,
+    vit,
+)
 
-Make = Callable[..., nn.Module]
 HEADS = ("head.weight", "head.bias", "head.fc.weight", "head.fc.bias")
-
-
-def names_of(adapter: Adapter, model: nn.Module) -> set[str]:
-    return set(adapter.start(adapter.select(find_sites(model)), torch.Generator()))
 
 
 def begins(*prefixes: str) -> Callable[[str], bool]:
@@ -88,10 +90,10 @@ def test_it_is_training_the_plain_model(
 )
 def test_variants_train_whole(options: Mapping[str, Any]) -> None:
     own = {name for name, _ in vit(**options).named_parameters()}
-    assert names_of(Full(), vit(7, **options)) == own
-    halves = names_of(Full(layers=(0, 1, 2)), vit(**options))
+    assert set(started(Full(), vit(7, **options))) == own
+    halves = set(started(Full(layers=(0, 1, 2)), vit(**options)))
     assert halves == {name for name in own if name.startswith("blocks.")}
-    final = {name for name in names_of(Partial(), vit(**options)) if "blocks" not in name}
+    final = {name for name in started(Partial(), vit(**options)) if "blocks" not in name}
     assert final == {n for n in own if n.startswith(("norm.", "fc_norm."))} != set()
     model = attach(vit(**options), Full(), num_classes=3)
     train(model, images(4), [torch.arange(4) % 3], 2)
@@ -100,7 +102,7 @@ def test_variants_train_whole(options: Mapping[str, Any]) -> None:
     assert close(model(images(2)), expected)
 
 
-@pytest.mark.parametrize("make", [vit, swin])
+@every_model
 def test_a_bf16_backbone_has_fp32_masters(make: Make) -> None:
     plain = make().bfloat16()
     model = attach(copy.deepcopy(plain), Full(), num_classes=3)
@@ -117,32 +119,6 @@ def test_a_bf16_backbone_has_fp32_masters(make: Make) -> None:
     assert torch.allclose(model(x).float(), expected, atol=0.02)
 
 
-@pytest.mark.parametrize("make", [vit, swin])
-def test_detach_and_copies_leave_each_other_alone(make: Make) -> None:
-    plain = make()
-    model = attach(make(), Full(), num_classes=3)
-    train(model, images(3), [torch.arange(3)], 1)
-    expected = model(images(3))  # with gradients: the tensors of this pass cannot be copied
-    twin = copy.deepcopy(model)
-    assert torch.equal(twin(images(3)), expected)
-    detach(twin)
-    assert [type(m) for m in twin.modules()] == [type(m) for m in plain.modules()]
-    assert list(twin.state_dict()) == list(plain.state_dict())
-    assert all(torch.equal(p, plain.get_parameter(n)) for n, p in twin.named_parameters())
-    assert all(p.requires_grad for p in twin.parameters())
-    assert torch.equal(model(images(3)), expected)
-    train(model, images(3), [torch.arange(3)], 1)
-    assert not torch.equal(model(images(3)), expected)
-
-
-def test_the_backbone_itself_is_not_written_to() -> None:
-    plain = vit()
-    state = copy.deepcopy(plain.state_dict())
-    model = attach(plain, Full(), num_classes=3)
-    train(model, images(3), [torch.arange(3)], 2)
-    assert all(torch.equal(value, state[n]) for n, value in detach(model).state_dict().items())
-
-
 @pytest.mark.parametrize(
     ("adapter", "message"),
     [
@@ -153,20 +129,8 @@ def test_the_backbone_itself_is_not_written_to() -> None:
         (Partial(sites=("k", "ffn")), r"sites=\('k', 'ffn'\) has only k: name all of them, or non"),
         (Partial(blocks=4), "Partial.blocks is 4; this backbone has 3 blocks"),
         (Partial(layers=()), r"layers=\(\) matches nothing"),
-        (Full(layers=(3,)), r"layers \[3\] do not exist"),
     ],
 )
 def test_what_is_refused(adapter: Adapter, message: str) -> None:
     with pytest.raises(AdapterError, match=message):
         attach(vit(), adapter)
-
-
-def test_starting_takes_copies() -> None:
-    sites = find_sites(vit())
-    tensors = Full().start(Full().select(sites), torch.Generator())
-    tensors["norm.weight"].zero_()
-    assert sites.weights["norm.weight"].any()
-    halves = {name: weight.bfloat16() for name, weight in sites.weights.items()}
-    started = Full().start(replace(sites, weights=halves), torch.Generator())
-    assert {tensor.dtype for tensor in started.values()} == {torch.float32}
-    assert not any(tensor.requires_grad for tensor in started.values())

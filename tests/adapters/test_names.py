@@ -4,41 +4,16 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import EntryPoint, EntryPoints
-from typing import Any, ClassVar, Optional
+from typing import Any
 
 import pytest
-import torch
 
-from adapters import EFFT2, HTA, Adapter, AdapterError, LoRA, attach, build, get, merge
+from adapters import EFFT2, HTA, Adapter, AdapterError, LoRA, build, get
 from adapters import names as listed
-from adapters.base import Context, Tensors, Update
-from adapters.hyperparameters import hyperparameter
 from adapters.names import built_in, table
-from adapters.sites import Sites
-from tests.adapters.models import close, images, randomise, vit
 
-
-@dataclass(frozen=True)
-class Diagonal(Adapter):
-    """A user's own: ΔW = diag(d) on the attention's output."""
-
-    name: ClassVar[str] = "diagonal"
-    gain: float = hyperparameter(1.0, low=0, stacks=True)
-    limit: Optional[int] = None  # noqa: UP045 (the older way of saying it works too)
-
-    def select(self, sites: Sites) -> Sites:
-        return sites.select(("o",))
-
-    def start(self, sites: Sites, generator: torch.Generator) -> Tensors:
-        return {f"d.{site.block}": torch.zeros(site.out) for site in sites.linears}
-
-    def updates(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Update]:
-        def layer(d: torch.Tensor) -> Update:
-            return lambda x: x * d.unsqueeze(1) * context.vector("gain")
-
-        return {site.path: layer(tensors[f"d.{site.block}"]) for site in sites.linears}
+TOY = "tests.adapters.test_testing:Toy"
 
 
 @pytest.fixture
@@ -55,52 +30,19 @@ def entry(name: str, value: str) -> EntryPoint:
     return EntryPoint(name, value, "orchestrate.adapters")
 
 
-BUILT_IN = [
-    "full",
-    "linear",
-    "partial",
-    "mlp_head",
-    "bitfit",
-    "vpt_shallow",
-    "vpt_deep",
-    "adapter",
-    "adaptformer",
-    "lora",
-    "ssf",
-    "fact_tt",
-    "fact_tk",
-    "efft1",
-    "efft2",
-    "hta",
-    "hta_adapter",
-    "arc",
-    "rlrr",
-    "noah",
-]
-
-
-def test_the_built_in_ones() -> None:
-    assert sorted(built_in()) == sorted(BUILT_IN)
-    assert get("efft2") is EFFT2
-
-
 def test_a_users_adapter_comes_through_an_entry_point(entries: list[EntryPoint]) -> None:
-    entries.append(entry("diagonal", f"{__name__}:Diagonal"))
-    assert listed() == sorted(["diagonal", *BUILT_IN])
-    adapter = build("diagonal", {"gain": 2, "limit": None})
-    model = attach(vit(), [adapter, Diagonal(gain=0.5)], num_classes=[2, 3])
-    assert model(images(4)).shape == (4, 3)
-    model = attach(vit(), adapter, num_classes=3)
-    randomise(model)
-    expected = model(images(2))
-    assert close(merge(model)(images(2)), expected)
+    entries.append(entry("toy", TOY))
+    assert listed() == sorted(["toy", *built_in()])
+    adapter = build("toy", {"scale": 2, "limit": None})
+    assert type(adapter) is get("toy")
+    assert adapter.to_dict() == {"rank": 2, "scale": 2.0, "dropout": 0.1, "limit": None}
 
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("lora", f"{__name__}:Diagonal", "takes the name 'lora', which exists already"),
-        ("other", f"{__name__}:Diagonal", "the class must set name = 'other'"),
+        ("lora", TOY, "takes the name 'lora', which exists already"),
+        ("other", TOY, "the class must set name = 'other'"),
         ("mine", f"{__name__}:entry", "is not a subclass of adapters.Adapter"),
         ("mine", "no_such_package:Mine", "cannot be loaded: ModuleNotFoundError"),
         ("mine", f"{__name__}:Missing", "cannot be loaded: AttributeError"),
@@ -116,8 +58,8 @@ def test_entry_points_that_cannot_be_used(
 
 
 def test_two_packages_cannot_have_one_name(entries: list[EntryPoint]) -> None:
-    entries += [entry("diagonal", f"{__name__}:Diagonal"), entry("diagonal", "another:Diagonal")]
-    with pytest.raises(AdapterError, match="another:Diagonal"):
+    entries += [entry("toy", TOY), entry("toy", "another:Toy")]
+    with pytest.raises(AdapterError, match="another:Toy"):
         listed()
 
 

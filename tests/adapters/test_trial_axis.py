@@ -20,11 +20,11 @@ def test_pad_and_own_part_are_inverse() -> None:
 def test_masks_depend_on_seed_and_step_alone() -> None:
     cpu = torch.device("cpu")
     alone = RandomMasks([4], [9], cpu).dropout([0.4], [(3, 2)])
-    company = RandomMasks([1, 4], [2, 9], cpu).dropout([0.7, 0.4], [(5, 6), (3, 2)])
+    together = RandomMasks([1, 4], [2, 9], cpu).dropout([0.7, 0.4], [(5, 6), (3, 2)])
     assert alone is not None
-    assert company is not None
-    assert torch.equal(company[1, :3, :2], alone[0])
-    assert (company[1, 3:] == 1).all()
+    assert together is not None
+    assert torch.equal(together[1, :3, :2], alone[0])
+    assert (together[1, 3:] == 1).all()
     assert RandomMasks([1], [0], cpu).dropout([0.0], [(3, 2)]) is None
     other = RandomMasks([4], [10], cpu).dropout([0.4], [(30, 2)])
     again = RandomMasks([4], [9], cpu).dropout([0.4], [(30, 2)])

@@ -5,8 +5,6 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -110,25 +108,19 @@ def test_selections_are_read_in_one_spelling() -> None:
         from_yaml({"layers": ["first"]})
 
 
-@pytest.mark.parametrize("name", search_spaces.SPACES)
-def test_published_spaces_survive_yaml_and_json(name: str) -> None:
-    space = search_spaces.get(name)
+RANGES: dict[str, BaseDistribution] = {
+    "a": IntDistribution(2, 8, step=3),
+    "b": IntDistribution(1, 12, log=True),
+    "c": FloatDistribution(0.5, 7.5),
+    "d": FloatDistribution(1.0, 3.0, log=True),
+    "e": FloatDistribution(0.0, 0.3, step=0.1),
+    "f": IntDistribution(4, 4),
+}
+
+
+@pytest.mark.parametrize("space", [*search_spaces.SPACES.values(), RANGES])
+def test_spaces_survive_yaml_and_json(space: search_spaces.Space) -> None:
     for text in (json.dumps(to_yaml(space)), yaml.safe_dump(to_yaml(space), sort_keys=False)):
         back, fixed = from_yaml(yaml.safe_load(text))
         assert (back, fixed) == (space, {})
         assert list(back) == list(space)
-
-
-ranges = st.tuples(st.integers(1, 20), st.integers(0, 20), st.integers(1, 3))
-
-
-@given(ranges, st.booleans(), st.booleans())
-def test_ranges_survive(numbers: tuple[int, int, int], log: bool, whole: bool) -> None:
-    low, steps, step = numbers
-    distribution: BaseDistribution
-    if whole:
-        step = 1 if log else step
-        distribution = IntDistribution(low, low + steps * step, log=log, step=step)
-    else:
-        distribution = FloatDistribution(low / 2, low / 2 + steps, log=log)
-    assert from_yaml(to_yaml({"x": distribution}))[0] == {"x": distribution}
