@@ -7,8 +7,8 @@ import pytest
 import timm
 from timm.models import get_deprecated_models
 
-from orchestrator.backbones import MINI_FILE, fingerprint, load_backbone
-from orchestrator.backbones.names import check
+from orchestrator.backbones import fingerprint, load_backbone
+from orchestrator.backbones.names import MINI_FILE, check
 from orchestrator.errors import InvalidInput
 
 TINY = "vit_tiny_patch16_224"

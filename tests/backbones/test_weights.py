@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from orchestrator.backbones import HALF, MINI_FILE, load_backbone
+from orchestrator.backbones import HALF, load_backbone
+from orchestrator.backbones.names import MINI_FILE
 from orchestrator.backbones.vit_mini import vit_mini
 from orchestrator.backbones.weights import fill
 from orchestrator.errors import CheckpointError
