@@ -11,7 +11,7 @@ import pytest
 from sklearn.datasets import load_digits, load_sample_image
 
 from orchestrator.data.mini import make, photographs, rendered
-from orchestrator.data.mini.pixels import SIDE, SIZES, Splits, balanced, grid
+from orchestrator.data.mini.pixels import SIDE, SIZES, Splits, balanced
 from orchestrator.spec import Task
 from orchestrator.tasks.suites import MINI
 
@@ -135,7 +135,7 @@ LABELS = np.arange(96)
 
 
 def test_location_is_the_cell_of_the_large_objects_centre(drawn: list) -> None:
-    labels = LABELS % rendered.LOCATION_CLASSES
+    labels = LABELS % 16
     rendered.draw_location(np.random.default_rng(0), labels)
     assert len(drawn) == 4 * len(labels)
     for label, shapes in zip(labels, np.split(np.arange(len(drawn)), len(labels)), strict=True):
@@ -146,7 +146,7 @@ def test_location_is_the_cell_of_the_large_objects_centre(drawn: list) -> None:
 
 
 def test_orientation_is_where_the_triangle_points(drawn: list) -> None:
-    labels = LABELS % rendered.ORIENTATION_CLASSES
+    labels = LABELS % 8
     rendered.draw_orientation(np.random.default_rng(0), labels)
     assert [kind for kind, *_ in drawn] == [2] * len(labels)
     for label, (_, centre, radius, angle) in zip(labels, drawn, strict=True):
@@ -155,7 +155,7 @@ def test_orientation_is_where_the_triangle_points(drawn: list) -> None:
 
 
 def test_count_is_the_number_of_objects(drawn: list) -> None:
-    for label in range(rendered.COUNT_CLASSES):
+    for label in range(6):
         drawn.clear()
         rendered.draw_count(np.random.default_rng(label), np.array([label] * 3))
         assert len(drawn) == 3 * (label + 1)
@@ -164,7 +164,7 @@ def test_count_is_the_number_of_objects(drawn: list) -> None:
 @pytest.mark.parametrize("angle", [0.0, 2.4])
 def test_a_triangle_is_narrow_where_it_points(angle: float) -> None:
     mask = rendered.shape_mask(2, np.array([16.0, 16.0]), 8.0, angle)
-    x, y = grid()
+    x, y = rendered.grid()
     along = (x - 16) * np.cos(angle) + (y - 16) * np.sin(angle)
     assert mask[along > 2].sum() < 0.5 * mask[along < -2].sum()
     assert mask[along > 4].sum() > 1, "and it reaches there"
