@@ -153,21 +153,11 @@ def read_suite(path: Path) -> Suite:
         raise _invalid(path, problems)
     folder = Path(os.path.abspath(path)).parent
     return Suite(
-        name=file.name,
+        **file.model_dump(exclude={"tasks", "recipe", "default_tasks"}),
         tasks=tuple(_task(name, task) for name, task in file.tasks.items()),
-        backbone=file.backbone,
         recipe=Recipe(precision="auto").with_values(_recipe_values(file)),
         default_tasks=_default_tasks(file),
-        default_adapters=file.default_adapters,
-        seeds=file.seeds,
-        sampler=file.sampler,
-        stopping=file.stopping,
-        trials=file.trials,
-        replicate=file.replicate,
-        spaces=file.spaces,
         layout="files",
-        side=file.side,
-        view=file.view,
         files={name: _files(task, folder) for name, task in file.tasks.items()},
     )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.data import Progress
 from orchestrator.data.verify import VerifyReport, verify
 from orchestrator.errors import InvalidInput
 from orchestrator.spec import Suite, Task
@@ -36,10 +37,13 @@ def small(suite: Suite = VTAB) -> Suite:
 
 
 def check(
-    root: Path, task: str = "kitti", suite: Suite | None = None, threads: int = 2
+    root: Path,
+    task: str = "kitti",
+    suite: Suite | None = None,
+    progress: Progress = lambda *_: None,
 ) -> VerifyReport:
     suite = suite or small()
-    return verify(suite, suite.task(task), root, lambda done, total: None, threads)
+    return verify(suite, suite.task(task), root, progress)
 
 
 def images(root: Path, part: str) -> list[Path]:
@@ -65,7 +69,7 @@ def test_suites_of_ones_own_are_verified(tmp_path: Path) -> None:
 
 def test_the_fingerprint_is_of_content_and_not_of_the_place(root: Path, made: Path) -> None:
     there = check(made).fingerprint
-    assert check(root, threads=1).fingerprint == there
+    assert check(root).fingerprint == there
     (root / "kitti").rename(root / "KITTI_dist")
     assert check(root).fingerprint == there
     folder = root / "KITTI_dist"
@@ -177,21 +181,18 @@ def test_the_same_bytes_in_two_splits_are_a_problem_and_in_one_a_note(root: Path
 
 
 def test_progress_reaches_its_end(root: Path) -> None:
-    told: list[tuple[int, int]] = []
-    suite = small()
-    verify(suite, suite.task("kitti"), root, lambda *done: told.append(done), 1)
-    assert told[-1] == (22, 22)
-    assert [done for done, _ in told] == sorted({done for done, _ in told})
+    calls: list[tuple[str, int, int]] = []
+    check(root, progress=lambda *call: calls.append(call))
+    assert calls == [("kitti", done, 22) for done in range(1, 23)]
 
 
 def test_a_stopped_check_leaves_no_threads_at_work(root: Path) -> None:
-    def stop(done: int, total: int) -> None:
+    def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    suite = small()
     before = set(threading.enumerate())
     with pytest.raises(KeyboardInterrupt):
-        verify(suite, suite.task("kitti"), root, stop, 2)
+        check(root, progress=stop)
     assert set(threading.enumerate()) <= before
 
 

@@ -90,11 +90,10 @@ def _read_folders(
     entries = {split: _list_entries(part, classes) for split, part in found.items()}
     if "val" not in entries:
         entries["train"], entries["val"] = hold_out(entries["train"], files["val"])
-    trees = {split: FileTree(Path(files["train"]), inside) for split in ("train", "val")}
-    trees |= {
-        split: FileTree(part.folder, inside) for split, part in found.items() if split != "train"
-    }
-    items = {split: trees[split].items(entries[split], problems) for split in SPLITS}
+    items = {}
+    for split in SPLITS:  # a val that is held out lies in train's folder
+        tree = FileTree(found.get(split, found["train"]).folder, inside)
+        items[split] = tree.items(entries[split], problems)
     return Listing(items, tuple(problems), tuple(classes))
 
 

@@ -21,7 +21,8 @@ from orchestrator.spec import VIEWS, DataIdentity, Suite, Task, digest
 from orchestrator.storage.files import write_whole
 
 MANIFEST = "manifest.json"
-T = TypeVar("T")
+Content = TypeVar("Content", bound=tuple[Any, ...])
+"""What a file holds: images, labels, and sizes if the images are decoded."""
 
 
 @dataclass(frozen=True)
@@ -126,11 +127,6 @@ def manifest_of(suite: str, task: Task, root: Path) -> Manifest:
     return manifest
 
 
-def identity(suite: str, task: Task, root: Path) -> DataIdentity:
-    """The fingerprints of a prepared task, as its manifest states them."""
-    return manifest_of(suite, task, root).identity
-
-
 def presence(suite: str, tasks: Sequence[Task], root: Path) -> tuple[Present, ...]:
     """Which tasks of a suite (by its `store` name) are in the store at `root`; raises nothing.
 
@@ -178,24 +174,25 @@ def load_pixels(
 
     `DataError` if the file is damaged.
     """
-    images, labels, sizes = _read(arrow.read_pixels, folder, name, manifest)
-    _check_count(folder, name, manifest, len(images), len(labels))
-    return images, labels, sizes
+    return _read(arrow.read_pixels, folder, name, manifest)
 
 
 def load_encoded(folder: Path, name: str, manifest: Manifest) -> tuple[list[Any], arrow.Labels]:
     """Arrow columns of encoded images, views of the file, and labels; `DataError` if damaged."""
-    columns, labels = _read(arrow.read_encoded, folder, name, manifest)
-    _check_count(folder, name, manifest, sum(map(len, columns)), len(labels))
-    return columns, labels
+    return _read(arrow.read_encoded, folder, name, manifest)
 
 
-def _read(reader: Callable[[Path, int], T], folder: Path, name: str, manifest: Manifest) -> T:
+def _read(
+    reader: Callable[[Path, int], Content], folder: Path, name: str, manifest: Manifest
+) -> Content:
     _check_size(folder, name, manifest)
     try:
-        return reader(folder / f"{name}.arrow", manifest.classes)
+        content = reader(folder / f"{name}.arrow", manifest.classes)
     except ValueError as error:
         raise _damaged(folder, name, str(error)) from error
+    if len(content[1]) != manifest.splits[name].images:
+        raise _damaged(folder, name, f"it has {len(content[1])} images")
+    return content
 
 
 def _check_size(folder: Path, name: str, manifest: Manifest) -> None:
@@ -206,11 +203,6 @@ def _check_size(folder: Path, name: str, manifest: Manifest) -> None:
     wanted = manifest.splits[name].bytes
     if size != wanted:
         raise _damaged(folder, name, f"it has {size} bytes instead of {wanted}")
-
-
-def _check_count(folder: Path, name: str, manifest: Manifest, images: int, labels: int) -> None:
-    if not images == labels == manifest.splits[name].images:
-        raise _damaged(folder, name, f"it has {images} images")
 
 
 def _damaged(folder: Path, name: str, why: str) -> DataError:

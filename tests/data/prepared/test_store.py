@@ -21,15 +21,19 @@ from orchestrator.data.prepared.store import (
     SplitRecord,
     check,
     default_root,
-    identity,
+    manifest_of,
     presence,
 )
 from orchestrator.data.splits import SearchData, Split, open_final, open_search
 from orchestrator.errors import DataError
-from orchestrator.spec import Task
+from orchestrator.spec import DataIdentity, Task
 from orchestrator.tasks.suites import MINI
 from tests.data.toys import COUNTS, SIDE, SUITE, TASK, Arrays, Toy, made, stored
 from tests.imports import ROOT
+
+
+def identity(suite: str, task: Task, root: Path) -> DataIdentity:
+    return manifest_of(suite, task, root).identity
 
 
 @pytest.fixture
@@ -243,10 +247,9 @@ def test_damage_that_keeps_the_size_is_found(root: Path) -> None:
 
 def test_labels_out_of_range_are_found_on_opening(root: Path) -> None:
     folder = root / "toy/dots"
-    images, labels = made()["val"]
     (folder / "val.arrow").unlink()
-    sizes = np.full((len(labels), 2), SIDE, np.int32)
-    arrow.write_pixels(folder / "val.arrow", images, labels + 4, sizes, 4)
+    with arrow.filling(folder / "val.arrow", made()["val"][1] + 4, SIDE, 4):
+        pass
     with pytest.raises(DataError, match="labels outside 0…3"):
         open_search("toy", TASK, root)
 
