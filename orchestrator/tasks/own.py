@@ -40,8 +40,6 @@ from orchestrator.spec import Recipe, Suite, Task
 from orchestrator.storage.yaml import read_yaml
 from orchestrator.tasks.suites import SUITES, VTAB
 
-FORMS = ("folders", "lists", "parquet")
-"""The fields that say where a task's images are; a task has exactly one of them."""
 _PATHS = ("root", "train", "val", "test")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
@@ -99,6 +97,12 @@ class _Lists(_Folders):
 class _Parquet(_Folders):
     image: str = "image"
     label: str = "label"
+
+
+FORMS: Mapping[str, type[BaseModel]] = {
+    "folders": _Folders, "lists": _Lists, "parquet": _Parquet
+}  # fmt: skip
+"""The fields that state where a task's images are; a task has exactly one of them."""
 
 
 class TaskFields(_Fields):
@@ -211,15 +215,14 @@ def _recipe_problems(recipe: Mapping[str, Any]) -> Iterator[str]:
     """Every wrong field; the combination is checked only if each field alone is right."""
     lenient = Recipe(epochs=10**9, warmup_epochs=0)
     alone = [_recipe_problem(lenient, {name: value}) for name, value in recipe.items()]
-    found = [problem for problem in alone if problem] or [_recipe_problem(Recipe(), recipe)]
-    yield from (f"'recipe': {problem}" for problem in found if problem)
+    yield from filter(None, alone if any(alone) else [_recipe_problem(Recipe(), recipe)])
 
 
 def _recipe_problem(base: Recipe, values: Mapping[str, Any]) -> str:
     try:
         base.with_values(values)
     except InvalidInput as error:
-        return str(error)
+        return f"'recipe': {error}"
     return ""
 
 
@@ -253,9 +256,7 @@ def _allowed(location: tuple[int | str, ...]) -> Iterator[str]:
     """The fields beside an unknown one."""
     model: type[BaseModel] = SuiteFields
     if len(location) > 2 and location[0] == "tasks":
-        forms: dict[str, type[BaseModel]]
-        forms = {"folders": _Folders, "lists": _Lists, "parquet": _Parquet}
-        model = forms[str(location[2])] if len(location) > 3 else TaskFields
+        model = FORMS[str(location[2])] if len(location) > 3 else TaskFields
     return iter(model.model_fields)
 
 

@@ -17,12 +17,14 @@ from torch import Tensor
 Arrays = dict[str, "np.ndarray[Any, np.dtype[np.float32]]"]
 
 
-def random_vit(name: str, classes: int) -> VisionTransformer:
-    """A timm ViT in eval mode; timm's own initialisation takes seconds."""
+def random_model(name: str, classes: int) -> Any:
+    """A timm model in eval mode; timm's own initialisation takes seconds."""
     with torch.device("meta"):
         model = timm.create_model(name, num_classes=classes).eval()
     randomise(model.to_empty(device="cpu"))
-    assert isinstance(model, VisionTransformer)
+    for module in model.modules():  # Swin's masks and indices
+        if hasattr(module, "init_non_persistent_buffers"):
+            module.init_non_persistent_buffers()
     return model
 
 

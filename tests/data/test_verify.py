@@ -87,7 +87,7 @@ def test_the_fingerprint_is_of_content_and_not_of_the_place(root: Path, made: Pa
     assert check(root).fingerprint != there
 
 
-def test_the_fingerprint_tells_the_splits_apart(root: Path) -> None:
+def test_the_fingerprint_differs_between_splits(root: Path) -> None:
     """The last image of train as the first of val: the same images in the same order."""
     there, folder = check(root).fingerprint, root / "kitti"
     train = (folder / "train800.txt").read_text().splitlines(keepends=True)
@@ -99,8 +99,8 @@ def test_the_fingerprint_tells_the_splits_apart(root: Path) -> None:
 
 
 def test_numbers_that_are_not_the_benchmarks_are_problems(root: Path) -> None:
-    told = check(root, suite=VTAB).problems
-    assert told == (
+    problems = check(root, suite=VTAB).problems
+    assert problems == (
         "train has 12 images; the benchmark has 800.",
         "val has 4 images; the benchmark has 200.",
         "test has 6 images; the benchmark has 711.",
@@ -108,8 +108,8 @@ def test_numbers_that_are_not_the_benchmarks_are_problems(root: Path) -> None:
 
 
 def test_classes_without_any_image_are_a_problem(root: Path) -> None:
-    (told,) = check(root, "dtd").problems
-    assert told == "no split has an image of classes 1…8, 10…17, 19…27, 29…36, 38…45."
+    (problem,) = check(root, "dtd").problems
+    assert problem == "no split has an image of classes 1…8, 10…17, 19…27, 29…36, 38…45."
     folder = root / "kitti"
     for name in ("train800.txt", "val200.txt", "test.txt"):
         lines = (folder / name).read_text().splitlines()
@@ -141,18 +141,20 @@ def test_all_problems_are_found_at_once(root: Path) -> None:
     (folder / "test.txt").write_text("\n".join([*lines, "images/test/none.jpg 1"]))
     (folder / "val200.txt").unlink()
     report = check(root)
-    told = "\n".join(report.problems)
-    assert "val200.txt: this list is missing" in told
-    assert "test.txt:3: the label is 99" in told
-    assert "none.jpg' does not exist" in told
-    assert f"train800.txt:1: {train[0]}: " in told
-    assert f"train800.txt:2: {train[1]}: " in told
-    assert f"test.txt:3: {test[2]}: " in told
+    problems = "\n".join(report.problems)
+    assert "val200.txt: this list is missing" in problems
+    assert "test.txt:3: the label is 99" in problems
+    assert "none.jpg' does not exist" in problems
+    assert f"train800.txt:1: {train[0]}: " in problems
+    assert f"train800.txt:2: {train[1]}: " in problems
+    assert f"test.txt:3: {test[2]}: " in problems
     assert len(report.problems) == 6
     assert report.classes["test"] == 3  # 99 is no class
 
 
-def test_an_image_that_cannot_be_read_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_cannot_be_read_is_reported(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bad = images(root, "val200")[1]
     real = Path.read_bytes
 
@@ -163,8 +165,8 @@ def test_an_image_that_cannot_be_read_is_told(root: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Path, "read_bytes", read_bytes)
     report = check(root)
-    (told,) = report.problems
-    assert told.endswith(f"val200.txt:2: {bad}: it cannot be read (Permission denied).")
+    (problem,) = report.problems
+    assert problem.endswith(f"val200.txt:2: {bad}: it cannot be read (Permission denied).")
     assert report.fingerprint == ""
 
 

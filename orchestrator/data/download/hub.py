@@ -144,7 +144,9 @@ class Download:
                 failures = 0 if _size(part) > before else failures + 1
                 if failures > len(WAITS):
                     raise
-                self._retry(file, error, failures)
+                with self._lock:
+                    self.notify(f"'{file.path}': {error}; trying again")
+                self._stopped.wait(WAITS[max(failures - 1, 0)])
         if not self._stopped.is_set():
             self._finish(file, part)
 
@@ -194,11 +196,6 @@ class Download:
             if abs(self._done - self._reported) >= CHUNK or self._done == self._total:
                 self._reported = self._done
                 self.progress(f"downloading {self.snapshot.repository}", self._done, self._total)
-
-    def _retry(self, file: RemoteFile, error: Exception, failures: int) -> None:
-        with self._lock:
-            self.notify(f"'{file.path}': {error}; trying again")
-        self._stopped.wait(WAITS[max(failures - 1, 0)])
 
 
 def _endpoint() -> str | None:

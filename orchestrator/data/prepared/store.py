@@ -85,16 +85,12 @@ class Manifest:
         """The manifest of a complete folder; None if it is absent or invalid."""
         try:
             content = json.loads((folder / MANIFEST).read_bytes())
-            if content["view"] not in VIEWS:
-                return None
-            manifest = cls(
-                **{
-                    name: content[name] for name in ("version", "source", "classes", "side", "view")
-                },
-                splits={name: SplitRecord(**content["splits"][name]) for name in SPLITS},
-                names=tuple(content["names"]),
-            )
-            return manifest if asdict(manifest.identity) == content["identity"] else None
+            identity, names = content.pop("identity"), tuple(content.pop("names"))
+            splits = content.pop("splits")
+            records = {name: SplitRecord(**splits[name]) for name in SPLITS}
+            manifest = cls(**content, splits=records, names=names)
+            valid = manifest.view in VIEWS and asdict(manifest.identity) == identity
+            return manifest if valid else None
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
 
