@@ -177,11 +177,18 @@ def _make(
     own = {n: digest([s, arrow.VERSION, task.classes, suite.side]) for n, s in states.items()}
     done = {name: record for name in SPLITS if (record := _finished(draft, name, own[name]))}
     _require_space(draft, sum(source.size(name) for name in SPLITS if name not in done))
-    for name in SPLITS:
-        if name not in done:
-            done[name] = _link_shared(folder, draft, name, own[name]) or _write_split(
-                draft, name, own[name], source, tick
-            )
+    for name in (name for name in SPLITS if name not in done):
+        path, record = draft / f"{name}.arrow", draft / f"{name}.json"
+        for old in (record, path):
+            old.unlink(missing_ok=True)
+        try:
+            made = _link_shared(folder, path, own[name]) or source.write(name, path, tick)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        done[name] = replace(made, state=own[name])
+        # Written last: a split that has a record is complete.
+        write_whole(record, json.dumps(asdict(done[name])).encode())
     shape = (task.classes, suite.side, suite.view)
     manifest = Manifest(arrow.VERSION, digest(states), *shape, done, source.names())
     for name in SPLITS:
@@ -191,29 +198,13 @@ def _make(
     return manifest
 
 
-def _write_split(draft: Path, name: str, state: str, source: Source, tick: Tick) -> SplitRecord:
-    """Write a split and then its record, which says that the split is complete."""
-    path = draft / f"{name}.arrow"
-    for old in (draft / f"{name}.json", path):
-        old.unlink(missing_ok=True)
-    try:
-        record = replace(source.write(name, path, tick), state=state)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    _write_record(draft, name, record)
-    return record
-
-
-def _link_shared(folder: Path, draft: Path, name: str, state: str) -> SplitRecord | None:
+def _link_shared(folder: Path, target: Path, state: str) -> SplitRecord | None:
     """The same split of another task, linked: few-shot draws share val and test."""
-    for path in folder.parent.glob(f"[!.]*/{name}.arrow"):
+    for path in folder.parent.glob(f"[!.]*/{target.name}"):
         manifest = Manifest.read(path.parent)
-        record = manifest and manifest.splits[name]
+        record = manifest and manifest.splits[target.stem]
         if record and record.state == state and path.stat().st_size == record.bytes:
-            (draft / f"{name}.arrow").unlink(missing_ok=True)
-            os.link(path, draft / f"{name}.arrow")
-            _write_record(draft, name, record)
+            os.link(path, target)
             return record
     return None
 
@@ -226,10 +217,6 @@ def _finished(draft: Path, name: str, state: str) -> SplitRecord | None:
         return record if whole and record.state == state else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
-
-
-def _write_record(draft: Path, name: str, record: SplitRecord) -> None:
-    write_whole(draft / f"{name}.json", json.dumps(asdict(record)).encode())
 
 
 def _replace(folder: Path, draft: Path) -> None:
