@@ -178,8 +178,8 @@ def _make(
     done = {name: record for name in SPLITS if (record := _finished(draft, name, own[name]))}
     _require_space(draft, sum(source.size(name) for name in SPLITS if name not in done))
     for name in (name for name in SPLITS if name not in done):
-        path, record = draft / f"{name}.arrow", draft / f"{name}.json"
-        for old in (record, path):
+        path, record_path = draft / f"{name}.arrow", draft / f"{name}.json"
+        for old in (record_path, path):
             old.unlink(missing_ok=True)
         try:
             made = _link_shared(folder, path, own[name]) or source.write(name, path, tick)
@@ -188,7 +188,7 @@ def _make(
             raise
         done[name] = replace(made, state=own[name])
         # Written last: a split that has a record is complete.
-        write_whole(record, json.dumps(asdict(done[name])).encode())
+        write_whole(record_path, json.dumps(asdict(done[name])).encode())
     shape = (task.classes, suite.side, suite.view)
     manifest = Manifest(arrow.VERSION, digest(states), *shape, done, source.names())
     for name in SPLITS:
