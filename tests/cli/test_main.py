@@ -51,17 +51,6 @@ def test_wrong_input_is_refused_in_words(
     refused(here, [*arguments, *out], *fragments)
 
 
-def test_files_that_a_person_wrote_are_checked(tmp_path: Path, here: Here) -> None:
-    config, space = tmp_path / "config.yaml", tmp_path / "space.yaml"
-    out = ["--out", str(tmp_path / "out")]
-    config.write_text("adaptor: lora\n")
-    refused(here, ["sweep", "mini", "--config", str(config), *out], "'adaptor'", "adapter")
-    config.write_text("seeds: [1, 2\n")
-    refused(here, ["sweep", "mini", "--config", str(config), *out], "config.yaml", "YAML")
-    space.write_text("lora: {rnk: [1, 2]}\n")
-    refused(here, ["sweep", "mini", "--space", str(space), *out], "'rnk'", "rank")
-
-
 def test_an_unwritable_folder_is_refused(tmp_path: Path, here: Here) -> None:
     (tmp_path / "file").write_text("")
     folder = tmp_path / "file" / "out"

@@ -20,7 +20,6 @@ from orchestrator.data.layouts.lists import hold_out
 from orchestrator.data.layouts.parquet import ImageColumn
 from orchestrator.data.layouts.tree import ListEntry
 from orchestrator.data.listing import Listing
-from orchestrator.spec import Task
 from orchestrator.tasks.own import read_suite
 from tests.trees import GARDEN, make_own, picture, write_parquet
 
@@ -293,8 +292,3 @@ def test_the_choice_is_not_the_order_of_the_list() -> None:
     entries = [ListEntry("", f"{index:04d}.jpg", 0) for index in range(1000)]
     held = [int(entry.path[:4]) for entry in hold_out(entries, 0.5)[1]]
     assert 400 < sum(held) / len(held) < 600
-
-
-def test_a_task_without_a_form_is_a_mistake_of_the_caller(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="one of"):
-        LAYOUTS["files"](tmp_path, Task("a", "all", 2), {})
