@@ -104,6 +104,6 @@ def microsoft_state(model: SwinTransformer) -> dict[str, Tensor]:
     return {name_there(name): t.clone() for name, t in {**model.state_dict(), **buffers}.items()}
 
 
-def without(arrays: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """All but some."""
-    return {name: array for name, array in arrays.items() if name not in names}
+def without(arrays: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """All but one."""
+    return {other: array for other, array in arrays.items() if other != name}

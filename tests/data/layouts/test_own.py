@@ -21,6 +21,7 @@ from orchestrator.data.layouts.parquet import ImageColumn
 from orchestrator.data.layouts.tree import ListEntry
 from orchestrator.data.listing import Listing
 from orchestrator.tasks.own import read_suite
+from tests.data.layouts.test_benchmarks import counts, only
 from tests.trees import GARDEN, make_own, picture, write_parquet
 
 
@@ -42,15 +43,6 @@ def read(root: Path, name: str, old: str = "", new: str = "") -> Listing:
     (root / "garden.yaml").write_text(GARDEN.replace(old, new) if old else GARDEN)
     suite = read_suite(root / "garden.yaml")
     return LAYOUTS["files"](root, suite.task(name), suite.files[name])
-
-
-def counts(listing: Listing) -> dict[str, int]:
-    return {name: len(items) for name, items in listing.splits.items()}
-
-
-def only(listing: Listing) -> str:
-    assert len(listing.problems) == 1, listing.problems
-    return listing.problems[0]
 
 
 # Folders
