@@ -25,10 +25,15 @@ from safetensors.torch import save_file
 
 from adapters.backbones import find_sites
 from arms.work import STORE, Work
-from orchestrator.backbones import MINI, architecture
-from orchestrator.backbones.names import check_supported, empty_model, image_size
+from orchestrator.backbones.names import (
+    MINI,
+    architecture,
+    check_supported,
+    empty_model,
+    image_size,
+)
 from orchestrator.data.listing import SPLITS, FileItem, Listing
-from orchestrator.data.mini import NUM_CLASSES, make
+from orchestrator.data.mini import make
 from orchestrator.data.prepared.prepare import prepare
 from orchestrator.data.prepared.sources import ListedSource
 from orchestrator.engine import roofline
@@ -57,7 +62,7 @@ def make_work(folder: Path, asked: dict[str, Any]) -> Work:
         recipe=base.with_values({**values, "precision": precision}),
         rates=(0.01, 0.003) if mini else (0.001, 0.003),
         rank=8 if mini else 16,
-        classes=NUM_CLASSES[TASK] if mini else CLASSES,
+        classes=MINI_SUITE.task(TASK).classes if mini else CLASSES,
         **({**COUNTS, "test": 1000} if mini else COUNTS),
         side=image_size(empty_model(asked["backbone"])),
     )

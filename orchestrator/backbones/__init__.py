@@ -8,32 +8,149 @@ original `.npz`. Nothing is unpickled but tensors.
 
 from __future__ import annotations
 
-from orchestrator.backbones.backbone import (
-    HALF,
-    IMAGENET,
-    Backbone,
-    Statistics,
-    copy_of,
-    fingerprint,
-    load_backbone,
-    meta_copy,
-    normalisation_of,
-    shared_copy,
-)
-from orchestrator.backbones.names import MINI, MINI_FILE, architecture
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
-__all__ = [
-    "HALF",
-    "IMAGENET",
-    "MINI",
-    "MINI_FILE",
-    "Backbone",
-    "Statistics",
-    "architecture",
-    "copy_of",
-    "fingerprint",
-    "load_backbone",
-    "meta_copy",
-    "normalisation_of",
-    "shared_copy",
-]
+from orchestrator.backbones.hub import hub_file
+from orchestrator.backbones.names import (
+    MINI,
+    MINI_FILE,
+    architecture,
+    check,
+    empty_model,
+    image_size,
+    local_file,
+    pretrained,
+)
+from orchestrator.errors import CheckpointError, InvalidInput, unknown
+from orchestrator.storage import files
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation per channel, of inputs in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen timm model without head (`num_classes=0`, eval mode) and its identity.
+
+    `fingerprint` is the SHA-256 of the weights file, `image_size` the side of its inputs in pixels,
+    `own_statistics` those of its pre-training, None if the name does not determine them.
+    """
+
+    name: str
+    model: nn.Module
+    fingerprint: str
+    image_size: int
+    own_statistics: Statistics | None
+
+    def normalisation(self, kind: str) -> Statistics:
+        """As `normalisation_of` for this backbone."""
+        return _normalisation(self.name, kind, self.own_statistics)
+
+
+def normalisation_of(name: str, kind: str) -> Statistics:
+    """Mean and standard deviation for `imagenet`, `half`, or `backbone` (as pre-trained).
+
+    `InvalidInput` for another kind, or if the (checked) name does not determine its pre-training.
+    """
+    return _normalisation(name, kind, own_statistics(name) if kind == "backbone" else None)
+
+
+def fingerprint(name: str) -> str:
+    """SHA-256 of the backbone's weights file, without loading it.
+
+    `InvalidInput` for a name that is unknown, has no weights or is no Vision or Swin Transformer,
+    `CheckpointError` if the weights cannot be found or downloaded.
+    """
+    return _fingerprint(_weights_file(name))
+
+
+def load_backbone(name: str) -> Backbone:
+    """Build the model and load its weights strictly: every tensor comes from the file.
+
+    Raises as `fingerprint`, and `CheckpointError` if the weights do not fit.
+    """
+    from orchestrator.backbones.weights import fill
+
+    path = _weights_file(name)
+    model = empty_model(architecture(name))
+    fill(model, path, architecture(name))
+    model.eval().requires_grad_(False)
+    return Backbone(name, model, _fingerprint(path), image_size(model), own_statistics(name))
+
+
+def own_statistics(name: str) -> Statistics | None:
+    """Input statistics of pre-training; None if the (checked) name does not determine them.
+
+    A bare architecture has the statistics of its tags if they all agree.
+    """
+    tag, _, file = name.partition("@")
+    if tag == MINI:
+        return HALF
+    if "." not in tag and file.endswith(".npz"):  # Google trained theirs on inputs in [-1, 1]
+        return HALF
+    import timm
+
+    configs = [timm.get_pretrained_cfg(known) for known in pretrained(tag)]
+    found = {(tuple(c.mean), tuple(c.std)) for c in configs if c is not None}
+    return found.pop() if len(found) == 1 else None
+
+
+def shared_copy(model: nn.Module) -> nn.Module:
+    """Another module tree over the same weight tensors, so that each stack has its own modules."""
+    shared = {id(t): t for t in [*model.parameters(), *model.buffers()]}
+    return copy.deepcopy(model, cast("dict[int, object]", shared))
+
+
+def meta_copy(model: nn.Module) -> nn.Module:
+    """A copy without data (tensors on the device `meta`), to count operations and sizes with."""
+    import torch
+    from torch import nn
+
+    empty: dict[int, object] = {
+        id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False)
+        for p in model.parameters()
+    }
+    empty |= {id(b): torch.empty_like(b, device="meta") for b in model.buffers()}
+    return copy.deepcopy(model, empty)
+
+
+def copy_of(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """A copy of a frozen model on a device in a dtype."""
+    return copy.deepcopy(model).to(device=device, dtype=dtype)
+
+
+def _normalisation(name: str, kind: str, own: Statistics | None) -> Statistics:
+    kinds = {"imagenet": IMAGENET, "half": HALF, "backbone": own}
+    if kind not in kinds:
+        raise unknown("normalisation", kind, kinds)
+    statistics = kinds[kind]
+    if statistics is None:
+        raise InvalidInput(
+            f"normalisation '{kind}': how the weights of '{name}' were pre-trained is not known; "
+            f"choose imagenet or half, or name the tag too: {architecture(name)}.TAG@FILE."
+        )
+    return statistics
+
+
+def _fingerprint(path: Path) -> str:
+    try:
+        return files.fingerprint(path)
+    except OSError as error:
+        raise CheckpointError(f"the weights '{path}' cannot be read: {error.strerror}.") from error
+
+
+def _weights_file(name: str) -> Path:
+    tag = architecture(name)
+    check(name)
+    if tag != name:
+        return local_file(name)
+    return MINI_FILE if tag == MINI else hub_file(tag)

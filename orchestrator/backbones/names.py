@@ -154,9 +154,7 @@ def _unsupported_part(model: nn.Module) -> str | None:
 
     if type(model) is SwinTransformer:
         return None
-    if (
-        type(model) is not VisionTransformer
-    ):  # subclasses have other tokens, heads or forward passes
+    if type(model) is not VisionTransformer:  # subclasses differ in tokens, heads or forward
         return type(model).__name__
     for block in model.blocks:
         for path, wanted in (("", Block), ("attn", Attention), ("mlp", Mlp)):

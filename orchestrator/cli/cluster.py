@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from orchestrator.cli.console import console
 
 if TYPE_CHECKING:
     from orchestrator.backends.ray.jobs import Job
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from orchestrator.planning.config import SweepConfig
 
 app = typer.Typer()
-console = Console(soft_wrap=True)
 
 _ADDRESS_HELP = (
     "The cluster's dashboard; $RAY_API_SERVER_ADDRESS by default, else http://127.0.0.1:8265, "
@@ -98,9 +98,9 @@ def stop(name: SweepId, address: Address = None) -> None:
     jobs = connect(address)
     job = find_sweep(jobs, name)
     if job.over or not jobs.stop(name):
-        _message(f"{name} has ended already: {job.state}")
+        console.print(f"{name} has ended already: {job.state}")
     else:
-        _message(f"{name} is stopping; its finished trials are recorded")
+        console.print(f"{name} is stopping; its finished trials are recorded")
 
 
 @app.command()
@@ -122,10 +122,10 @@ def fetch(
     job = find_sweep(jobs, name)
     target = folder or Path("runs") / job.metadata.get("suite", name)
     existing_files(target, everything)  # refuses a folder of other files before it is locked
-    with FolderLock(target, waiting=_message):
-        synced = download(jobs, job, target, everything, _message)
-    _message(f"{target}: {synced.new} new files, {synced.unchanged} unchanged")
-    _message(
+    with FolderLock(target, waiting=console.print):
+        synced = download(jobs, job, target, everything, console.print)
+    console.print(f"{target}: {synced.new} new files, {synced.unchanged} unchanged")
+    console.print(
         f"report: {target / 'report.html'}\nstatus: orchestrate status {target}\n"
         f"MLflow: orchestrate track {target} && orchestrate ui {target}"
     )
@@ -148,22 +148,22 @@ def pack(
         send(folder, files, everything, lambda line: _write(f"{line}\n"), rebuild)
 
 
-def print_submitted(name: str | None, address: str | None, console: Console) -> None:
+def print_submitted(name: str | None, address: str | None) -> None:
     """The status of a submitted sweep; a table of all, if none is named."""
     from orchestrator.cluster.submitted import all_sweeps, connect, find_sweep, run_command
 
     jobs = connect(address)
     if name is None:
-        _print_all(all_sweeps(jobs), jobs.address, console)
+        _print_all(all_sweeps(jobs), jobs.address)
         return
     job = find_sweep(jobs, name)
-    console.print(_state(job), highlight=False, markup=False)
+    console.print(_state(job))
     succeeded, output = run_command(jobs, job, "status", console.width)
     if succeeded:
         _write(output)
         return
     tail = jobs.log(name).rstrip("\n").split("\n")[-_TAIL:]
-    console.print("\n".join([output, "its log ends with:", *tail]), highlight=False, markup=False)
+    console.print("\n".join([output, "its log ends with:", *tail]))
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
@@ -178,16 +178,16 @@ def _submit(
 
     job = prepare(config, given)
     if dry_run:
-        _message(f"{job.id} would run on the head:\n{job.entrypoint}")
+        console.print(f"{job.id} would run on the head:\n{job.entrypoint}")
         return
     from orchestrator.cluster.submitted import connect, submit
 
     jobs = connect(address)
     submit(jobs, job)
     where = f" --address {jobs.address}" if address else ""
-    _message(f"{job.id} is submitted; --out {job.metadata['out']}")
+    console.print(f"{job.id} is submitted; --out {job.metadata['out']}")
     for what in ("status", "logs --follow", "fetch"):
-        _message(f"  orchestrate {what} {job.id}{where}")
+        console.print(f"  orchestrate {what} {job.id}{where}")
 
 
 def _given(ctx: typer.Context) -> list[GivenOption]:
@@ -205,9 +205,9 @@ def _given(ctx: typer.Context) -> list[GivenOption]:
     return found
 
 
-def _print_all(sweeps: list[Job], address: str, console: Console) -> None:
+def _print_all(sweeps: list[Job], address: str) -> None:
     if not sweeps:
-        console.print(f"no sweep was submitted to {address} yet", highlight=False, markup=False)
+        console.print(f"no sweep was submitted to {address} yet")
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("sweep", "state", "started", "out"):
@@ -232,7 +232,3 @@ def _clock(seconds: float) -> str:
 def _write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-def _message(text: str) -> None:
-    console.print(text, highlight=False, markup=False)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from orchestrator.cli.console import console
+
 if TYPE_CHECKING:
+    from orchestrator.data.prepared.store import Manifest
     from orchestrator.data.verify import VerifyReport
     from orchestrator.spec import Suite, Task
 
 app = typer.Typer(no_args_is_help=True, help="Download, verify, prepare and draw a suite's images.")
-console = Console(soft_wrap=True)
 
 SUITE_HELP = "vtab, fgvc, fewshot, mini, or the YAML file of your own suite."
 SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help=SUITE_HELP)]
@@ -50,16 +51,15 @@ def fetch(
     from orchestrator.data.suite_root import fetch_target
 
     found = tasks.suite(suite)
-    with DataProgress(console, "", unit="bytes") as bars:
-        folder = get(found, source, fetch_target(found, suite_root), _message, bars)
-    _message(f"{found.name}: {folder}")
+    with DataProgress("", unit="bytes") as bars:
+        folder = get(found, source, fetch_target(found, suite_root), console.print, bars)
+    console.print(f"{found.name}: {folder}")
 
 
 @app.command()
 def verify(suite: SuiteName, tasks: Tasks = "all", suite_root: SuiteRoot = None) -> None:
     """Check counts, labels, splits and every image of a suite; list all problems."""
     from orchestrator.cli.progress import DataProgress
-    from orchestrator.data.images import cores
     from orchestrator.data.suite_root import suite_root as root_of
     from orchestrator.data.verify import verify as check
     from orchestrator.errors import InvalidInput
@@ -74,10 +74,8 @@ def verify(suite: SuiteName, tasks: Tasks = "all", suite_root: SuiteRoot = None)
             f"${found.variable}, or download it: `orchestrate data fetch {found.name} --from "
             "SOURCE`."
         )
-    with DataProgress(console, "checking ") as bars:
-        reports = [
-            check(found, task, root or Path(), _counter(bars, task), cores()) for task in chosen
-        ]
+    with DataProgress("checking ") as bars:
+        reports = [check(found, task, root or Path(), bars) for task in chosen]
     _print_reports(reports)
     if any(report.problems for report in reports):
         raise typer.Exit(2)
@@ -91,23 +89,17 @@ def prepare(
     data_root: DataRoot = None,
 ) -> None:
     """Decode a suite into memory-mapped files; a sweep does this by itself if they are missing."""
-    from orchestrator.cli.progress import DataProgress, notices
-    from orchestrator.data.prepared.prepare import deviations, prepare_tasks
-    from orchestrator.data.prepared.store import default_root
-    from orchestrator.data.suite_root import suite_root as root_of
+    from orchestrator.cli.progress import print_notices
+    from orchestrator.data.prepared.prepare import deviations
 
-    found, chosen = _chosen(suite, tasks)
-    root = data_root or default_root()
-    with DataProgress(console) as bars:
-        manifests = prepare_tasks(found, chosen, root, root_of(found, suite_root), bars)
+    found, manifests, root = _prepared(suite, tasks, suite_root, data_root)
     table = Table("task", "train", "val", "test", "fingerprint", box=None, pad_edge=False)
     for name, manifest in manifests.items():
         counts = (f"{count:,}" for count in manifest.counts.values())
         table.add_row(name, *counts, manifest.identity.final[:12])
     console.print(table)
-    for line in notices(deviations(found, {name: m.counts for name, m in manifests.items()})):
-        _message(line)
-    _message(f"prepared: {root / found.name}")
+    print_notices(deviations(found, {name: m.counts for name, m in manifests.items()}))
+    console.print(f"prepared: {root / found.name}")
 
 
 @app.command()
@@ -119,18 +111,11 @@ def show(
     data_root: DataRoot = None,
 ) -> None:
     """Draw a contact sheet of each task's training images, as PNG."""
-    from orchestrator.cli.progress import DataProgress
     from orchestrator.data.contact_sheet import write_sheets
-    from orchestrator.data.prepared.prepare import prepare_tasks
-    from orchestrator.data.prepared.store import default_root
-    from orchestrator.data.suite_root import suite_root as root_of
 
-    found, chosen = _chosen(suite, tasks)
-    root = data_root or default_root()
-    with DataProgress(console) as bars:
-        prepare_tasks(found, chosen, root, root_of(found, suite_root), bars)
-    for path in write_sheets(out, found, [task.name for task in chosen], root):
-        _message(str(path))
+    found, manifests, root = _prepared(suite, tasks, suite_root, data_root)
+    for path in write_sheets(out, found, list(manifests), root):
+        console.print(str(path))
 
 
 def _chosen(name: str, tasks: str) -> tuple[Suite, Sequence[Task]]:
@@ -143,8 +128,19 @@ def _chosen(name: str, tasks: str) -> tuple[Suite, Sequence[Task]]:
     return found, list(chosen.values())
 
 
-def _counter(bars: Callable[[str, int, int], None], task: Task) -> Callable[[int, int], None]:
-    return lambda done, total: bars(task.name, done, total)
+def _prepared(
+    suite: str, tasks: str, suite_root: Path | None, data_root: Path | None
+) -> tuple[Suite, Mapping[str, Manifest], Path]:
+    """The suite, the manifests of its chosen tasks, which are prepared, and the store's root."""
+    from orchestrator.cli.progress import DataProgress
+    from orchestrator.data.prepared.prepare import prepare_tasks
+    from orchestrator.data.prepared.store import default_root
+    from orchestrator.data.suite_root import suite_root as root_of
+
+    found, chosen = _chosen(suite, tasks)
+    root = data_root or default_root()
+    with DataProgress() as bars:
+        return found, prepare_tasks(found, chosen, root, root_of(found, suite_root), bars), root
 
 
 def _print_reports(reports: Sequence[VerifyReport]) -> None:
@@ -156,10 +152,6 @@ def _print_reports(reports: Sequence[VerifyReport]) -> None:
     console.print(table)
     for report in reports:
         for problem in report.problems:
-            _message(f"problem: {report.task}: {problem}")
+            console.print(f"problem: {report.task}: {problem}")
         for note in report.notes:
-            _message(f"note: {report.task}: {note}")
-
-
-def _message(text: str) -> None:
-    console.print(text, highlight=False, markup=False)
+            console.print(f"note: {report.task}: {note}")

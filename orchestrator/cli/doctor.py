@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.data import SUITE_HELP
+from orchestrator.cli.data import SUITE_HELP, DataRoot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,8 +19,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 console = Console()
-_STYLES = {"ok": "green", "note": "dim", "warn": "yellow", "wrong": "bold red"}
-_MARKS = {"ok": "ok", "note": "-", "warn": "warn", "wrong": "WRONG"}
+_MARKS = {
+    "ok": Text("ok", "green"), "note": Text("-", "dim"), "warn": Text("warn", "yellow"),
+    "wrong": Text("WRONG", "bold red"),
+}  # fmt: skip
 
 
 @app.command()
@@ -37,10 +38,7 @@ def doctor(
     backbone: Annotated[
         str | None, typer.Option(help="The sweep's --backbone; the suite's by default.")
     ] = None,
-    data_root: Annotated[
-        Path | None,
-        typer.Option(help="Folder of prepared data; $ORCHESTRATE_DATA or ~/.cache by default."),
-    ] = None,
+    data_root: DataRoot = None,
     tracking_uri: Annotated[
         str | None,
         typer.Option(help="MLflow address; else $MLFLOW_TRACKING_URI, else SQLite in --out."),
@@ -92,6 +90,5 @@ def _table(findings: Sequence[Finding]) -> Table:
         text = Text(finding.text)
         if finding.fix:
             text.append(f"\n→ {finding.fix}")
-        mark = Text(_MARKS[finding.level], _STYLES[finding.level])
-        table.add_row(mark, finding.subject, text)
+        table.add_row(_MARKS[finding.level], finding.subject, text)
     return table

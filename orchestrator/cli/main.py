@@ -15,6 +15,7 @@ from rich.console import Console
 from orchestrator import __version__
 from orchestrator.cli.cluster import Address, add_submit
 from orchestrator.cli.cluster import app as cluster_app
+from orchestrator.cli.console import console
 from orchestrator.cli.data import DataRoot, SuiteName, SuiteRoot
 from orchestrator.cli.data import app as data_app
 from orchestrator.cli.doctor import app as doctor_app
@@ -32,8 +33,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Sweeps of parameter-efficient fine-tuning methods over Vision Transformers.",
 )
-out_console = Console(soft_wrap=True)
-err_console = Console(stderr=True, soft_wrap=True)
 _INTERRUPTED = 130
 _INTERRUPTED_MESSAGE = "interrupted; run the same command again to continue"
 
@@ -62,7 +61,7 @@ def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
-        out_console.print(__version__)
+        console.print(__version__)
         raise typer.Exit
 
 
@@ -160,31 +159,25 @@ def status(
     from orchestrator.cli.outputs import open_sweep
     from orchestrator.cli.tables import print_status
 
-    if name is not None and address is None and _is_location(name):
+    # A folder is meant, not an id, which has no slash.
+    if name is not None and address is None and ("/" in name or Path(name).exists()):
         found, storage = open_sweep(name)
-        print_status(found, storage.paths, out_console)
+        print_status(found, storage.paths)
         return
     try:
-        print_submitted(name, address, out_console)
+        print_submitted(name, address)
     except BackendError as error:
         if name is None or address is not None:
             raise
         raise BackendError(f"there is no folder '{name}' here, and {error}") from error
 
 
-_SWEEP_OPTIONS = (
-    "suite", "tasks", "backbone", "preset", "sampler", "warm_start", "stopping", "protocol",
-    "trials", "seeds", "replicate", "epochs", "time_budget", "device", "precision", "backend",
-    "address", "width", "tracking_uri", "out", "data_root", "suite_root",
-)  # fmt: skip
-
-
 def _read(options: Mapping[str, Any]) -> SweepConfig:
     """The configuration from the values of `sweep`'s options."""
-    from orchestrator.planning.config import make_config, parse_settings
+    from orchestrator.planning.config import SweepConfig, make_config, parse_settings
     from orchestrator.storage.yaml import read_yaml
 
-    given = {name: options[name] for name in _SWEEP_OPTIONS}
+    given = {name: options[name] for name in SweepConfig.model_fields if name != "set"}
     given["adapter"] = tuple(options["adapter"]) if options["adapter"] else None
     given["set"] = parse_settings(options["set_"]) if options["set_"] else None
     given["space"] = read_yaml(options["space"], "search space") if options["space"] else None
@@ -193,41 +186,32 @@ def _read(options: Mapping[str, Any]) -> SweepConfig:
 
 def _sweep(config: SweepConfig, dry_run: bool) -> None:
     from orchestrator import sweep as sweeps
-    from orchestrator.cli.progress import DataProgress, Display, notices
+    from orchestrator.cli.progress import DataProgress, Display, print_notices
     from orchestrator.cli.tables import print_outcome, print_plan
     from orchestrator.data.prepared.prepare import deviations
     from orchestrator.storage.addresses import redacted
 
-    with DataProgress(out_console) as bars:
-        planned = sweeps.plan(config, sweeps.Observer(message=_message, data=bars))
-    for line in notices(deviations(planned.suite, planned.counts)):
-        _message(line)
+    with DataProgress() as bars:
+        planned = sweeps.plan(config, sweeps.Observer(message=console.print, data=bars))
+    print_notices(deviations(planned.suite, planned.counts))
     if dry_run:
-        print_plan(planned, out_console)
+        print_plan(planned)
         return
     command = redacted(shlex.join(["orchestrate", *sys.argv[1:]]))
-    with Display(out_console) as display:
-        observer = sweeps.Observer(message=display.message, progress=display.progress)
+    with Display() as display:
+        observer = sweeps.Observer(message=console.print, progress=display.progress)
         outcome = sweeps.run(planned, command, observer)
-    print_outcome(outcome, planned.paths, out_console)
+    print_outcome(outcome, planned.paths)
     if outcome.interrupted:
-        _fail(f"stopped; nothing finished is lost. To go on: {command}", 130)
+        _fail(f"stopped; nothing finished is lost. To go on: {command}", _INTERRUPTED)
     complete = all(summary.complete for summary in outcome.summaries.values())
     if outcome.failures or not complete:
         raise typer.Exit(1)
 
 
-def _is_location(name: str) -> bool:
-    """Whether a folder is meant, not an id, which has no slash."""
-    return "/" in name or Path(name).exists()
-
-
-def _message(text: str) -> None:
-    out_console.print(text, highlight=False, markup=False)
-
-
 def _fail(message: str, code: int) -> None:
-    err_console.print(f"orchestrate: {message}", style="red", highlight=False, markup=False)
+    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
+    errors.print(f"orchestrate: {message}", style="red")
     raise SystemExit(code)
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+
+from orchestrator.cli.console import console
 
 if TYPE_CHECKING:
     from orchestrator.results.sweep_file import SweepFile
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from orchestrator.sweep import Outcome
 
 app = typer.Typer()
-console = Console(soft_wrap=True)
 Folder = Annotated[
     str, typer.Argument(metavar="DIR", help="The sweep's folder or address (its --out).")
 ]
@@ -31,7 +31,7 @@ def report(folder: Folder) -> None:
     from orchestrator.cli.tables import print_outcome
 
     outcome, paths = rebuild(folder)
-    print_outcome(outcome, paths, console)
+    print_outcome(outcome, paths)
 
 
 @app.command()
@@ -47,13 +47,11 @@ def export(
 
     _, paths = rebuild(folder)
     index = read_index(paths.registry)
-    console.print(
-        f"registry: {paths.shown(paths.registry)} ({len(index.entries)} entries)", highlight=False
-    )
+    console.print(f"registry: {paths.shown(paths.registry)} ({len(index.entries)} entries)")
     if merged is not None:
         for entry in index.entries:
             path = export_merged(paths.registry, entry.task, entry.adapter, merged)
-            console.print(f"merged: {path}", highlight=False)
+            console.print(f"merged: {path}")
 
 
 @app.command()
@@ -65,22 +63,19 @@ def audit(folder: Folder) -> None:
     sweep, storage = open_sweep(folder)
     found = check(Ledger(storage.paths.ledger).results(), sweep.sweep, sweep.data)
     for line in found.lines():
-        console.print(line, highlight=False, markup=False)
+        console.print(line)
     raise typer.Exit(0 if found.clean else 1)
 
 
 @app.command()
-def track(
-    folder: Folder,
-    tracking_uri: TrackingUri = None,
-) -> None:
+def track(folder: Folder, tracking_uri: TrackingUri = None) -> None:
     """Write the trials that MLflow lacks, from the ledger."""
     from orchestrator.tracking.locations import chosen_uri
     from orchestrator.tracking.mlflow import track as write
 
     paths = _downloaded(folder)
     counts = write(paths.out, chosen_uri(paths.out, tracking_uri), ledger=paths.ledger)
-    console.print(f"MLflow has everything: {counts}", highlight=False)
+    console.print(f"MLflow has everything: {counts}")
 
 
 @app.command()
@@ -99,7 +94,7 @@ def ui(
     out = _downloaded(folder).out
     uri = chosen_uri(out, tracking_uri)
     ui_command(out, uri, host, port)  # raises before anything is printed
-    console.print(f"MLflow: http://{host}:{port} (Ctrl-C ends it)", highlight=False)
+    console.print(f"MLflow: http://{host}:{port} (Ctrl-C ends it)")
     raise typer.Exit(serve(out, uri, host, port))
 
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from typing import Literal, Self
 
-from rich.console import Console
 from rich.live import Live
 from rich.progress import (
     BarColumn,
@@ -19,6 +18,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from orchestrator.cli.console import console
 from orchestrator.search.study import StudyProgress
 
 _LINE_SECONDS = 10.0
@@ -32,8 +32,7 @@ _MARGIN = 4
 class Display:
     """Context manager that shows the `StudyProgress` passed to `progress`."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self) -> None:
         self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
         self._began = time.monotonic()
         self._first_done: int | None = None
@@ -48,10 +47,6 @@ class Display:
         if self._live:
             self._live.stop()
 
-    def message(self, text: str) -> None:
-        """Print a line above the table."""
-        self._console.print(text, highlight=False, markup=False)
-
     def progress(self, studies: Sequence[StudyProgress]) -> None:
         """Show all studies: a table at most four times a second, or a line every ten seconds."""
         now = time.monotonic()
@@ -62,13 +57,13 @@ class Display:
         if self._live:
             if finished or now - self._last_shown > 0.25:
                 self._last_shown = now
-                shown = _condensed(studies, self._console.height - _MARGIN)
+                shown = _condensed(studies, console.height - _MARGIN)
                 self._live.update(_table(shown, self._left(studies, recorded, now)))
         elif finished or now - self._last_line > _LINE_SECONDS:
             if finished and self._last_line == float("inf"):
                 return
             self._last_line = float("inf") if finished else now
-            self.message(_line(studies, self._left(studies, recorded, now)))
+            console.print(_line(studies, self._left(studies, recorded, now)))
 
     def _left(self, studies: Sequence[StudyProgress], recorded: int, now: float) -> str:
         """Time left, from the rate of trials since this command started."""
@@ -81,14 +76,14 @@ class Display:
         return duration((now - self._began) / done * missing) + " left"
 
 
-def notices(deviations: Sequence[str]) -> list[str]:
-    """Lines on tasks that differ from the benchmark's: the first two, and the number of others."""
-    if not deviations:
-        return []
-    more = len(deviations) - 2
-    rest = [f"notice: {more} more tasks differ too"] if more > 0 else []
-    shown = [f"notice: {text}" for text in deviations[:2]]
-    return [*shown, *rest, "notice: results on them cannot be compared with published ones"]
+def print_notices(deviations: Sequence[str]) -> None:
+    """Print which tasks differ from the benchmark's: the first two, and the number of others."""
+    for text in deviations[:2]:
+        console.print(f"notice: {text}")
+    if len(deviations) > 2:
+        console.print(f"notice: {len(deviations) - 2} more tasks differ too")
+    if deviations:
+        console.print("notice: results on them cannot be compared with published ones")
 
 
 def duration(seconds: float) -> str:
@@ -113,10 +108,7 @@ class DataProgress:
     """Context manager with a progress bar for each task whose data is prepared."""
 
     def __init__(
-        self,
-        console: Console,
-        action: str = "preparing ",
-        unit: Literal["images", "bytes"] = "images",
+        self, action: str = "preparing ", unit: Literal["images", "bytes"] = "images"
     ) -> None:
         self._action, self._unit = action, unit
         self._bars = Progress(
@@ -127,7 +119,6 @@ class DataProgress:
             console=console,
             transient=True,
         )
-        self._console = console
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
@@ -140,12 +131,10 @@ class DataProgress:
         """Show that `done` of `total` images of a task are ready: a bar, or a line."""
         if what not in self._tasks:
             self._tasks[what] = self._bars.add_task(what, total=total)
-            if self._console.is_terminal:
+            if console.is_terminal:
                 self._bars.start()
             else:
-                self._console.print(
-                    f"{self._action}{what}: {total:,} {self._unit}", highlight=False
-                )
+                console.print(f"{self._action}{what}: {total:,} {self._unit}")
         self._bars.update(self._tasks[what], completed=done, total=total)
         if done >= total:
             self._bars.update(self._tasks[what], visible=False)

@@ -6,10 +6,10 @@ import time
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from orchestrator.analysis.summary import StudySummary, Summary
+from orchestrator.cli.console import console
 from orchestrator.cli.progress import duration, percent
 from orchestrator.results.ledger import Ledger
 from orchestrator.results.sweep_file import SweepFile
@@ -30,12 +30,12 @@ LEAKS = (
 )
 
 
-def print_plan(planned: Planned, console: Console) -> None:
+def print_plan(planned: Planned) -> None:
     """Print studies, trials per stage and an estimate of their time."""
     sweep = planned.sweep
     for name in sweep.adapters:
         searched = ", ".join(f"{n} {v}" for n, v in sweep.spaces[name].items()) or "nothing"
-        console.print(f"{name} searches {searched}", highlight=False, markup=False)
+        console.print(f"{name} searches {searched}")
     table = _table("study", "configurations", "replicates", "finals", "trial-epochs")
     trials = epochs = 0
     seconds = 0.0
@@ -49,26 +49,24 @@ def print_plan(planned: Planned, console: Console) -> None:
         trials, epochs = trials + count, epochs + work
         seconds += work * rates[study.adapter]
     console.print(table)
-    console.print(f"recipe: {_recipe(planned)}", highlight=False)
-    console.print(
-        f"sampler {sweep.sampler}, stopping {sweep.stopping}, seeds {sweep.seeds}", highlight=False
-    )
+    recipe = ", ".join(f"{name}={value}" for name, value in asdict(sweep.recipe).items())
+    console.print(f"recipe: {recipe}")
+    console.print(f"sampler {sweep.sampler}, stopping {sweep.stopping}, seeds {sweep.seeds}")
     recorded = len(Ledger(planned.paths.ledger).keys())
     console.print(
         f"{len(planned.studies)} studies, {trials} trials, {epochs} trial-epochs at most; "
-        f"{recorded} trials recorded already; about {duration(seconds)} in all on this device",
-        highlight=False,
+        f"{recorded} trials recorded already; about {duration(seconds)} in all on this device"
     )
 
 
-def print_status(found: SweepFile, paths: SweepPaths, console: Console) -> None:
+def print_status(found: SweepFile, paths: SweepPaths) -> None:
     """Print what the ledger has of each study, and what is missing."""
     from orchestrator.analysis.aggregate import summarise
 
     results = Ledger(paths.ledger).results()
     summaries = [summarise(results, found.sweep, found.suite, p) for p in found.sweep.protocols]
     studies = [study for summary in summaries for study in summary.studies]
-    console.print(found.command, highlight=False, markup=False)
+    console.print(found.command)
     table = _table(
         "study", "search", "replicate", "final", "stopped", "diverged", "val %", "test %"
     )
@@ -76,34 +74,31 @@ def print_status(found: SweepFile, paths: SweepPaths, console: Console) -> None:
         table.add_row(study.name, *_counts(study), percent(study.val.mean), _interval(study))
     console.print(table)
     if any(summary.leaks for summary in summaries):
-        console.print(LEAKS, style="bold red", highlight=False)
+        console.print(LEAKS, style="bold red")
     for study in studies:
         if study.missing:
-            console.print(f"{study.name}: {study.missing}", highlight=False, markup=False)
+            console.print(f"{study.name}: {study.missing}")
 
 
-def print_outcome(outcome: Outcome, paths: SweepPaths, console: Console) -> None:
+def print_outcome(outcome: Outcome, paths: SweepPaths) -> None:
     """Print the result table and the locations of report, registry and MLflow."""
     for protocol, summary in outcome.summaries.items():
         if protocol != "honest":
-            console.print(LEAKS, style="bold red", highlight=False)
+            console.print(LEAKS, style="bold red")
         console.print(_results(summary))
     for key, message in outcome.failures.items():
-        console.print(f"failed: {key}: {message}", style="red", highlight=False, markup=False)
+        console.print(f"failed: {key}: {message}", style="red")
     if outcome.tracking:
-        console.print(outcome.tracking, style="yellow", highlight=False, markup=False)
+        console.print(outcome.tracking, style="yellow")
     facts = [summary.run for summary in outcome.summaries.values() if summary.run.trials]
     span = max((f.finished for f in facts), default=0) - min((f.started for f in facts), default=0)
     console.print(
         f"{sum(f.trials for f in facts)} trials, {sum(f.trial_epochs for f in facts)} "
-        f"trial-epochs, {duration(span)} from first to last",
-        highlight=False,
+        f"trial-epochs, {duration(span)} from first to last"
     )
     console.print(
         f"report: {paths.shown(paths.report)}\nregistry: {paths.shown(paths.registry)}\n"
-        f"MLflow: {outcome.mlflow}",
-        highlight=False,
-        markup=False,
+        f"MLflow: {outcome.mlflow}"
     )
 
 
@@ -140,10 +135,6 @@ def _counts(study: StudySummary) -> list[str]:
         sum(by.get(status, 0) for by in study.counts.values()) for status in ("stopped", "diverged")
     ]
     return [str(count) for count in finished + early]
-
-
-def _recipe(planned: Planned) -> str:
-    return ", ".join(f"{name}={value}" for name, value in asdict(planned.sweep.recipe).items())
 
 
 def _table(*columns: str) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -76,9 +77,5 @@ def _spread(labels: np.ndarray[tuple[int], np.dtype[np.int64]], most: int) -> li
     by_class = [np.flatnonzero(labels == label).tolist() for label in np.unique(labels)]
     if len(by_class) > most:
         by_class = [by_class[round(i)] for i in np.linspace(0, len(by_class) - 1, most)]
-    taken = [0] * len(by_class)
-    while sum(taken) < most and any(n < len(c) for n, c in zip(taken, by_class, strict=True)):
-        for place, members in enumerate(by_class):
-            if taken[place] < len(members) and sum(taken) < most:
-                taken[place] += 1
-    return [index for n, members in zip(taken, by_class, strict=True) for index in members[:n]]
+    rounds = (index for row in zip_longest(*by_class) for index in row if index is not None)
+    return sorted(islice(rounds, most), key=lambda index: (labels[index], index))

@@ -74,11 +74,6 @@ def _reason(data: bytes, error: Exception) -> str:
     return "it is no image that Pillow knows" if "cannot identify" in text else text
 
 
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def map_ahead(
     call: Callable[[S], T], items: Iterable[S], threads: int | None = None
 ) -> Iterator[T]:
@@ -87,7 +82,10 @@ def map_ahead(
     Threads, not processes: Pillow decodes and resizes outside the interpreter's lock. After an
     error, or when the consumer stops, calls that have not begun are dropped.
     """
-    pool = ThreadPoolExecutor(threads or cores())
+    if threads is None:  # macOS has no affinity
+        own = getattr(os, "sched_getaffinity", None)
+        threads = len(own(0)) if own else os.cpu_count() or 1
+    pool = ThreadPoolExecutor(threads)
     pending: deque[Future[T]] = deque()
     try:
         for item in items:

@@ -11,7 +11,6 @@ from typing import Protocol
 from orchestrator.data.images import map_ahead
 
 SPLITS = ("train", "val", "test")
-Items = Sequence["Item"]
 
 
 class Item(Protocol):
@@ -37,6 +36,12 @@ class Item(Protocol):
 
     def stamp(self) -> str:
         """Changes when the image's file is replaced; costs one `stat`, the file is not read."""
+
+
+def stamp_of(path: Path) -> str:
+    """A file's size and time of modification."""
+    state = path.stat()
+    return f"{state.st_size} {state.st_mtime_ns}"
 
 
 @dataclass(frozen=True)
@@ -65,8 +70,7 @@ class FileItem:
         return Path(self.path).stat().st_size
 
     def stamp(self) -> str:
-        state = Path(self.path).stat()
-        return f"{state.st_size} {state.st_mtime_ns}"
+        return stamp_of(Path(self.path))
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class Listing:
     A problem is a sentence with file and line; a listing that has any must not be prepared.
     """
 
-    splits: Mapping[str, Items]
+    splits: Mapping[str, Sequence[Item]]
     problems: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     """Names of the classes by label, where the source has them."""

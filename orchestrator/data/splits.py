@@ -123,12 +123,10 @@ def open_final(suite: str, task: Task, root: Path) -> FinalData:
 
 def _pixels(folder: Path, name: str, manifest: store.Manifest) -> Split:
     images, labels, sizes = store.load_pixels(folder, name, manifest)
-    labels.flags.writeable = False
     return Split(images, labels, sizes, manifest.splits[name].fingerprint, manifest.view)
 
 
 def _encoded(folder: Path, name: str, manifest: store.Manifest) -> EncodedSplit:
     columns, labels = store.load_encoded(folder, name, manifest)
-    labels.flags.writeable = False
     fingerprint, path = manifest.splits[name].fingerprint, folder / f"{name}.arrow"
     return EncodedSplit(tuple(columns), labels, fingerprint, manifest.side, manifest.view, path)

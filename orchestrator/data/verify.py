@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from orchestrator.data import Progress
 from orchestrator.data.images import ImageError, load, map_ahead
-from orchestrator.data.layouts import LAYOUTS
+from orchestrator.data.layouts import read_listing
 from orchestrator.data.listing import SPLITS, Item, Listing
-from orchestrator.errors import unknown
 from orchestrator.spec import Suite, Task
 
 
@@ -33,85 +33,72 @@ class VerifyReport:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Content:
-    """SHA-256 of an image's file, empty if it cannot be read, and what is wrong with it."""
+class _Image(NamedTuple):
+    """An image, SHA-256 of its file (empty if it cannot be read), and what is wrong with it."""
 
+    split: str
+    item: Item
     digest: bytes
     problem: str = ""
 
 
-def verify(
-    suite: Suite,
-    task: Task,
-    root: Path,
-    tick: Callable[[int, int], None],
-    threads: int | None = None,
-) -> VerifyReport:
+def verify(suite: Suite, task: Task, root: Path, progress: Progress) -> VerifyReport:
     """Read and decode every image that a task lists, and compare with what the benchmark says.
 
     Args:
         suite: its layout says how the images lie on disk; `InvalidInput` if it has none.
         task: its classes and counts are compared with what is found.
         root: the suite's folder.
-        tick: called with the images done and their number.
-        threads: how many images are decoded at once; by default one for each core.
+        progress: called with the task's name, the images done and their number.
     """
-    if suite.layout not in LAYOUTS:
-        raise unknown(f"layout of suite '{suite.name}'", suite.layout, LAYOUTS)
-    listing = LAYOUTS[suite.layout](root, task, suite.files.get(task.name, {}))
-    items = [item for name in SPLITS for item in listing.splits[name]]
-    contents = []
-    for content in map_ahead(_content, items, threads):
-        contents.append(content)
-        tick(len(contents), len(items))
-    labels = _labels(listing, task)
-    shared, doubled = _repeats(listing, contents)
+    listing = read_listing(suite, task, root)
+    listed = [(split, item) for split in SPLITS for item in listing.splits[split]]
+    images: list[_Image] = []
+    for image in map_ahead(lambda pair: _read(*pair), listed):
+        images.append(image)
+        progress(task.name, len(images), len(listed))
+    labels = {
+        name: {item.label for item in listing.splits[name]} & set(range(task.classes))
+        for name in SPLITS
+    }
+    shared, doubled = _repeats(images)
     return VerifyReport(
         task=task.name,
         counts={name: len(listing.splits[name]) for name in SPLITS},
         classes={name: len(labels[name]) for name in SPLITS},
-        fingerprint=_fingerprint(listing, contents),
+        fingerprint=_fingerprint(images),
         problems=(
             *listing.problems,
             *_count_problems(listing, task),
             *_class_problems(listing, task, labels),
-            *(content.problem for content in contents if content.problem),
+            *(image.problem for image in images if image.problem),
             *shared,
         ),
         notes=(*doubled, *_untrained_classes(labels)),
     )
 
 
-def _content(item: Item) -> _Content:
+def _read(split: str, item: Item) -> _Image:
     try:
         data = item.read()
     except OSError as error:
-        return _Content(b"", f"{item.where}: it cannot be read ({error.strerror or error}).")
+        why = f"{item.where}: it cannot be read ({error.strerror or error})."
+        return _Image(split, item, b"", why)
     digest = hashlib.sha256(data).digest()
     try:
         load(data)
     except ImageError as error:
-        return _Content(digest, f"{item.where}: {error}.")
-    return _Content(digest)
+        return _Image(split, item, digest, f"{item.where}: {error}.")
+    return _Image(split, item, digest)
 
 
-def _fingerprint(listing: Listing, contents: Sequence[_Content]) -> str:
-    if not contents or not all(content.digest for content in contents):
+def _fingerprint(images: Sequence[_Image]) -> str:
+    if not images or not all(image.digest for image in images):
         return ""
-    state, digests = hashlib.sha256(), iter(contents)
-    for name in SPLITS:
-        for item in listing.splits[name]:
-            state.update(f"{name} {item.label} ".encode() + next(digests).digest)
+    state = hashlib.sha256()
+    for image in images:
+        state.update(f"{image.split} {image.item.label} ".encode() + image.digest)
     return state.hexdigest()
-
-
-def _labels(listing: Listing, task: Task) -> dict[str, set[int]]:
-    """The labels of each split that are the task's."""
-    return {
-        name: {item.label for item in listing.splits[name]} & set(range(task.classes))
-        for name in SPLITS
-    }
 
 
 def _count_problems(listing: Listing, task: Task) -> Iterator[str]:
@@ -124,12 +111,10 @@ def _count_problems(listing: Listing, task: Task) -> Iterator[str]:
 def _class_problems(listing: Listing, task: Task, labels: Mapping[str, set[int]]) -> Iterator[str]:
     absent = set(range(task.classes)).difference(*labels.values())
     if absent and any(listing.splits.values()):
-        names = "" if len(listing.classes) != task.classes else _names(listing, absent)
+        names = ""
+        if len(listing.classes) == task.classes:
+            names = f" ({', '.join(listing.classes[label] for label in sorted(absent)):.200})"
         yield f"no split has an image of {_classes(absent)}{names}."
-
-
-def _names(listing: Listing, absent: set[int]) -> str:
-    return f" ({', '.join(listing.classes[label] for label in sorted(absent)):.200})"
 
 
 def _untrained_classes(labels: Mapping[str, set[int]]) -> Iterator[str]:
@@ -138,36 +123,27 @@ def _untrained_classes(labels: Mapping[str, set[int]]) -> Iterator[str]:
         yield f"test has images of {_classes(absent)}; train has none."
 
 
-def _repeats(
-    listing: Listing, contents: Sequence[_Content]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _repeats(images: Sequence[_Image]) -> tuple[list[str], list[str]]:
     """Problems for equal files in two splits, notes for equal files in one.
 
     One sentence for each pair of splits, with the first such files.
     """
-    seen: dict[bytes, tuple[str, str]] = {}
-    pairs: Counter[tuple[str, str]] = Counter()
-    examples: dict[tuple[str, str], str] = {}
-    digests = iter(contents)
-    for name in SPLITS:
-        for item in listing.splits[name]:
-            digest = next(digests).digest
-            if digest in seen:
-                split, first = seen[digest]
-                pairs[split, name] += 1
-                examples.setdefault((split, name), f"{first} and {item.where}")
-            elif digest:
-                seen[digest] = (name, item.where)
-    shared = (_repeat(p, n, examples[p]) for p, n in pairs.items() if p[0] != p[1])
-    doubled = (_repeat(p, n, examples[p]) for p, n in pairs.items() if p[0] == p[1])
-    return tuple(shared), tuple(doubled)
-
-
-def _repeat(pair: tuple[str, str], count: int, example: str) -> str:
-    first, second = pair
-    images = "1 image" if count == 1 else f"{count:,} images"
-    of = "another of the same split" if first == second else f"one of {first}"
-    return f"{images} of {second} have the bytes of {of}, first: {example}."
+    seen: dict[bytes, _Image] = {}
+    pairs: dict[tuple[str, str], list[tuple[_Image, _Image]]] = {}
+    for image in images:
+        first = seen.setdefault(image.digest, image)
+        if first is not image and image.digest:
+            pairs.setdefault((first.split, image.split), []).append((first, image))
+    shared: list[str] = []
+    doubled: list[str] = []
+    for (one, other), found in pairs.items():
+        count = "1 image" if len(found) == 1 else f"{len(found):,} images"
+        of = "another of the same split" if one == other else f"one of {one}"
+        example = " and ".join(image.item.where for image in found[0])
+        (doubled if one == other else shared).append(
+            f"{count} of {other} have the bytes of {of}, first: {example}."
+        )
+    return shared, doubled
 
 
 def _classes(labels: Iterable[int]) -> str:

@@ -20,7 +20,6 @@ from adapters import Adapter, AdapterError, build, get
 from adapters import names as adapter_names
 from adapters.sites import Sites
 from orchestrator import tasks
-from orchestrator.backbones import architecture
 from orchestrator.errors import InvalidInput, unknown
 from orchestrator.planning.config import SweepConfig
 from orchestrator.search.samplers import SAMPLERS
@@ -252,7 +251,7 @@ def _check_targets(
 def _sites(backbone: str) -> Sites:
     """The modules of a backbone that adapters can target, from its architecture alone."""
     from adapters.backbones import find_sites
-    from orchestrator.backbones.names import check, empty_model
+    from orchestrator.backbones.names import architecture, check, empty_model
 
     check(backbone)
     return find_sites(empty_model(architecture(backbone)))

@@ -75,7 +75,7 @@ def export_merged(
     from safetensors.torch import save
 
     import adapters
-    from orchestrator.backbones import architecture
+    from orchestrator.backbones.names import architecture
 
     entry, folder = _checked(registry, task, adapter, suite, backbone)
     model = adapters.merge(load(registry, task, adapter, suite, backbone))

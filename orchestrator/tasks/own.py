@@ -40,8 +40,6 @@ from orchestrator.spec import Recipe, Suite, Task
 from orchestrator.storage.yaml import read_yaml
 from orchestrator.tasks.suites import SUITES, VTAB
 
-FORMS = ("folders", "lists", "parquet")
-"""The fields that say where a task's images are; a task has exactly one of them."""
 _PATHS = ("root", "train", "val", "test")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
@@ -101,6 +99,12 @@ class _Parquet(_Folders):
     label: str = "label"
 
 
+FORMS: Mapping[str, type[BaseModel]] = {
+    "folders": _Folders, "lists": _Lists, "parquet": _Parquet
+}  # fmt: skip
+"""The fields that state where a task's images are; a task has exactly one of them."""
+
+
 class TaskFields(_Fields):
     """One task of a suite."""
 
@@ -153,21 +157,11 @@ def read_suite(path: Path) -> Suite:
         raise _invalid(path, problems)
     folder = Path(os.path.abspath(path)).parent
     return Suite(
-        name=file.name,
+        **file.model_dump(exclude={"tasks", "recipe", "default_tasks"}),
         tasks=tuple(_task(name, task) for name, task in file.tasks.items()),
-        backbone=file.backbone,
         recipe=Recipe(precision="auto").with_values(_recipe_values(file)),
         default_tasks=_default_tasks(file),
-        default_adapters=file.default_adapters,
-        seeds=file.seeds,
-        sampler=file.sampler,
-        stopping=file.stopping,
-        trials=file.trials,
-        replicate=file.replicate,
-        spaces=file.spaces,
         layout="files",
-        side=file.side,
-        view=file.view,
         files={name: _files(task, folder) for name, task in file.tasks.items()},
     )
 
@@ -221,15 +215,14 @@ def _recipe_problems(recipe: Mapping[str, Any]) -> Iterator[str]:
     """Every wrong field; the combination is checked only if each field alone is right."""
     lenient = Recipe(epochs=10**9, warmup_epochs=0)
     alone = [_recipe_problem(lenient, {name: value}) for name, value in recipe.items()]
-    found = [problem for problem in alone if problem] or [_recipe_problem(Recipe(), recipe)]
-    yield from (f"'recipe': {problem}" for problem in found if problem)
+    yield from filter(None, alone if any(alone) else [_recipe_problem(Recipe(), recipe)])
 
 
 def _recipe_problem(base: Recipe, values: Mapping[str, Any]) -> str:
     try:
         base.with_values(values)
     except InvalidInput as error:
-        return str(error)
+        return f"'recipe': {error}"
     return ""
 
 
@@ -263,9 +256,7 @@ def _allowed(location: tuple[int | str, ...]) -> Iterator[str]:
     """The fields beside an unknown one."""
     model: type[BaseModel] = SuiteFields
     if len(location) > 2 and location[0] == "tasks":
-        forms: dict[str, type[BaseModel]]
-        forms = {"folders": _Folders, "lists": _Lists, "parquet": _Parquet}
-        model = forms[str(location[2])] if len(location) > 3 else TaskFields
+        model = FORMS[str(location[2])] if len(location) > 3 else TaskFields
     return iter(model.model_fields)
 
 

@@ -17,12 +17,14 @@ from torch import Tensor
 Arrays = dict[str, "np.ndarray[Any, np.dtype[np.float32]]"]
 
 
-def random_vit(name: str, classes: int) -> VisionTransformer:
-    """A timm ViT in eval mode; timm's own initialisation takes seconds."""
+def random_model(name: str, classes: int) -> Any:
+    """A timm model in eval mode; timm's own initialisation takes seconds."""
     with torch.device("meta"):
         model = timm.create_model(name, num_classes=classes).eval()
     randomise(model.to_empty(device="cpu"))
-    assert isinstance(model, VisionTransformer)
+    for module in model.modules():  # Swin's masks and indices
+        if hasattr(module, "init_non_persistent_buffers"):
+            module.init_non_persistent_buffers()
     return model
 
 
@@ -102,6 +104,6 @@ def microsoft_state(model: SwinTransformer) -> dict[str, Tensor]:
     return {name_there(name): t.clone() for name, t in {**model.state_dict(), **buffers}.items()}
 
 
-def without(arrays: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """All but some."""
-    return {name: array for name, array in arrays.items() if name not in names}
+def without(arrays: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """All but one."""
+    return {other: array for other, array in arrays.items() if other != name}

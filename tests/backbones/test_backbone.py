@@ -13,15 +13,13 @@ from safetensors.torch import load_file, save_file
 from orchestrator.backbones import (
     HALF,
     IMAGENET,
-    MINI_FILE,
-    architecture,
     copy_of,
     fingerprint,
     load_backbone,
+    own_statistics,
     shared_copy,
 )
-from orchestrator.backbones.backbone import own_statistics
-from orchestrator.backbones.names import empty_model
+from orchestrator.backbones.names import MINI_FILE, architecture, empty_model
 from orchestrator.errors import InvalidInput
 from orchestrator.storage import files
 from tests.imports import ROOT

@@ -50,7 +50,7 @@ def refusal(tag: str) -> str:
     ],
 )
 @pytest.mark.usefixtures("unreachable")
-def test_an_unreachable_hub_says_what_to_download(tag: str, original: str) -> None:
+def test_an_unreachable_hub_names_what_to_download(tag: str, original: str) -> None:
     message = refusal(tag)
     assert f"download model.safetensors of https://huggingface.co/timm/{tag}" in message
     assert f"--backbone {tag}@/path/to/model.safetensors" in message

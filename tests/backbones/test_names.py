@@ -7,8 +7,8 @@ import pytest
 import timm
 from timm.models import get_deprecated_models
 
-from orchestrator.backbones import MINI_FILE, fingerprint, load_backbone
-from orchestrator.backbones.names import check
+from orchestrator.backbones import fingerprint, load_backbone
+from orchestrator.backbones.names import MINI_FILE, check
 from orchestrator.errors import InvalidInput
 
 TINY = "vit_tiny_patch16_224"
@@ -26,14 +26,16 @@ def no_download(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refusal(name: str) -> str:
-    """What both functions say about a name."""
-    messages = set()
-    for function in (fingerprint, load_backbone):
+    with pytest.raises(InvalidInput) as error:
+        fingerprint(name)
+    return str(error.value)
+
+
+def test_loading_refuses_what_fingerprinting_refuses() -> None:
+    for name in ("vit_mimi", TINY, "resnet18"):
         with pytest.raises(InvalidInput) as error:
-            function(name)
-        messages.add(str(error.value))
-    (message,) = messages
-    return message
+            load_backbone(name)
+        assert str(error.value) == refusal(name)
 
 
 @pytest.mark.parametrize(

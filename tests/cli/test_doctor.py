@@ -12,23 +12,23 @@ from tests.commands import Here, refused
 
 def test_a_machine_that_is_well(here: Here, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    said = here(["doctor", "--suite", "mini", "--out", str(out)])
-    for told in ("ok code", "ok versions Python 3", "ok shared", "ok locks", "tracking sqlite:///"):
-        assert told in said, said
-    assert "ok data mini, 6 tasks prepared" in said
-    assert "ok weights vit_mini" in said
-    assert "nothing is wrong" in said
+    shown = here(["doctor", "--suite", "mini", "--out", str(out)])
+    for part in ("ok code", "ok versions Python 3", "ok shared", "ok locks", "tracking sqlite:///"):
+        assert part in shown, shown
+    assert "ok data mini, 6 tasks prepared" in shown
+    assert "ok weights vit_mini" in shown
+    assert "nothing is wrong" in shown
     assert not out.exists(), "looking leaves nothing"
 
 
 def test_what_is_wrong_makes_the_exit_code(here: Here, tmp_path: Path) -> None:
     arguments = ["doctor", "--tracking-uri", "http://127.0.0.1:9", "--data-root", str(tmp_path)]
-    said = here([*arguments, "--suite", "mini"], code=1)
-    assert "WRONG tracking http://127.0.0.1:9 does not answer" in said
-    assert "→ start it" in said
-    assert "- data mini is not prepared" in said
-    assert "- shared not checked: give the sweep's --out" in said
-    assert "1 wrong" in said
+    shown = here([*arguments, "--suite", "mini"], code=1)
+    assert "WRONG tracking http://127.0.0.1:9 does not answer" in shown
+    assert "→ start it" in shown
+    assert "- data mini is not prepared" in shown
+    assert "- shared not checked: give the sweep's --out" in shown
+    assert "1 wrong" in shown
     assert os.listdir(tmp_path) == []
 
 

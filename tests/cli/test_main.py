@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.storage.sweep_paths import SweepPaths
-from tests.commands import Here, check_once_each, events, refused, results, run, small_sweep, start
+from tests.commands import Here, check_once_each, events, refused, results, small_sweep, start
 
 
 @pytest.mark.parametrize(
@@ -49,24 +49,6 @@ def test_wrong_input_is_refused_in_words(
 ) -> None:
     out = ["--out", str(tmp_path / "out")] if arguments[:2] == ["sweep", "mini"] else []
     refused(here, [*arguments, *out], *fragments)
-
-
-def test_a_refusal_has_no_traceback(tmp_path: Path, mini_data: Path) -> None:
-    ended = run(["sweep", "mini", "--adapter", "lorra", "--out", str(tmp_path)], mini_data)
-    assert ended.returncode == 2
-    assert "unknown adapter 'lorra'" in ended.stdout
-    assert "Traceback" not in ended.stdout
-
-
-def test_files_that_a_person_wrote_are_checked(tmp_path: Path, here: Here) -> None:
-    config, space = tmp_path / "config.yaml", tmp_path / "space.yaml"
-    out = ["--out", str(tmp_path / "out")]
-    config.write_text("adaptor: lora\n")
-    refused(here, ["sweep", "mini", "--config", str(config), *out], "'adaptor'", "adapter")
-    config.write_text("seeds: [1, 2\n")
-    refused(here, ["sweep", "mini", "--config", str(config), *out], "config.yaml", "YAML")
-    space.write_text("lora: {rnk: [1, 2]}\n")
-    refused(here, ["sweep", "mini", "--space", str(space), *out], "'rnk'", "rank")
 
 
 def test_an_unwritable_folder_is_refused(tmp_path: Path, here: Here) -> None:

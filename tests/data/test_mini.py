@@ -4,36 +4,48 @@ import hashlib
 import os
 import subprocess
 import sys
-from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits, load_sample_image
 
-from orchestrator.data.mini import make, photographs, rendered
-from orchestrator.data.mini.pixels import SIDE, SIZES, Splits, balanced, grid
+from orchestrator.data.mini import photographs, rendered
+from orchestrator.data.mini.pixels import SIDE, SIZES, Splits, balanced
+from orchestrator.data.splits import open_final
 from orchestrator.spec import Task
 from orchestrator.tasks.suites import MINI
 
-made = cache(make)
 RENDERED = [task for task in MINI.tasks if task.name != "digits"]
 DIGEST = """
+from orchestrator.data.mini import make
 from orchestrator.tasks.suites import MINI
 from tests.data.test_mini import digest
-print(*(digest(task.name) for task in MINI.tasks))
+print(*(digest(make(task.name)) for task in MINI.tasks))
 """
 
 
-def digest(task: str) -> str:
+def digest(splits: Splits) -> str:
     found = hashlib.sha256()
-    for name, (images, labels) in made(task).items():
+    for name, (images, labels) in splits.items():
         found.update(name.encode() + images.tobytes() + labels.tobytes())
     return found.hexdigest()
 
 
+@pytest.fixture(scope="module")
+def made(mini_data: Path) -> dict[str, Splits]:
+    """The splits of each task; they were made once, to be prepared."""
+    found = {}
+    for task in MINI.tasks:
+        data = open_final(MINI.store, task, mini_data)
+        splits = zip(SIZES, (*data.train, data.test), strict=True)
+        found[task.name] = {name: (split.images, split.labels) for name, split in splits}
+    return found
+
+
 @pytest.mark.parametrize("task", MINI.tasks, ids=lambda task: task.name)
-def test_splits_are_as_the_suite_says(task: Task) -> None:
-    splits = made(task.name)
+def test_splits_are_as_the_suite_says(task: Task, made: dict[str, Splits]) -> None:
+    splits = made[task.name]
     assert list(splits) == ["train", "val", "test"]
     for name, (images, labels) in splits.items():
         count = getattr(task, name)
@@ -45,8 +57,8 @@ def test_splits_are_as_the_suite_says(task: Task) -> None:
         assert images.std() > 20, "the images show something"
 
 
-def test_a_fresh_process_makes_the_same_bytes() -> None:
-    here = [digest(task.name) for task in MINI.tasks]
+def test_a_fresh_process_makes_the_same_bytes(made: dict[str, Splits]) -> None:
+    here = [digest(made[task.name]) for task in MINI.tasks]
     ended = subprocess.run(
         [sys.executable, "-c", DIGEST],
         capture_output=True,
@@ -59,27 +71,27 @@ def test_a_fresh_process_makes_the_same_bytes() -> None:
 
 
 @pytest.mark.parametrize("task", RENDERED, ids=lambda task: task.name)
-def test_classes_of_made_tasks_are_balanced(task: Task) -> None:
-    for _, labels in made(task.name).values():
+def test_classes_of_made_tasks_are_balanced(task: Task, made: dict[str, Splits]) -> None:
+    for _, labels in made[task.name].values():
         counts = np.bincount(labels, minlength=task.classes)
         assert counts.max() - counts.min() <= 1
 
 
 @pytest.mark.parametrize("task", [t.name for t in MINI.tasks if t.name != "patches"])
-def test_no_image_is_in_two_splits(task: str) -> None:
-    splits = made(task)
+def test_no_image_is_in_two_splits(task: str, made: dict[str, Splits]) -> None:
+    splits = made[task]
     seen = [{image.tobytes() for image in images} for images, _ in splits.values()]
     assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
 
 
-def test_digits_are_the_scans_each_once() -> None:
+def test_digits_are_the_scans_each_once(made: dict[str, Splits]) -> None:
     scans = load_digits()
     grey = np.rint(scans.images * (255 / 16)).astype(np.uint8)
     expected = sorted(
         (image.tobytes(), int(n)) for image, n in zip(grey, scans.target, strict=True)
     )
     found = []
-    for images, labels in made("digits").values():
+    for images, labels in made["digits"].values():
         small = images[:, ::4, ::4, 0]
         assert (np.kron(small, np.ones((1, 4, 4), np.uint8))[..., None] == images).all()
         found += [(image.tobytes(), int(n)) for image, n in zip(small, labels, strict=True)]
@@ -97,9 +109,9 @@ def corners() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return found
 
 
-def test_patches_of_different_splits_share_no_pixel() -> None:
+def test_patches_of_different_splits_share_no_pixel(made: dict[str, Splits]) -> None:
     sources = [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
-    splits: Splits = made("patches")
+    splits = made["patches"]
     covered = {}
     for name, (labels, places) in corners().items():
         times = np.zeros((2, *sources[0].shape[:2]), np.int64)
@@ -135,7 +147,7 @@ LABELS = np.arange(96)
 
 
 def test_location_is_the_cell_of_the_large_objects_centre(drawn: list) -> None:
-    labels = LABELS % rendered.LOCATION_CLASSES
+    labels = LABELS % 16
     rendered.draw_location(np.random.default_rng(0), labels)
     assert len(drawn) == 4 * len(labels)
     for label, shapes in zip(labels, np.split(np.arange(len(drawn)), len(labels)), strict=True):
@@ -146,7 +158,7 @@ def test_location_is_the_cell_of_the_large_objects_centre(drawn: list) -> None:
 
 
 def test_orientation_is_where_the_triangle_points(drawn: list) -> None:
-    labels = LABELS % rendered.ORIENTATION_CLASSES
+    labels = LABELS % 8
     rendered.draw_orientation(np.random.default_rng(0), labels)
     assert [kind for kind, *_ in drawn] == [2] * len(labels)
     for label, (_, centre, radius, angle) in zip(labels, drawn, strict=True):
@@ -155,7 +167,7 @@ def test_orientation_is_where_the_triangle_points(drawn: list) -> None:
 
 
 def test_count_is_the_number_of_objects(drawn: list) -> None:
-    for label in range(rendered.COUNT_CLASSES):
+    for label in range(6):
         drawn.clear()
         rendered.draw_count(np.random.default_rng(label), np.array([label] * 3))
         assert len(drawn) == 3 * (label + 1)
@@ -164,7 +176,7 @@ def test_count_is_the_number_of_objects(drawn: list) -> None:
 @pytest.mark.parametrize("angle", [0.0, 2.4])
 def test_a_triangle_is_narrow_where_it_points(angle: float) -> None:
     mask = rendered.shape_mask(2, np.array([16.0, 16.0]), 8.0, angle)
-    x, y = grid()
+    x, y = rendered.grid()
     along = (x - 16) * np.cos(angle) + (y - 16) * np.sin(angle)
     assert mask[along > 2].sum() < 0.5 * mask[along < -2].sum()
     assert mask[along > 4].sum() > 1, "and it reaches there"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.data import Progress
 from orchestrator.data.verify import VerifyReport, verify
 from orchestrator.errors import InvalidInput
 from orchestrator.spec import Suite, Task
@@ -36,10 +37,13 @@ def small(suite: Suite = VTAB) -> Suite:
 
 
 def check(
-    root: Path, task: str = "kitti", suite: Suite | None = None, threads: int = 2
+    root: Path,
+    task: str = "kitti",
+    suite: Suite | None = None,
+    progress: Progress = lambda *_: None,
 ) -> VerifyReport:
     suite = suite or small()
-    return verify(suite, suite.task(task), root, lambda done, total: None, threads)
+    return verify(suite, suite.task(task), root, progress)
 
 
 def images(root: Path, part: str) -> list[Path]:
@@ -65,7 +69,7 @@ def test_suites_of_ones_own_are_verified(tmp_path: Path) -> None:
 
 def test_the_fingerprint_is_of_content_and_not_of_the_place(root: Path, made: Path) -> None:
     there = check(made).fingerprint
-    assert check(root, threads=1).fingerprint == there
+    assert check(root).fingerprint == there
     (root / "kitti").rename(root / "KITTI_dist")
     assert check(root).fingerprint == there
     folder = root / "KITTI_dist"
@@ -83,7 +87,7 @@ def test_the_fingerprint_is_of_content_and_not_of_the_place(root: Path, made: Pa
     assert check(root).fingerprint != there
 
 
-def test_the_fingerprint_tells_the_splits_apart(root: Path) -> None:
+def test_the_fingerprint_differs_between_splits(root: Path) -> None:
     """The last image of train as the first of val: the same images in the same order."""
     there, folder = check(root).fingerprint, root / "kitti"
     train = (folder / "train800.txt").read_text().splitlines(keepends=True)
@@ -95,8 +99,8 @@ def test_the_fingerprint_tells_the_splits_apart(root: Path) -> None:
 
 
 def test_numbers_that_are_not_the_benchmarks_are_problems(root: Path) -> None:
-    told = check(root, suite=VTAB).problems
-    assert told == (
+    problems = check(root, suite=VTAB).problems
+    assert problems == (
         "train has 12 images; the benchmark has 800.",
         "val has 4 images; the benchmark has 200.",
         "test has 6 images; the benchmark has 711.",
@@ -104,8 +108,8 @@ def test_numbers_that_are_not_the_benchmarks_are_problems(root: Path) -> None:
 
 
 def test_classes_without_any_image_are_a_problem(root: Path) -> None:
-    (told,) = check(root, "dtd").problems
-    assert told == "no split has an image of classes 1…8, 10…17, 19…27, 29…36, 38…45."
+    (problem,) = check(root, "dtd").problems
+    assert problem == "no split has an image of classes 1…8, 10…17, 19…27, 29…36, 38…45."
     folder = root / "kitti"
     for name in ("train800.txt", "val200.txt", "test.txt"):
         lines = (folder / name).read_text().splitlines()
@@ -137,18 +141,20 @@ def test_all_problems_are_found_at_once(root: Path) -> None:
     (folder / "test.txt").write_text("\n".join([*lines, "images/test/none.jpg 1"]))
     (folder / "val200.txt").unlink()
     report = check(root)
-    told = "\n".join(report.problems)
-    assert "val200.txt: this list is missing" in told
-    assert "test.txt:3: the label is 99" in told
-    assert "none.jpg' does not exist" in told
-    assert f"train800.txt:1: {train[0]}: " in told
-    assert f"train800.txt:2: {train[1]}: " in told
-    assert f"test.txt:3: {test[2]}: " in told
+    problems = "\n".join(report.problems)
+    assert "val200.txt: this list is missing" in problems
+    assert "test.txt:3: the label is 99" in problems
+    assert "none.jpg' does not exist" in problems
+    assert f"train800.txt:1: {train[0]}: " in problems
+    assert f"train800.txt:2: {train[1]}: " in problems
+    assert f"test.txt:3: {test[2]}: " in problems
     assert len(report.problems) == 6
     assert report.classes["test"] == 3  # 99 is no class
 
 
-def test_an_image_that_cannot_be_read_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_cannot_be_read_is_reported(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bad = images(root, "val200")[1]
     real = Path.read_bytes
 
@@ -159,8 +165,8 @@ def test_an_image_that_cannot_be_read_is_told(root: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Path, "read_bytes", read_bytes)
     report = check(root)
-    (told,) = report.problems
-    assert told.endswith(f"val200.txt:2: {bad}: it cannot be read (Permission denied).")
+    (problem,) = report.problems
+    assert problem.endswith(f"val200.txt:2: {bad}: it cannot be read (Permission denied).")
     assert report.fingerprint == ""
 
 
@@ -177,21 +183,18 @@ def test_the_same_bytes_in_two_splits_are_a_problem_and_in_one_a_note(root: Path
 
 
 def test_progress_reaches_its_end(root: Path) -> None:
-    told: list[tuple[int, int]] = []
-    suite = small()
-    verify(suite, suite.task("kitti"), root, lambda *done: told.append(done), 1)
-    assert told[-1] == (22, 22)
-    assert [done for done, _ in told] == sorted({done for done, _ in told})
+    calls: list[tuple[str, int, int]] = []
+    check(root, progress=lambda *call: calls.append(call))
+    assert calls == [("kitti", done, 22) for done in range(1, 23)]
 
 
 def test_a_stopped_check_leaves_no_threads_at_work(root: Path) -> None:
-    def stop(done: int, total: int) -> None:
+    def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    suite = small()
     before = set(threading.enumerate())
     with pytest.raises(KeyboardInterrupt):
-        verify(suite, suite.task("kitti"), root, stop, 2)
+        check(root, progress=stop)
     assert set(threading.enumerate()) <= before
 
 

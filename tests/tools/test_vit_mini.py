@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from orchestrator.backbones import MINI_FILE, load_backbone
+from orchestrator.backbones import load_backbone
+from orchestrator.backbones.names import MINI_FILE
 from orchestrator.backbones.vit_mini import vit_mini
 from orchestrator.storage import files
 from orchestrator.tasks.suites import MINI

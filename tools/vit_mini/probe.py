@@ -22,9 +22,10 @@ from torch.nn import functional as F
 
 from orchestrator.backbones.names import MINI_FILE
 from orchestrator.backbones.vit_mini import vit_mini
-from orchestrator.data.mini import NUM_CLASSES, make
+from orchestrator.data.mini import make
 from orchestrator.data.mini.pixels import Splits
 from orchestrator.storage.files import write_whole
+from orchestrator.tasks.suites import MINI
 
 DECAYS = (1e-3, 1e-2, 1e-1)
 """L2 penalties tried; val chooses."""
@@ -54,7 +55,7 @@ def probe(model: nn.Module, task: str) -> float:
     labels = {name: torch.from_numpy(labels) for name, (_, labels) in splits.items()}
     mean, std = features["train"].mean(0), features["train"].std(0) + 1e-6
     features = {name: (values - mean) / std for name, values in features.items()}
-    fits = [_fit(features["train"], labels["train"], NUM_CLASSES[task], d) for d in DECAYS]
+    fits = [_fit(features["train"], labels["train"], MINI.task(task).classes, d) for d in DECAYS]
     best = max(fits, key=lambda weights: _accuracy(weights, features["val"], labels["val"]))
     return _accuracy(best, features["test"], labels["test"])
 
@@ -62,7 +63,7 @@ def probe(model: nn.Module, task: str) -> float:
 def table(model: nn.Module) -> dict[str, dict[str, float]]:
     """Task → accuracy of `model`'s features and the mean over untrained ones."""
     rows = {}
-    for task in NUM_CLASSES:
+    for task in (row.name for row in MINI.tasks):
         chance = [probe(untrained(seed), task) for seed in RANDOM_SEEDS]
         rows[task] = {
             "pretrained": round(probe(model, task), 4),

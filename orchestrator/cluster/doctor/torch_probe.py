@@ -65,7 +65,8 @@ def devices() -> dict[str, Any]:
 
 def weights(backbone: str) -> dict[str, Any]:
     """The fingerprint of a backbone's weights on this machine, or why there is none."""
-    from orchestrator.backbones import MINI, fingerprint
+    from orchestrator.backbones import fingerprint
+    from orchestrator.backbones.names import MINI
 
     try:
         return {"weights": fingerprint(backbone)}

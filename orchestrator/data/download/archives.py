@@ -18,14 +18,12 @@ from lzma import LZMAError
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
+from orchestrator.data import Progress, require_space
 from orchestrator.errors import DataError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-Tick = Callable[[str, int, int], None]
-"""Called with what is going on, the bytes done and their total."""
-
 BLOCK = 4096  # bytes that even the smallest file takes on a disk
-CHUNK = 2**20  # bytes between two calls of `tick`
+CHUNK = 2**20  # bytes between two calls of `progress`
 
 
 class _Opened(NamedTuple):
@@ -48,7 +46,7 @@ def stem(name: str) -> str:
     return name[: len(name) - len(ending)]
 
 
-def unpack(archive: Path, target: Path, tick: Tick) -> None:
+def unpack(archive: Path, target: Path, progress: Progress) -> None:
     """Unpack `archive` into the folder `target`, which must not exist.
 
     The folder appears by a rename at the end; a killed process leaves `.<name>.unpacking` beside
@@ -62,36 +60,29 @@ def unpack(archive: Path, target: Path, tick: Tick) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     open_archive = _open_zip if archive.name.lower().endswith(".zip") else _open_tar
     with _errors_named(archive, target), open_archive(archive) as opened:
-        require_space(target.parent, opened.sizes, f"unpacking '{archive}'")
+        require_space_for(opened.sizes, target.parent, f"unpacking '{archive}'")
         draft.mkdir()
         try:
-            _write(opened, draft, f"unpacking {archive.name}", tick)
+            _write(opened, draft, f"unpacking {archive.name}", progress)
             os.rename(draft, target)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
 
 
-def require_space(folder: Path, sizes: Iterable[int], what: str) -> None:
+def require_space_for(files: Iterable[int], folder: Path, what: str) -> None:
     """`DataError` with both numbers if files of those sizes (bytes) do not fit into `folder`."""
-    needed = sum(-(-size // BLOCK) * BLOCK for size in sizes) + 2**20
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise DataError(
-            f"{what} needs {needed / 2**20:,.0f} MiB in '{folder}', but only "
-            f"{free / 2**20:,.0f} MiB are free. Free some, or name another folder with "
-            "--suite-root."
-        )
+    require_space(folder, sum(-(-size // BLOCK) * BLOCK for size in files), what, "--suite-root")
 
 
-def _write(opened: _Opened, folder: Path, what: str, tick: Tick) -> None:
+def _write(opened: _Opened, folder: Path, what: str, progress: Progress) -> None:
     done, reported, total = 0, 0, sum(opened.sizes)
     for size in opened.write(folder):
         done += size
         if done - reported >= CHUNK:
-            tick(what, done, total)
+            progress(what, done, total)
             reported = done
-    tick(what, total, total)
+    progress(what, total, total)
 
 
 @contextmanager

@@ -8,17 +8,18 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.data import Progress
 from orchestrator.data.download import archives
-from orchestrator.data.download.archives import Tick, is_archive, unpack
+from orchestrator.data.download.archives import is_archive, unpack
+from orchestrator.data.listing import stamp_of
 from orchestrator.data.suite_root import DEPTH, folder_names, tasks_in, tasks_root
 from orchestrator.errors import DataError, InvalidInput
 from orchestrator.spec import Suite
 from orchestrator.storage.files import locked, make_folder, write_whole
 
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 """Called with sentences for the user."""
 
 MARKER = ".fetched"
@@ -30,7 +31,7 @@ _REPOSITORY = re.compile(
 )
 
 
-def fetch(suite: Suite, source: str, target: Path, say: Say, tick: Tick) -> Path:
+def fetch(suite: Suite, source: str, target: Path, notify: Notify, progress: Progress) -> Path:
     """Fetch the suite's images to `target` and return the folder with its task folders.
 
     Args:
@@ -40,8 +41,8 @@ def fetch(suite: Suite, source: str, target: Path, say: Say, tick: Tick) -> Path
             hub (downloaded, and the archives in it unpacked). A path that exists comes first.
         target: `suite_root.fetch_target`; it appears whole at the end. An interrupted call leaves
             `.<name>.fetch` beside it, from which the same call resumes.
-        say: called with sentences for the user, from other threads too, one at a time.
-        tick: called with progress in bytes, likewise.
+        notify: called with sentences for the user, from other threads too, one at a time.
+        progress: called with progress in bytes, likewise.
 
     Raises `InvalidInput` for a source that is none of these and a target that holds something
     else; `DataError` for what cannot be reached, is damaged, does not fit on the disk, or has no
@@ -55,27 +56,18 @@ def fetch(suite: Suite, source: str, target: Path, say: Say, tick: Tick) -> Path
         make_folder(target.parent)
         lock = target.with_name(f".{target.name}.lock")
         waiting = f"another process is fetching to '{target}'; waiting for it"
-        with locked(lock, lambda: say(waiting)):
+        with locked(lock, lambda: notify(waiting)):
             if path.is_dir():
-                _link(suite, path.resolve(), target, say)
+                _link(suite, path.resolve(), target, notify)
             elif path.is_file() and is_archive(path.name):
-                _from_archive(suite, path.resolve(), target, say, tick)
+                _from_archive(suite, path.resolve(), target, notify, progress)
             else:
-                _from_hub(suite, _repository(source, path), target, say, tick)
-    return _check_content(suite, target, target, say)
+                _from_hub(suite, *_repository(source, path), target, notify, progress)
+    return _check_content(suite, target, target, notify)
 
 
-@dataclass(frozen=True)
-class _Repository:
-    name: str
-    revision: str
-
-    @property
-    def label(self) -> str:
-        return f"hf://{self.name}@{self.revision}"
-
-
-def _repository(source: str, path: Path) -> _Repository:
+def _repository(source: str, path: Path) -> tuple[str, str]:
+    """The repository's name and revision; `InvalidInput` if the source is of none of the forms."""
     match = _REPOSITORY.fullmatch(source)
     missing_file = match and not match["scheme"] and is_archive(source)
     if path.exists() or not match or missing_file:
@@ -85,10 +77,10 @@ def _repository(source: str, path: Path) -> _Repository:
             f"({', '.join(archives.SUFFIXES)}), or a dataset repository on the Hugging Face hub, "
             "'owner/name' or 'hf://owner/name@revision'."
         )
-    return _Repository(match["name"], match["revision"] or "main")
+    return match["name"], match["revision"] or "main"
 
 
-def _link(suite: Suite, folder: Path, target: Path, say: Say) -> None:
+def _link(suite: Suite, folder: Path, target: Path, notify: Notify) -> None:
     """Make `target` a link to the folder, in place of another link if there is one."""
     _check_content(suite, folder, folder, lambda _: None)
     if target.exists() and target.resolve() == folder:
@@ -99,50 +91,54 @@ def _link(suite: Suite, folder: Path, target: Path, say: Say) -> None:
     draft.unlink(missing_ok=True)
     draft.symlink_to(folder)
     os.replace(draft, target)
-    say(f"'{target}' is a link to '{folder}'; nothing was copied")
+    notify(f"'{target}' is a link to '{folder}'; nothing was copied")
 
 
-def _from_archive(suite: Suite, archive: Path, target: Path, say: Say, tick: Tick) -> None:
-    state = archive.stat()
-    label = f"{archive} {state.st_size} {state.st_mtime_ns}"
-    if _already_fetched(target, label, say):
+def _from_archive(
+    suite: Suite, archive: Path, target: Path, notify: Notify, progress: Progress
+) -> None:
+    label = f"{archive} {stamp_of(archive)}"
+    if _already_fetched(target, label, notify):
         return
     work = _work_folder(target, label)
     if not (work / "files").exists():
-        unpack(archive, work / "files", tick)
+        unpack(archive, work / "files", progress)
     _publish(suite, work, target, label)
 
 
-def _from_hub(suite: Suite, source: _Repository, target: Path, say: Say, tick: Tick) -> None:
-    if _already_fetched(target, source.label, say):
+def _from_hub(
+    suite: Suite, name: str, revision: str, target: Path, notify: Notify, progress: Progress
+) -> None:
+    label = f"hf://{name}@{revision}"
+    if _already_fetched(target, label, notify):
         return
     from orchestrator.data.download import hub  # late: loads the hub's library
 
     with _alternatives_named(suite):
-        snapshot = hub.look_up(source.name, source.revision)
-    work = _work_folder(target, f"{source.label} {snapshot.commit}")
+        snapshot = hub.look_up(name, revision)
+    work = _work_folder(target, f"{label} {snapshot.commit}")
     files, unpacked = work / "files", work / "archives"
     missing = [
         file for file in snapshot.files
         if not (unpacked / file.path).exists() and not file.is_whole(files / file.path)
     ]  # fmt: skip
-    say(f"'{source.label}' has {len(snapshot.files)} files; {len(missing)} are to be downloaded")
-    archives.require_space(target.parent, [file.size for file in missing], "downloading")
+    notify(f"'{label}' has {len(snapshot.files)} files; {len(missing)} are to be downloaded")
+    archives.require_space_for((file.size for file in missing), target.parent, "downloading")
     with _alternatives_named(suite):
-        hub.Download(snapshot, missing, files, work / "parts", say, tick).run()
+        hub.Download(snapshot, missing, files, work / "parts", notify, progress).run()
     for file in sorted(file.path for file in snapshot.files):
         if is_archive(file) and not (unpacked / file).exists():
-            _unpack_beside(files / file, work / "unpacked", unpacked / file, tick)
-    _publish(suite, work, target, source.label)
+            _unpack_beside(files / file, work / "unpacked", unpacked / file, progress)
+    _publish(suite, work, target, label)
 
 
-def _unpack_beside(archive: Path, draft: Path, done: Path, tick: Tick) -> None:
+def _unpack_beside(archive: Path, draft: Path, done: Path, progress: Progress) -> None:
     """Unpack an archive of a snapshot in its own folder, then move it to `done`, which marks it.
 
     Folders keep their names; loose files go into a folder named after the archive.
     """
     shutil.rmtree(draft, ignore_errors=True)
-    unpack(archive, draft, tick)
+    unpack(archive, draft, progress)
     loose = any(not path.is_dir() for path in draft.iterdir())
     _merge(draft, archive.parent / archives.stem(archive.name) if loose else archive.parent)
     done.parent.mkdir(parents=True, exist_ok=True)
@@ -179,10 +175,10 @@ def _publish(suite: Suite, work: Path, target: Path, label: str) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
-def _already_fetched(target: Path, label: str, say: Say) -> bool:
+def _already_fetched(target: Path, label: str, notify: Notify) -> bool:
     """Whether the target was fetched from that source; `InvalidInput` if it holds other content."""
     if _read(target / MARKER) == label:
-        say(f"'{target}' was fetched from there before; delete it to fetch it again")
+        notify(f"'{target}' was fetched from there before; delete it to fetch it again")
         return True
     if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
         raise _occupied(target)
@@ -200,7 +196,7 @@ def _occupied(target: Path) -> InvalidInput:
     )
 
 
-def _check_content(suite: Suite, folder: Path, shown: Path, say: Say) -> Path:
+def _check_content(suite: Suite, folder: Path, shown: Path, notify: Notify) -> Path:
     """The folder with the task folders; `DataError` that lists the content if there are none."""
     root = tasks_root(suite, folder)
     tasks = tasks_in(suite, root)
@@ -212,7 +208,7 @@ def _check_content(suite: Suite, folder: Path, shown: Path, say: Say) -> Path:
             f"{DEPTH} levels below. Looked for: {_shortened(names, 30)}. "
             f"What is there: {_shortened(there, 12)}."
         )
-    say(f"{len(tasks)} of {len(suite.tasks)} tasks of suite '{suite.name}' in '{root}'")
+    notify(f"{len(tasks)} of {len(suite.tasks)} tasks of suite '{suite.name}' in '{root}'")
     return root
 
 

@@ -32,7 +32,8 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # not named i
     http_stream_backoff,
 )
 
-from orchestrator.data.download.archives import CHUNK, Tick, inside
+from orchestrator.data import Progress
+from orchestrator.data.download.archives import CHUNK, inside
 from orchestrator.errors import DataError
 from orchestrator.spec import digest
 from orchestrator.storage.files import make_folder
@@ -96,15 +97,15 @@ class Download:
     """Some files of a snapshot on their way into `folder`, under their paths.
 
     `parts` keeps what has been received of unfinished files, for the next call with this snapshot.
-    `say` and `tick` are called from other threads, one at a time.
+    `notify` and `progress` are called from other threads, one at a time.
     """
 
     snapshot: Snapshot
     files: Sequence[RemoteFile]
     folder: Path
     parts: Path
-    say: Callable[[str], None]
-    tick: Tick
+    notify: Callable[[str], None]
+    progress: Progress
 
     def __post_init__(self) -> None:
         self._total = sum(file.size for file in self.files)
@@ -143,7 +144,9 @@ class Download:
                 failures = 0 if _size(part) > before else failures + 1
                 if failures > len(WAITS):
                     raise
-                self._retry(file, error, failures)
+                with self._lock:
+                    self.notify(f"'{file.path}': {error}; trying again")
+                self._stopped.wait(WAITS[max(failures - 1, 0)])
         if not self._stopped.is_set():
             self._finish(file, part)
 
@@ -192,12 +195,7 @@ class Download:
             self._received[file.path] = received
             if abs(self._done - self._reported) >= CHUNK or self._done == self._total:
                 self._reported = self._done
-                self.tick(f"downloading {self.snapshot.repository}", self._done, self._total)
-
-    def _retry(self, file: RemoteFile, error: Exception, failures: int) -> None:
-        with self._lock:
-            self.say(f"'{file.path}': {error}; trying again")
-        self._stopped.wait(WAITS[max(failures - 1, 0)])
+                self.progress(f"downloading {self.snapshot.repository}", self._done, self._total)
 
 
 def _endpoint() -> str | None:

@@ -6,25 +6,30 @@ listing with problems are the images that exist, with the label that their list 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from orchestrator.data.layouts.benchmarks import read_fewshot, read_fgvc, read_vtab
+from orchestrator.data.layouts.benchmarks import benchmark, read_fewshot, read_fgvc, read_vtab
 from orchestrator.data.layouts.own import read_own
 from orchestrator.data.listing import Listing
-from orchestrator.spec import Task
+from orchestrator.errors import unknown
+from orchestrator.spec import Suite, Task
+from orchestrator.tasks.suites import FEWSHOT, FGVC, VTAB
 
-
-class Layout(Protocol):
-    """Called with the suite's root, the task, and the task's part of `Suite.files`."""
-
-    def __call__(self, root: Path, task: Task, files: Mapping[str, Any]) -> Listing: ...
-
+Layout = Callable[[Path, Task, Mapping[str, Any]], Listing]
+"""Called with the suite's root, the task, and the task's part of `Suite.files`."""
 
 LAYOUTS: Mapping[str, Layout] = {
-    "vtab": read_vtab,
-    "fgvc": read_fgvc,
-    "fewshot": read_fewshot,
+    "vtab": benchmark(VTAB, "vtab-1k", read_vtab),
+    "fgvc": benchmark(FGVC, "fgvc", read_fgvc),
+    "fewshot": benchmark(FEWSHOT, "few-shot", read_fewshot),
     "files": read_own,
 }
+
+
+def read_listing(suite: Suite, task: Task, root: Path) -> Listing:
+    """What the suite's folder of images lists for a task, with all problems."""
+    if suite.layout not in LAYOUTS:
+        raise unknown(f"layout of suite '{suite.name}'", suite.layout, LAYOUTS)
+    return LAYOUTS[suite.layout](root, task, suite.files.get(task.name, {}))

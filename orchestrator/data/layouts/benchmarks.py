@@ -20,13 +20,12 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from orchestrator.data.layouts.lists import (
     UNKNOWN,
-    empty_listing,
     make_listing,
     read_list,
     read_text,
@@ -34,37 +33,47 @@ from orchestrator.data.layouts.lists import (
 )
 from orchestrator.data.layouts.tree import FileTree, ListEntry, find_folder, pick_tree
 from orchestrator.data.listing import SPLITS, Listing
-from orchestrator.spec import Task
-from orchestrator.tasks.suites import FEWSHOT, FGVC, VTAB, draw_of
+from orchestrator.data.suite_root import folder_names
+from orchestrator.spec import Suite, Task
+from orchestrator.tasks.suites import draw_of
 
 _VTAB_LISTS = {"train": "train800.txt", "val": "val200.txt", "test": "test.txt"}
-_VTAB_TRAIN_VAL = "train800val200.txt"
 
 
-def read_vtab(root: Path, task: Task, files: Mapping[str, Any]) -> Listing:
-    """The listing of a task in the suite's root, or in `vtab-1k/` in it."""
-    problems: list[str] = []
-    names = (task.name, *task.aliases)
-    folder = find_folder(root, names, VTAB.variable, "vtab-1k", problems)
-    if folder is None:
-        return empty_listing(problems)
-    entries: dict[str, list[ListEntry]] = {}
-    for split, name in _VTAB_LISTS.items():
-        entries[split] = read_list(folder / name, task.classes, problems)
-    if not problems:
-        _check_both(
-            folder / _VTAB_TRAIN_VAL, [*entries["train"], *entries["val"]], task.classes, problems
-        )
+_Reader = Callable[[Path, Path, Task, list[str]], Listing]
+"""Reads a task in its folder, in the suite's root; adds to the problems."""
+
+
+def benchmark(suite: Suite, nested: str, read: _Reader) -> Callable[..., Listing]:
+    """A layout whose tasks have folders in the suite's root, or in the folder `nested` in it."""
+
+    def layout(root: Path, task: Task, files: Mapping[str, Any]) -> Listing:
+        problems: list[str] = []
+        folder = find_folder(root, folder_names(suite, task), suite.variable, nested, problems)
+        if folder is None:
+            return Listing(dict.fromkeys(SPLITS, ()), tuple(problems))
+        return read(folder, root, task, problems)
+
+    return layout
+
+
+def read_vtab(folder: Path, root: Path, task: Task, problems: list[str]) -> Listing:
+    """The listing of a task of VTAB-1k."""
+    entries = {
+        split: read_list(folder / name, task.classes, problems)
+        for split, name in _VTAB_LISTS.items()
+    }
+    both = folder / "train800val200.txt"
+    if not problems and os.path.exists(both):
+        _check_both(both, [*entries["train"], *entries["val"]], task.classes, problems)
     return make_listing(FileTree(folder, root), entries, problems)
 
 
 def _check_both(path: Path, parts: Sequence[ListEntry], classes: int, problems: list[str]) -> None:
-    """The list of train and val together, where there is one, must have the same labels.
+    """The list of train and val together must have the same labels.
 
     Its paths differ: it names other copies of the same images.
     """
-    if not os.path.exists(path):
-        return
     together = read_list(path, classes, problems)
     if problems:
         return
@@ -79,22 +88,18 @@ def _check_both(path: Path, parts: Sequence[ListEntry], classes: int, problems: 
         problems.append(f"{path}: its labels are not those of {names}: {shown}.")
 
 
-def read_fewshot(root: Path, task: Task, files: Mapping[str, Any]) -> Listing:
+def read_fewshot(folder: Path, root: Path, task: Task, problems: list[str]) -> Listing:
     """The listing of a task: one draw of a dataset's training images, its val and its test."""
-    problems: list[str] = []
-    names = [draw_of(name).dataset for name in (task.name, *task.aliases)]
-    folder = find_folder(root, names, FEWSHOT.variable, "few-shot", problems)
-    if folder is None:
-        return empty_listing(problems)
-    entries: dict[str, list[ListEntry]] = {}
     draw = draw_of(task.name)
     lists = {
         "train": f"train_meta.list.num_shot_{draw.shots}.seed_{draw.seed}",
         "val": "val_meta.list",
         "test": "test_meta.list",
     }
-    for split, name in lists.items():
-        entries[split] = read_list(folder / "annotations" / name, task.classes, problems)
+    entries = {
+        split: read_list(folder / "annotations" / name, task.classes, problems)
+        for split, name in lists.items()
+    }
     firsts = [entry.path for part in entries.values() for entry in part[:1]]
     tree = pick_tree(folder, root, ("images", "."), firsts)
     return make_listing(tree, entries, problems)
@@ -116,16 +121,9 @@ class _JsonEntry(NamedTuple):
     id: str | None
 
 
-def read_fgvc(root: Path, task: Task, files: Mapping[str, Any]) -> Listing:
+def read_fgvc(folder: Path, root: Path, task: Task, problems: list[str]) -> Listing:
     """The listing of a task; labels are the ids of all three lists, sorted, counted from 0."""
-    problems: list[str] = []
-    names = (task.name, *task.aliases)
-    folder = find_folder(root, names, FGVC.variable, "fgvc", problems)
-    if folder is None:
-        return empty_listing(problems)
-    named: dict[str, list[_JsonEntry]] = {}
-    for split in SPLITS:
-        named[split] = _read_json(folder / f"{split}.json", problems)
+    named = {split: _read_json(folder / f"{split}.json", problems) for split in SPLITS}
     ids = _sorted_ids(image.id for part in named.values() for image in part)
     if len(ids) != task.classes and all(named.values()):
         problems.append(

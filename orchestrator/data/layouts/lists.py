@@ -88,11 +88,6 @@ def make_listing(
     return Listing(items, tuple(problems), tuple(classes))
 
 
-def empty_listing(problems: Sequence[str]) -> Listing:
-    """The listing of a task that cannot be found."""
-    return Listing(dict.fromkeys(SPLITS, ()), tuple(problems))
-
-
 def check_repeats(splits: Mapping[str, Sequence[ListEntry]], problems: list[str]) -> None:
     """A problem for every image that is listed twice, in one split or in two."""
     seen: dict[str, tuple[str, str]] = {}

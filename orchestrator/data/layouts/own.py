@@ -35,13 +35,10 @@ _IGNORED = ("Thumbs.db", "desktop.ini", "__MACOSX")
 def read_own(root: Path, task: Task, files: Mapping[str, Any]) -> Listing:
     """The listing of a task. Links may lead into the YAML file's folder; `root` is not used."""
     problems: list[str] = []
-    for form, make in _FORMS.items():
-        if form in files:
-            _check_paths(files[form], problems)
-            return make(
-                Path(files["inside"]), task, files[form], tuple(files.get("classes", ())), problems
-            )
-    raise ValueError(f"files of task '{task.name}' are {files!r}; allowed: one of {list(_FORMS)}.")
+    form = next(form for form in _FORMS if form in files)
+    _check_paths(files[form], problems)
+    names = tuple(files.get("classes", ()))
+    return _FORMS[form](Path(files["inside"]), task, files[form], names, problems)
 
 
 def _check_paths(files: Mapping[str, Any], problems: list[str]) -> None:
@@ -90,11 +87,10 @@ def _read_folders(
     entries = {split: _list_entries(part, classes) for split, part in found.items()}
     if "val" not in entries:
         entries["train"], entries["val"] = hold_out(entries["train"], files["val"])
-    trees = {split: FileTree(Path(files["train"]), inside) for split in ("train", "val")}
-    trees |= {
-        split: FileTree(part.folder, inside) for split, part in found.items() if split != "train"
-    }
-    items = {split: trees[split].items(entries[split], problems) for split in SPLITS}
+    items = {}
+    for split in SPLITS:  # a val that is held out lies in train's folder
+        tree = FileTree(found.get(split, found["train"]).folder, inside)
+        items[split] = tree.items(entries[split], problems)
     return Listing(items, tuple(problems), tuple(classes))
 
 

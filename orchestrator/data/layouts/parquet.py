@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from orchestrator.data.layouts.lists import UNKNOWN, hold_out
 from orchestrator.data.layouts.tree import ListEntry
-from orchestrator.data.listing import SPLITS, Item, Listing
+from orchestrator.data.listing import SPLITS, Item, Listing, stamp_of
 from orchestrator.spec import Task
 
 _KEPT = 2
@@ -90,8 +90,7 @@ class RowItem:
         return self.table.path.stat().st_size // max(1, self.table.rows)
 
     def stamp(self) -> str:
-        state = self.table.path.stat()
-        return f"{state.st_size} {state.st_mtime_ns}"
+        return stamp_of(self.table.path)
 
 
 def read(

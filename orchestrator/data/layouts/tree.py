@@ -48,15 +48,15 @@ class FileTree:
         for entry in entries:
             parent, _, name = entry.path.rpartition("/")
             directory = self._directory(parent)
-            if name in directory.files:
-                found.append(FileItem(f"{directory.path}/{name}", entry.label, entry.listed))
-            elif directory.problem:
+            if directory.problem:
                 absent.setdefault(directory.problem, []).append(entry)
-            elif problem := self._link_problem(directory, name):
+            elif problem := self._problem(directory, name):
                 problems.append(f"{entry.listed}: {problem}.")
             else:
                 found.append(FileItem(f"{directory.path}/{name}", entry.label, entry.listed))
-        problems.extend(_absent(problem, lost) for problem, lost in absent.items())
+        for problem, lost in absent.items():
+            more = f" ({len(lost):,} listed images lie in it)" if len(lost) > 1 else ""
+            problems.append(f"{lost[0].listed}: {problem}{more}.")
         return tuple(found)
 
     def has(self, path: str) -> bool:
@@ -87,7 +87,9 @@ class FileTree:
         files = frozenset(name for name, link, file in kinds if file and not link)
         return _Directory(path, files, frozenset(name for name, link, _ in kinds if link))
 
-    def _link_problem(self, directory: _Directory, name: str) -> str:
+    def _problem(self, directory: _Directory, name: str) -> str:
+        if name in directory.files:
+            return ""
         path = directory.path / name
         if name not in directory.links:
             what = "is not a file" if os.path.exists(path) else "does not exist"
@@ -147,9 +149,3 @@ def _named(base: Path, names: Sequence[str]) -> Path | None:
     except OSError:  # no such folder, or an unreadable one
         return None
     return next((path for path in inside if os.path.isdir(path)), None)
-
-
-def _absent(problem: str, lost: Sequence[ListEntry]) -> str:
-    if len(lost) == 1:
-        return f"{lost[0].listed}: {problem}."
-    return f"{lost[0].listed}: {problem} ({len(lost):,} listed images lie in it)."

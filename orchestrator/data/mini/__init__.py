@@ -7,27 +7,13 @@ a fixed seed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 from orchestrator.data.mini import photographs, rendered
 from orchestrator.data.mini.pixels import Splits
 
-NUM_CLASSES: Mapping[str, int] = {
-    "digits": photographs.DIGITS_CLASSES,
-    "patches": photographs.PATCHES_CLASSES,
-    "textures": rendered.TEXTURES_CLASSES,
-    "count": rendered.COUNT_CLASSES,
-    "location": rendered.LOCATION_CLASSES,
-    "orientation": rendered.ORIENTATION_CLASSES,
-}
-
-_MAKERS: Mapping[str, Callable[[], Splits]] = {
+_MAKERS = {
     "digits": photographs.make_digits,
     "patches": photographs.make_patches,
-    "textures": rendered.make_textures,
-    "count": rendered.make_count,
-    "location": rendered.make_location,
-    "orientation": rendered.make_orientation,
+    **rendered.MAKERS,
 }
 
 

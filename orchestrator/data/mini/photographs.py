@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.data.mini.pixels import SIDE, SIZES, Images, Labels, Splits, balanced
+from orchestrator.data.mini.pixels import SIDE, SIZES, Labels, Splits, balanced
 
-DIGITS_CLASSES = 10
 COLUMNS, WIDTH = 4, 160
 """Areas of a photograph and their width in pixels."""
 PATCHES_CLASSES = 2 * COLUMNS
@@ -38,22 +37,19 @@ def make_digits() -> Splits:
     scans = load_digits()
     order = np.random.default_rng(11).permutation(len(scans.target))
     bounds = (SIZES["train"], SIZES["train"] + SIZES["val"])
-    images, labels = enlarge(scans.images), scans.target.astype(np.int64)
+    # Grey values 0…16; each pixel of 8×8 is repeated four by four.
+    grey = np.rint(scans.images * (255 / 16)).astype(np.uint8)
+    large = grey.repeat(4, axis=1).repeat(4, axis=2)
+    images, labels = np.repeat(large[..., None], 3, axis=3), scans.target.astype(np.int64)
     parts = np.split(order, bounds)
     return {name: (images[part], labels[part]) for name, part in zip(SIZES, parts, strict=True)}
 
 
-def enlarge(scans: npt.NDArray[np.floating]) -> Images:
-    """Scans (N, 8, 8) with grey values 0…16 → (N, 32, 32, 3), each pixel repeated four by four."""
-    grey = np.rint(scans * (255 / 16)).astype(np.uint8)
-    factor = SIDE // scans.shape[1]
-    large = grey.repeat(factor, axis=1).repeat(factor, axis=2)
-    return np.repeat(large[..., None], 3, axis=3)
-
-
 def make_patches() -> Splits:
     """Patches (N, 32, 32, 3) of the photographs; the labels are the areas."""
-    photographs = _photographs()
+    from sklearn.datasets import load_sample_image
+
+    photographs = [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
     splits: Splits = {}
     for index, (name, count) in enumerate(SIZES.items()):
         rng = np.random.default_rng([PATCHES_SEED, index])
@@ -91,9 +87,3 @@ def _spread(places: int, count: int, rng: np.random.Generator) -> npt.NDArray[An
     """`count` of `places` positions, one at random from each of as many equal runs."""
     edges = np.linspace(0, places, count + 1)
     return (edges[:-1] + rng.random(count) * np.diff(edges)).astype(np.int64)
-
-
-def _photographs() -> list[Images]:
-    from sklearn.datasets import load_sample_image
-
-    return [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]

@@ -9,34 +9,25 @@ gradient with noise. What the label does not tell varies freely.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
+
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.data.mini.pixels import SIDE, Floats, Labels, Splits, grid, rendered, two_colours
+from orchestrator.data.mini.pixels import SIDE, SIZES, Labels, Splits, balanced
 
-COUNT_CLASSES, LOCATION_CLASSES, ORIENTATION_CLASSES, TEXTURES_CLASSES = 6, 16, 8, 8
+Floats = npt.NDArray[np.float32]
+_DIRECTIONS = 8
 _CELLS = 4
 """`location` asks for one of 4×4 cells."""
 _NOISE, _TEXTURE_NOISE = 0.05, 0.06
 
 
-def make_count() -> Splits:
-    """How many objects, one to six; they may differ in colour, shape and size."""
-    return rendered(14, COUNT_CLASSES, draw_count)
-
-
-def make_location() -> Splits:
-    """In which of 4×4 cells is the centre of the one large object among small distractors?"""
-    return rendered(15, LOCATION_CLASSES, draw_location)
-
-
-def make_orientation() -> Splits:
-    """Which of eight directions (of 45°) does the triangle point to?"""
-    return rendered(16, ORIENTATION_CLASSES, draw_orientation)
-
-
 def draw_count(rng: np.random.Generator, labels: Labels) -> Floats:
-    """Images (N, 32, 32, 3) with `labels` + 1 objects in distinct cells of a jittered 3×3 grid."""
+    """How many objects, of any colour, shape and size? Images (N, 32, 32, 3) with `labels` + 1 of
+    them in distinct cells of a jittered 3×3 grid.
+    """
     image, ground = _grounds(rng, len(labels))
     for row, label in enumerate(labels):
         cells = rng.permutation(9)[: label + 1]
@@ -51,7 +42,9 @@ def draw_count(rng: np.random.Generator, labels: Labels) -> Floats:
 
 
 def draw_location(rng: np.random.Generator, labels: Labels) -> Floats:
-    """One object of radius 4…5.5 in the label's cell; three of radius 1.5…2.2 anywhere."""
+    """Where is the centre of the large object? One object of radius 4…5.5 in the label's cell of
+    4×4; three of radius 1.5…2.2 anywhere.
+    """
     image, ground = _grounds(rng, len(labels))
     for row, label in enumerate(labels):
         for _ in range(3):
@@ -68,12 +61,14 @@ def draw_location(rng: np.random.Generator, labels: Labels) -> Floats:
 
 
 def draw_orientation(rng: np.random.Generator, labels: Labels) -> Floats:
-    """A long triangle of radius 6…9 anywhere, within 15° of the direction named by the label."""
+    """Where does the triangle point? A long one of radius 6…9 anywhere, within 15° of the label's
+    direction, one of eight.
+    """
     image, ground = _grounds(rng, len(labels))
     for row, label in enumerate(labels):
         radius = rng.uniform(6, 9)
         centre = rng.uniform(radius, SIDE - radius, 2)
-        angle = label * (2 * np.pi / ORIENTATION_CLASSES) + rng.uniform(-1, 1) * np.pi / 12
+        angle = label * (2 * np.pi / _DIRECTIONS) + rng.uniform(-1, 1) * np.pi / 12
         _paint(image[row], shape_mask(2, centre, radius, angle), _contrasting(rng, ground[row]))
     return _noisy(rng, image)
 
@@ -95,15 +90,29 @@ def shape_mask(kind: int, centre: npt.NDArray[np.floating], radius: float, angle
 
 def _grounds(rng: np.random.Generator, count: int) -> tuple[Floats, Floats]:
     """Gradients (N, 32, 32, 3) between two similar colours, and their mean colours (N, 3)."""
-    x, y = grid()
-    angle = rng.uniform(0, 2 * np.pi, count)
-    along = np.cos(angle)[:, None, None] * (x - SIDE / 2) + np.sin(angle)[:, None, None] * (
-        y - SIDE / 2
-    )
-    base, other = two_colours(rng, count, apart=0.0)
+    x, y = (coordinate - SIDE / 2 for coordinate in grid())
+    angle = rng.uniform(0, 2 * np.pi, (count, 1, 1))
+    along = np.cos(angle) * x + np.sin(angle) * y
+    base, other = _two_colours(rng, count, apart=0.0)
     reach = 0.15 * (other - base)
     image = base[:, None, None] + (along / SIDE)[..., None] * reach[:, None, None]
     return np.asarray(image, np.float32), base
+
+
+def grid() -> tuple[Floats, Floats]:
+    """x and y (SIDE, SIDE) of the pixels' centres, from 0.5 to 31.5."""
+    centre = np.arange(SIDE, dtype=np.float32) + 0.5
+    x, y = np.meshgrid(centre, centre)
+    return x, y
+
+
+def _two_colours(rng: np.random.Generator, count: int, apart: float) -> tuple[Floats, Floats]:
+    """Two random colours (count, 3) that differ by at least `apart` summed over the channels."""
+    first = rng.random((count, 3))
+    second = rng.random((count, 3))
+    while (close := np.abs(first - second).sum(1) < apart).any():
+        second[close] = rng.random((int(close.sum()), 3))
+    return first.astype(np.float32), second.astype(np.float32)
 
 
 def _contrasting(rng: np.random.Generator, ground: Floats) -> Floats:
@@ -122,15 +131,13 @@ def _noisy(rng: np.random.Generator, image: Floats) -> Floats:
     return np.asarray(image + rng.normal(0, _NOISE, image.shape), np.float32)
 
 
-def make_textures() -> Splits:
-    """The splits; classes in order: stripes, checks, rings, spots, waves, cells, grain, weave."""
-    return rendered(13, TEXTURES_CLASSES, draw_textures)
-
-
 def draw_textures(rng: np.random.Generator, labels: Labels) -> Floats:
-    """Images (N, 32, 32, 3) in [0, 1]: a pattern in [0, 1] that blends two colours, plus noise."""
+    """Images (N, 32, 32, 3) in [0, 1]: a pattern in [0, 1] that blends two colours, plus noise.
+
+    Classes in order: stripes, checks, rings, spots, waves, cells, grain, weave.
+    """
     pattern = np.stack([_PATTERNS[label](rng) for label in labels])
-    first, second = two_colours(rng, len(labels), apart=0.6)
+    first, second = _two_colours(rng, len(labels), apart=0.6)
     blend = pattern[..., None]
     image = first[:, None, None] * blend + second[:, None, None] * (1 - blend)
     return np.asarray(image + rng.normal(0, _TEXTURE_NOISE, image.shape), np.float32)
@@ -202,3 +209,22 @@ def _weave(rng: np.random.Generator) -> Floats:
 
 
 _PATTERNS = (_stripes, _checks, _rings, _spots, _waves, _cells, _grain, _weave)
+
+
+def _make(seed: int, classes: int, draw: Callable[[np.random.Generator, Labels], Floats]) -> Splits:
+    """The splits of a task: balanced labels, and `draw(rng, labels)` in [0, 1] as uint8."""
+    splits: Splits = {}
+    for index, (split, count) in enumerate(SIZES.items()):
+        rng = np.random.default_rng([seed, index])
+        labels = balanced(rng, count, classes)
+        images = np.rint(np.clip(draw(rng, labels), 0, 1) * 255)
+        splits[split] = (images.astype(np.uint8), labels)
+    return splits
+
+
+MAKERS: Mapping[str, Callable[[], Splits]] = {
+    "textures": partial(_make, 13, len(_PATTERNS), draw_textures),
+    "count": partial(_make, 14, 6, draw_count),
+    "location": partial(_make, 15, _CELLS**2, draw_location),
+    "orientation": partial(_make, 16, _DIRECTIONS, draw_orientation),
+}

@@ -12,6 +12,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +31,18 @@ Put = Callable[[int, Images, tuple[int, int]], None]
 """Writes image number `index` (side, side, 3) with its (height, width); from any thread."""
 
 
-def write_pixels(path: Path, images: Images, labels: Labels, sizes: Sizes, classes: int) -> None:
-    """Write images (N, side, side, 3), labels (N,), sizes (N, 2); equal input, equal bytes."""
-    _write(path, [_pixels(images, labels, sizes, classes)])
-
-
 @contextmanager
 def filling(path: Path, labels: Labels, side: int, classes: int) -> Iterator[Put]:
     """A new file of `len(labels)` black images, and a function that writes single images into it.
 
     All its disk space is allocated first; `OSError` if there is not enough.
     """
-    count = len(labels)
     # Fresh zeros are untouched pages: they cost no memory.
-    black = np.zeros((count, side, side, 3), np.uint8)
-    empty = _pixels(black, labels, np.zeros((count, 2), np.int32), classes)
-    _write(path, [empty], synced=False)  # synced below, once it is filled
+    black = pa.py_buffer(np.zeros((len(labels), side, side, 3), np.uint8))
+    pixels = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(side * side * 3), len(labels), [None, black]
+    )
+    _write(path, [_batch(pixels, labels, side, classes)], synced=False)  # below, once it is filled
     with pa.memory_map(str(path)) as source:
         start = source.read_buffer(source.size()).address
         batch = pa.ipc.open_file(source).get_batch(0)
@@ -67,31 +64,34 @@ def write_encoded(
     path: Path, files: Iterable[bytes], labels: Labels, side: int, classes: int
 ) -> None:
     """Write encoded images unchanged, a batch at a time; sizes stay 0, known when decoded."""
-    _write(path, _encoded_batches(files, labels, side, classes))
+    rows = zip(files, labels, strict=True)
+
+    def batches() -> Iterator[Any]:
+        while batch := list(islice(rows, BATCH)):
+            images, numbers = zip(*batch, strict=True)
+            yield _batch(pa.array(images, pa.large_binary()), numbers, side, classes)
+
+    _write(path, batches())
 
 
 def read_pixels(path: Path, classes: int) -> tuple[Images, Labels, Sizes]:
     """Images as a read-only view of the mapped file, labels, sizes; `ValueError` if damaged."""
-    batches, side = _open(path, classes)
-    try:
-        (batch,) = batches
+    with _one_error():
+        (batch,), side = _open(path, classes)
         pixels = np.frombuffer(_buffer(batch["image"]), np.uint8)
-        images = pixels[: len(batch) * side * side * 3].reshape(-1, side, side, 3)
-        return images, _labels([batch], classes), _sizes(batch)
-    except (pa.ArrowException, KeyError, ValueError, AttributeError, TypeError) as error:
-        raise ValueError(str(error).splitlines()[0]) from error
+        images = pixels[: len(batch) * side * side * 3].reshape(len(batch), side, side, 3)
+        sizes = np.asarray(batch["size"].values.to_numpy(), np.int32).reshape(-1, 2)
+        return images, _labels([batch], classes), sizes
 
 
 def read_encoded(path: Path, classes: int) -> tuple[list[Any], Labels]:
     """The image columns of the batches, whose values are views of the file, and the labels."""
-    batches, _ = _open(path, classes)
-    try:
+    with _one_error():
+        batches, _ = _open(path, classes)
         columns = [batch["image"] for batch in batches]
         if any(column.type != pa.large_binary() for column in columns):
             raise ValueError("its images are not encoded ones")
         return columns, _labels(batches, classes)
-    except (pa.ArrowException, KeyError, ValueError, AttributeError) as error:
-        raise ValueError(str(error).splitlines()[0]) from error
 
 
 def fingerprint(images: Images, labels: Labels, sizes: Sizes) -> str:
@@ -114,31 +114,10 @@ def encoded_fingerprint(columns: Iterable[Any], labels: Labels) -> str:
     return state.hexdigest()
 
 
-def _pixels(images: Images, labels: Labels, sizes: Sizes, classes: int) -> Any:
-    count, side = images.shape[:2]
-    pixels = pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(side * side * 3), count, [None, pa.py_buffer(np.ascontiguousarray(images))]
-    )
-    return _batch(pixels, labels, sizes, side, classes)
-
-
-def _encoded_batches(
-    files: Iterable[bytes], labels: Labels, side: int, classes: int
-) -> Iterator[Any]:
-    done: list[bytes] = []
-    start = 0
-    for data in files:
-        done.append(data)
-        if len(done) == BATCH or start + len(done) == len(labels):
-            part = labels[start : start + len(done)]
-            sizes = np.zeros((len(done), 2), np.int32)
-            yield _batch(pa.array(done, pa.large_binary()), part, sizes, side, classes)
-            start, done = start + len(done), []
-
-
-def _batch(images: Any, labels: Labels, sizes: Sizes, side: int, classes: int) -> Any:
+def _batch(images: Any, labels: Any, side: int, classes: int) -> Any:
+    """A record batch whose sizes are 0."""
     numbers = {"version": VERSION, "side": side, "classes": classes}
-    flat = pa.array(np.ascontiguousarray(sizes, np.int32).reshape(-1))
+    flat = pa.array(np.zeros(2 * len(labels), np.int32))
     return pa.record_batch(
         [images, pa.array(labels, pa.int32()), pa.FixedSizeListArray.from_arrays(flat, 2)],
         names=["image", "label", "size"],
@@ -166,29 +145,33 @@ def _write_at(handle: int, offset: int, data: bytes) -> None:
         data, offset = data[written:], offset + written
 
 
-def _open(path: Path, classes: int) -> tuple[list[Any], int]:
-    """The record batches and the side; `ValueError` if the file or its header is damaged."""
+@contextmanager
+def _one_error() -> Iterator[None]:
+    """What a damaged file makes the libraries raise, as `ValueError` with the first line of it."""
     try:
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
-        numbers = {name.decode(): int(text) for name, text in reader.schema.metadata.items()}
-        side, found = numbers["side"], numbers["classes"]
-    except (pa.ArrowException, OSError, KeyError, ValueError, AttributeError) as error:
+        yield
+    except (
+        pa.ArrowException, OSError, KeyError, ValueError, AttributeError, TypeError
+    ) as error:  # fmt: skip
         raise ValueError(str(error).splitlines()[0]) from error
-    if found != classes or numbers.get("version") != int(VERSION):
+
+
+def _open(path: Path, classes: int) -> tuple[list[Any], int]:
+    """The record batches and the side."""
+    reader = pa.ipc.open_file(pa.memory_map(str(path)))
+    batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
+    numbers = {name.decode(): int(text) for name, text in reader.schema.metadata.items()}
+    if numbers["classes"] != classes or numbers["version"] != int(VERSION):
         raise ValueError("its header contradicts the manifest")
-    return batches, side
+    return batches, numbers["side"]
 
 
 def _labels(batches: list[Any], classes: int) -> Labels:
     labels = np.concatenate([batch["label"].to_numpy() for batch in batches]).astype(np.int64)
     if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
         raise ValueError(f"it has labels outside 0…{classes - 1}")
+    labels.flags.writeable = False
     return labels
-
-
-def _sizes(batch: Any) -> Sizes:
-    return np.asarray(batch["size"].values.to_numpy(), np.int32).reshape(-1, 2)
 
 
 def _buffer(column: Any) -> Any:

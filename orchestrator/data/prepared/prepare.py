@@ -6,11 +6,13 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
 
+from orchestrator.data import Progress, require_space
 from orchestrator.data.images import map_ahead
 from orchestrator.data.listing import SPLITS
 from orchestrator.data.prepared import arrow
@@ -25,9 +27,6 @@ from orchestrator.data.prepared.store import Manifest, SplitRecord, check, check
 from orchestrator.errors import DataError
 from orchestrator.spec import Suite, Task, digest
 from orchestrator.storage.files import locked, make_folder, sync_folder, write_whole
-
-Progress = Callable[[str, int, int], None]
-"""Called with the task's name, the images done and their number."""
 
 
 def prepare_tasks(
@@ -65,7 +64,7 @@ def prepare_tasks(
 
     list(map_ahead(check_content, [suite.task(name) for name in found]))
     sizes = (source.size(name) for source in sources.values() for name in SPLITS)
-    require_space(root / suite.store, sum(sizes))
+    _require_space(root / suite.store, sum(sizes))
     for name, source in sources.items():
         task = suite.task(name)
         with _collected(problems, task):
@@ -101,25 +100,18 @@ def _collected(problems: dict[str, str], task: Task) -> Iterator[None]:
 
 
 def _counter(what: str, total: int, progress: Progress) -> Tick:
-    done = 0
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        progress(what, done, total)
-
-    return tick
+    done = count(1)
+    return lambda: progress(what, next(done), total)
 
 
 def deviations(suite: Suite, counts: Mapping[str, Mapping[str, int]]) -> list[str]:
     """A sentence for each task whose numbers of images, by split, are not the benchmark's."""
     found = []
     for name, own in counts.items():
-        wanted = {split: getattr(suite.task(name), split) for split in SPLITS}
         parts = [
-            f"{split} {own[split]:,} instead of {count:,}"
-            for split, count in wanted.items()
-            if count is not None and count != own[split]
+            f"{split} {own[split]:,} instead of {wanted:,}"
+            for split in SPLITS
+            if (wanted := getattr(suite.task(name), split)) not in (None, own[split])
         ]
         if parts:
             found.append(
@@ -184,51 +176,35 @@ def _make(
     # A split's own state says what it is made from and how: drafts of other commands may differ.
     own = {n: digest([s, arrow.VERSION, task.classes, suite.side]) for n, s in states.items()}
     done = {name: record for name in SPLITS if (record := _finished(draft, name, own[name]))}
-    require_space(draft, sum(source.size(name) for name in SPLITS if name not in done))
+    _require_space(draft, sum(source.size(name) for name in SPLITS if name not in done))
+    for name in (name for name in SPLITS if name not in done):
+        path, record_path = draft / f"{name}.arrow", draft / f"{name}.json"
+        for old in (record_path, path):
+            old.unlink(missing_ok=True)
+        try:
+            made = _link_shared(folder, path, own[name]) or source.write(name, path, tick)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        done[name] = replace(made, state=own[name])
+        # Written last: a split that has a record is complete.
+        write_whole(record_path, json.dumps(asdict(done[name])).encode())
+    shape = (task.classes, suite.side, suite.view)
+    manifest = Manifest(arrow.VERSION, digest(states), *shape, done, source.names())
     for name in SPLITS:
-        if name not in done:
-            done[name] = _link_shared(folder, draft, name, own[name]) or _write_split(
-                draft, name, own[name], source, tick
-            )
-    manifest = Manifest(
-        arrow.VERSION,
-        digest(states),
-        task.classes,
-        suite.side,
-        suite.view,
-        done,
-        source.names(),
-    )
-    for name in SPLITS:
-        _record_path(draft, name).unlink()
+        (draft / f"{name}.json").unlink()
     manifest.write(draft)
     _replace(folder, draft)
     return manifest
 
 
-def _write_split(draft: Path, name: str, state: str, source: Source, tick: Tick) -> SplitRecord:
-    """Write a split and then its record, which says that the split is complete."""
-    path = draft / f"{name}.arrow"
-    for old in (_record_path(draft, name), path):
-        old.unlink(missing_ok=True)
-    try:
-        record = replace(source.write(name, path, tick), state=state)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    _write_record(draft, name, record)
-    return record
-
-
-def _link_shared(folder: Path, draft: Path, name: str, state: str) -> SplitRecord | None:
+def _link_shared(folder: Path, target: Path, state: str) -> SplitRecord | None:
     """The same split of another task, linked: few-shot draws share val and test."""
-    for path in folder.parent.glob(f"[!.]*/{name}.arrow"):
+    for path in folder.parent.glob(f"[!.]*/{target.name}"):
         manifest = Manifest.read(path.parent)
-        record = manifest and manifest.splits[name]
+        record = manifest and manifest.splits[target.stem]
         if record and record.state == state and path.stat().st_size == record.bytes:
-            (draft / f"{name}.arrow").unlink(missing_ok=True)
-            os.link(path, draft / f"{name}.arrow")
-            _write_record(draft, name, record)
+            os.link(path, target)
             return record
     return None
 
@@ -236,19 +212,11 @@ def _link_shared(folder: Path, draft: Path, name: str, state: str) -> SplitRecor
 def _finished(draft: Path, name: str, state: str) -> SplitRecord | None:
     """The record of a split that an interrupted command finished, from the same source."""
     try:
-        record = SplitRecord(**json.loads(_record_path(draft, name).read_bytes()))
+        record = SplitRecord(**json.loads((draft / f"{name}.json").read_bytes()))
         whole = (draft / f"{name}.arrow").stat().st_size == record.bytes
         return record if whole and record.state == state else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
-
-
-def _write_record(draft: Path, name: str, record: SplitRecord) -> None:
-    write_whole(_record_path(draft, name), json.dumps(asdict(record)).encode())
-
-
-def _record_path(draft: Path, name: str) -> Path:
-    return draft / f"{name}.json"
 
 
 def _replace(folder: Path, draft: Path) -> None:
@@ -262,16 +230,10 @@ def _replace(folder: Path, draft: Path) -> None:
         shutil.rmtree(gone, ignore_errors=True)
 
 
-def require_space(folder: Path, size: int) -> None:
+def _require_space(folder: Path, size: int) -> None:
     """`DataError` unless about `size` bytes are free where a folder is or will be."""
-    folder = next(place for place in (folder, *folder.parents) if place.exists())
-    needed, free = size + size // 50 + 2**20, shutil.disk_usage(folder).free
-    if free < needed:
-        raise DataError(
-            f"preparing needs {needed / 2**20:,.0f} MiB in '{folder}', but only "
-            f"{free / 2**20:,.0f} MiB are free. Free some, or name another folder with --data-root "
-            "or in the variable ORCHESTRATE_DATA."
-        )
+    option = "--data-root or in the variable ORCHESTRATE_DATA"
+    require_space(folder, size + size // 50, "preparing", option)
 
 
 def _unusable(suite: Suite, problems: Mapping[str, str], found: Mapping[str, Manifest]) -> str:

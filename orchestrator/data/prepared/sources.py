@@ -10,12 +10,12 @@ from functools import cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from orchestrator.data.images import ImageError, decode, load, map_ahead
-from orchestrator.data.layouts import LAYOUTS
+from orchestrator.data.layouts import read_listing
 from orchestrator.data.listing import Item, Listing
 from orchestrator.data.prepared import arrow
 from orchestrator.data.prepared.store import SplitRecord
@@ -27,25 +27,6 @@ Tick = Callable[[], None]
 """Called after every image."""
 SHOWN = 20
 """Problems that a message lists at most; `orchestrate data verify` lists all."""
-
-
-class Source(Protocol):
-    """What `prepare` needs to know of a task."""
-
-    def state(self, name: str) -> str:
-        """Changes when what the split is made from changes."""
-
-    def names(self) -> tuple[str, ...]:
-        """Names of the classes by label, if there are any."""
-
-    def count(self) -> int:
-        """Images in all splits."""
-
-    def size(self, name: str) -> int:
-        """About how many bytes the split's file will have."""
-
-    def write(self, name: str, path: Path, tick: Tick) -> SplitRecord:
-        """Write a split to a new file; `DataError` if its images are not what the task says."""
 
 
 @dataclass(frozen=True)
@@ -60,24 +41,28 @@ class ListedSource:
     _states: dict[str, str] = field(default_factory=dict, init=False, compare=False)
 
     def state(self, name: str) -> str:
-        """As the listing's, computed once: it needs a `stat` of every image."""
+        """Changes when the split does. Computed once: it needs a `stat` of every image."""
         if name not in self._states:
             self._states[name] = self.listing.state(name)
         return self._states[name]
 
     def names(self) -> tuple[str, ...]:
+        """Names of the classes by label, if there are any."""
         return self.listing.classes
 
     def count(self) -> int:
+        """Images in all splits."""
         return sum(map(len, self.listing.splits.values()))
 
     def size(self, name: str) -> int:
+        """About how many bytes the split's file will have."""
         items = self.listing.splits[name]
         if name == "test":
             return sum(item.size() + 24 for item in items)
         return len(items) * (self.suite.side**2 * 3 + 24)
 
     def write(self, name: str, path: Path, tick: Tick) -> SplitRecord:
+        """Write a split to a new file; `DataError` if its images are not what the task says."""
         items, side, classes = self.listing.splits[name], self.suite.side, self.task.classes
         labels = np.array([item.label for item in items], np.int64)
         problems: list[str] = []
@@ -92,11 +77,7 @@ class ListedSource:
                         put(index, *image)
         if problems:
             raise DataError(problem_report(f"{self.suite.name}/{self.task.name}", problems))
-        if name == "test":
-            fingerprint = arrow.encoded_fingerprint(*arrow.read_encoded(path, classes))
-        else:
-            fingerprint = arrow.fingerprint(*arrow.read_pixels(path, classes))
-        return SplitRecord(len(items), path.stat().st_size, fingerprint, name == "test")
+        return _record(path, classes, len(items), encoded=name == "test")
 
 
 @dataclass(frozen=True)
@@ -130,12 +111,12 @@ class GeneratedSource:
 
     def write(self, name: str, path: Path, tick: Tick) -> SplitRecord:
         images, labels = self._checked(name)
-        sizes = np.full((len(images), 2), images.shape[1], np.int32)
-        arrow.write_pixels(path, images, labels, sizes, self.task.classes)
-        for _ in labels:
-            tick()
-        fingerprint = arrow.fingerprint(images, labels, sizes)
-        return SplitRecord(len(images), path.stat().st_size, fingerprint)
+        side, classes = images.shape[1], self.task.classes
+        with arrow.filling(path, labels, side, classes) as put:
+            for index, image in enumerate(images):
+                put(index, image, (side, side))
+                tick()
+        return _record(path, classes, len(images))
 
     @cached_property
     def _arrays(self) -> Mapping[str, tuple[Any, Any]]:
@@ -170,6 +151,9 @@ class GeneratedSource:
         return images, labels.astype(np.int64)
 
 
+Source = ListedSource | GeneratedSource
+
+
 def find_source(suite: Suite, task: Task, raw: Path | None) -> Source | None:
     """What a task can be prepared from; `DataError` if its lists are wrong.
 
@@ -182,11 +166,6 @@ def find_source(suite: Suite, task: Task, raw: Path | None) -> Source | None:
     return ListedSource(suite, task, read_listing(suite, task, raw or Path()))
 
 
-def read_listing(suite: Suite, task: Task, raw: Path) -> Listing:
-    """What the suite's folder of images lists for a task, with all problems."""
-    return LAYOUTS[suite.layout](raw, task, suite.files.get(task.name, {}))
-
-
 def problem_report(what: str, problems: Sequence[str]) -> str:
     """The message for a task that cannot be prepared."""
     shown = "\n  ".join(problems[:SHOWN])
@@ -194,6 +173,15 @@ def problem_report(what: str, problems: Sequence[str]) -> str:
     rest = f"\n  and {more} more: `orchestrate data verify` lists all" if more > 0 else ""
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     return f"the data of '{what}' cannot be used, {count}:\n  {shown}{rest}"
+
+
+def _record(path: Path, classes: int, images: int, encoded: bool = False) -> SplitRecord:
+    """The record of a file that was just written."""
+    if encoded:
+        fingerprint = arrow.encoded_fingerprint(*arrow.read_encoded(path, classes))
+    else:
+        fingerprint = arrow.fingerprint(*arrow.read_pixels(path, classes))
+    return SplitRecord(images, path.stat().st_size, fingerprint, encoded)
 
 
 def _read_all(

@@ -21,7 +21,8 @@ from orchestrator.spec import VIEWS, DataIdentity, Suite, Task, digest
 from orchestrator.storage.files import write_whole
 
 MANIFEST = "manifest.json"
-T = TypeVar("T")
+Content = TypeVar("Content", bound=tuple[Any, ...])
+"""What a file holds: images, labels, and sizes if the images are decoded."""
 
 
 @dataclass(frozen=True)
@@ -84,16 +85,12 @@ class Manifest:
         """The manifest of a complete folder; None if it is absent or invalid."""
         try:
             content = json.loads((folder / MANIFEST).read_bytes())
-            if content["view"] not in VIEWS:
-                return None
-            manifest = cls(
-                **{
-                    name: content[name] for name in ("version", "source", "classes", "side", "view")
-                },
-                splits={name: SplitRecord(**content["splits"][name]) for name in SPLITS},
-                names=tuple(content["names"]),
-            )
-            return manifest if asdict(manifest.identity) == content["identity"] else None
+            identity, names = content.pop("identity"), tuple(content.pop("names"))
+            splits = content.pop("splits")
+            records = {name: SplitRecord(**splits[name]) for name in SPLITS}
+            manifest = cls(**content, splits=records, names=names)
+            valid = manifest.view in VIEWS and asdict(manifest.identity) == identity
+            return manifest if valid else None
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
 
@@ -124,11 +121,6 @@ def manifest_of(suite: str, task: Task, root: Path) -> Manifest:
             "sweep again: it is prepared on first use."
         )
     return manifest
-
-
-def identity(suite: str, task: Task, root: Path) -> DataIdentity:
-    """The fingerprints of a prepared task, as its manifest states them."""
-    return manifest_of(suite, task, root).identity
 
 
 def presence(suite: str, tasks: Sequence[Task], root: Path) -> tuple[Present, ...]:
@@ -178,24 +170,25 @@ def load_pixels(
 
     `DataError` if the file is damaged.
     """
-    images, labels, sizes = _read(arrow.read_pixels, folder, name, manifest)
-    _check_count(folder, name, manifest, len(images), len(labels))
-    return images, labels, sizes
+    return _read(arrow.read_pixels, folder, name, manifest)
 
 
 def load_encoded(folder: Path, name: str, manifest: Manifest) -> tuple[list[Any], arrow.Labels]:
     """Arrow columns of encoded images, views of the file, and labels; `DataError` if damaged."""
-    columns, labels = _read(arrow.read_encoded, folder, name, manifest)
-    _check_count(folder, name, manifest, sum(map(len, columns)), len(labels))
-    return columns, labels
+    return _read(arrow.read_encoded, folder, name, manifest)
 
 
-def _read(reader: Callable[[Path, int], T], folder: Path, name: str, manifest: Manifest) -> T:
+def _read(
+    reader: Callable[[Path, int], Content], folder: Path, name: str, manifest: Manifest
+) -> Content:
     _check_size(folder, name, manifest)
     try:
-        return reader(folder / f"{name}.arrow", manifest.classes)
+        content = reader(folder / f"{name}.arrow", manifest.classes)
     except ValueError as error:
         raise _damaged(folder, name, str(error)) from error
+    if len(content[1]) != manifest.splits[name].images:
+        raise _damaged(folder, name, f"it has {len(content[1])} images")
+    return content
 
 
 def _check_size(folder: Path, name: str, manifest: Manifest) -> None:
@@ -206,11 +199,6 @@ def _check_size(folder: Path, name: str, manifest: Manifest) -> None:
     wanted = manifest.splits[name].bytes
     if size != wanted:
         raise _damaged(folder, name, f"it has {size} bytes instead of {wanted}")
-
-
-def _check_count(folder: Path, name: str, manifest: Manifest, images: int, labels: int) -> None:
-    if not images == labels == manifest.splits[name].images:
-        raise _damaged(folder, name, f"it has {images} images")
 
 
 def _damaged(folder: Path, name: str, why: str) -> DataError:

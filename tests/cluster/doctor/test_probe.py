@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import tasks
-from orchestrator.backbones import MINI_FILE
+from orchestrator.backbones.names import MINI_FILE
 from orchestrator.cluster.doctor import probe, torch_probe
 from orchestrator.cluster.doctor.records import ProbeRequest
 from orchestrator.storage.files import fingerprint

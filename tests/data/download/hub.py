@@ -9,34 +9,29 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+NAME = "someone/images"
 PAGE = 3  # entries of the tree in one answer
+LARGE = 1000  # bytes from which a file is kept in LFS: identified by SHA-256
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     path: str
     range: str | None
-    token: str | None
 
 
 @dataclass
 class Hub:
-    """Serves `files` (path → content) as the dataset repository `name`, as a context manager.
+    """Serves `files` (path → content) as the dataset repository `NAME`, as a context manager.
 
-    `cut` breaks the connection once a response for that path has sent so many bytes, as often as
-    `cuts` says; `sends` has what is sent in place of what is listed. Files of more than `large`
-    bytes are kept in LFS: identified by SHA-256.
+    `cut` breaks the connection once a response for that path has sent so many bytes, `cuts` times;
+    `sends` has what is sent in place of what is listed.
     """
 
     files: Mapping[str, bytes]
-    name: str = "someone/images"
-    commit: str = COMMIT
-    large: int = 1000
+    commit: str = "0123456789abcdef0123456789abcdef01234567"
     cut: Mapping[str, int] = field(default_factory=dict)
     cuts: int = 0
     gated: bool = False
@@ -51,12 +46,7 @@ class Hub:
         serve.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
 
@@ -76,7 +66,7 @@ class Hub:
     def _entry(self, path: str, content: bytes) -> dict[str, Any]:
         git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
         entry: dict[str, Any] = {"type": "file", "path": path, "oid": git, "size": len(content)}
-        if len(content) > self.large:
+        if len(content) > LARGE:
             oid = hashlib.sha256(content).hexdigest()
             entry["lfs"] = {"oid": oid, "size": len(content), "pointerSize": 130}
         return entry
@@ -96,14 +86,13 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         url = urlsplit(self.path)
         path = unquote(url.path)
-        headers = self.headers
-        self.hub.requests.append(Request(path, headers["Range"], headers["Authorization"]))
-        name, commit = re.escape(self.hub.name), self.hub.commit
-        if match := re.fullmatch(f"/api/datasets/{name}/revision/(.+)", path):
+        self.hub.requests.append(Request(path, self.headers["Range"]))
+        commit = self.hub.commit
+        if match := re.fullmatch(f"/api/datasets/{NAME}/revision/(.+)", path):
             self._revision(match[1])
-        elif path == f"/api/datasets/{self.hub.name}/tree/{commit}":
+        elif path == f"/api/datasets/{NAME}/tree/{commit}":
             self._tree(int(parse_qs(url.query).get("cursor", ["0"])[0]))
-        elif match := re.fullmatch(f"/datasets/{name}/resolve/{commit}/(.+)", path):
+        elif match := re.fullmatch(f"/datasets/{NAME}/resolve/{commit}/(.+)", path):
             self._resolve(match[1])
         elif match := re.fullmatch("/cdn/(.+)", path):
             self._content(match[1])
@@ -116,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _revision(self, revision: str) -> None:
         if revision not in ("main", self.hub.commit):
             return self._fail(404, "RevisionNotFound")
-        return self._json({"id": self.hub.name, "sha": self.hub.commit, "tags": []})
+        return self._json({"id": NAME, "sha": self.hub.commit, "tags": []})
 
     def _tree(self, cursor: int) -> None:
         entries = self.hub.tree()
@@ -128,10 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _resolve(self, path: str) -> None:
         if self.hub.gated:
             return self._fail(403, "GatedRepo")
-        self.send_response(302)
-        self.send_header("Location", f"{self.hub.url}/cdn/{path}")
-        self.send_header("Content-Length", "0")
-        return self.end_headers()
+        return self._answer(302, {"Location": f"{self.hub.url}/cdn/{path}"})
 
     def _content(self, path: str) -> None:
         whole = self.hub.sends.get(path, self.hub.files[path])
@@ -152,16 +138,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(whole[start:])
 
     def _json(self, content: Any, headers: Mapping[str, str] | None = None) -> None:
-        body = json.dumps(content).encode()
-        self.send_response(200)
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        self._answer(200, headers or {}, json.dumps(content).encode())
 
     def _fail(self, code: int, reason: str) -> None:
+        self._answer(code, {"X-Error-Code": reason})
+
+    def _answer(self, code: int, headers: Mapping[str, str], body: bytes = b"") -> None:
         self.send_response(code)
-        self.send_header("X-Error-Code", reason)
-        self.send_header("Content-Length", "0")
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
         self.end_headers()
+        self.wfile.write(body)

@@ -62,15 +62,15 @@ def read(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "a.tgz", "a.tar.bz2", "a.tar.xz"])
 def test_every_kind_is_unpacked_with_progress_in_bytes(tmp_path: Path, name: str) -> None:
-    told: list[tuple[int, int]] = []
+    steps: list[tuple[int, int]] = []
     archive = make(tmp_path / name)
     assert archives.is_archive(name.upper())
-    archives.unpack(archive, tmp_path / "out", lambda _, *numbers: told.append(numbers))
+    archives.unpack(archive, tmp_path / "out", lambda _, *numbers: steps.append(numbers))
     assert read(tmp_path / "out") == CONTENT
     assert (tmp_path / "out" / "set" / "folder").is_dir()
     total = sum(map(len, CONTENT.values()))
-    assert told[-1] == (total, total)
-    assert told == sorted(told)
+    assert steps[-1] == (total, total)
+    assert steps == sorted(steps)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "out"])
 
 
@@ -205,7 +205,7 @@ def test_space_is_checked_before_anything_is_written(
     assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
 
 
-def test_a_disk_that_fills_up_is_said(tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_is_reported(tmp_path: Path) -> None:
     archive = make(tmp_path / "a.zip")
 
     def full(*_: object) -> None:

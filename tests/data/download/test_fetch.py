@@ -7,11 +7,9 @@ import fcntl
 import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,27 +89,32 @@ def tidy(target: Path) -> bool:
 def test_a_repository_is_downloaded_whole_and_its_archives_unpacked(
     served: Hub, target: Path
 ) -> None:
-    told: list[tuple[str, int, int]] = []
-    said: list[str] = []
-    root = fetch(TOY, "someone/images", target, said.append, lambda *step: told.append(step))
+    steps: list[tuple[str, int, int]] = []
+    messages: list[str] = []
+    root = fetch(TOY, "someone/images", target, messages.append, lambda *step: steps.append(step))
     assert root == target
     assert content(target) == WHOLE
     assert tidy(target)
     total = sum(map(len, served.files.values()))
-    assert ("downloading someone/images", total, total) in told
-    assert any(what == "unpacking more.zip" for what, _, _ in told)
-    assert said[-1] == f"2 of 2 tasks of suite 'toy' in '{target}'"
+    assert ("downloading someone/images", total, total) in steps
+    assert any(what == "unpacking more.zip" for what, _, _ in steps)
+    assert messages[-1] == f"2 of 2 tasks of suite 'toy' in '{target}'"
     before = len(served.requests)
     assert run("hf://someone/images", target) == target
     assert len(served.requests) == before, "what is there is not looked up again"
 
 
-def test_a_cut_connection_is_taken_up_within_the_command(served: Hub, target: Path) -> None:
-    served.cut, served.cuts = {"cifar/big.bin": 500_000}, 2
+@pytest.mark.parametrize(
+    ("ignores_ranges", "ranges"),
+    [(False, [None, "bytes=500000-", "bytes=1000000-"]), (True, [None, *["bytes=500000-"] * 2])],
+)
+def test_a_cut_connection_is_resumed_within_the_command(
+    served: Hub, target: Path, ignores_ranges: bool, ranges: list[str | None]
+) -> None:
+    served.cut, served.cuts, served.ignores_ranges = {"cifar/big.bin": 500_000}, 2, ignores_ranges
     run("hf://datasets/someone/images@main", target)
     assert content(target) == WHOLE
-    first, second, third = served.ranges("cifar/big.bin")
-    assert (first, second, third) == (None, "bytes=500000-", "bytes=1000000-")
+    assert served.ranges("cifar/big.bin") == ranges
 
 
 def test_the_same_command_goes_on_where_it_failed(served: Hub, target: Path) -> None:
@@ -126,15 +129,8 @@ def test_the_same_command_goes_on_where_it_failed(served: Hub, target: Path) -> 
     assert served.ranges("cifar/big.bin")[-1] == "bytes=700000-"
 
 
-def test_a_server_that_ignores_ranges_sends_the_file_again(served: Hub, target: Path) -> None:
-    served.cut, served.cuts, served.ignores_ranges = {"cifar/big.bin": 500_000}, 1, True
-    run("someone/images", target)
-    assert content(target) == WHOLE
-    assert served.ranges("cifar/big.bin") == [None, "bytes=500000-"]
-
-
 def test_a_partial_file_of_another_content_is_not_continued(served: Hub, target: Path) -> None:
-    kill_while("downloading", target, served)
+    kill_while("downloading", target)
     served.commit = "f" * 40
     served.files = {**served.files, "cifar/big.bin": BIG[::-1]}
     run("someone/images", target)
@@ -152,35 +148,37 @@ def test_what_arrives_damaged_is_never_kept(served: Hub, target: Path, sent: byt
     assert content(target) == WHOLE
 
 
-CHILD = """
-import os, signal, sys
-from pathlib import Path
-from orchestrator.data.download.fetch import fetch
-from tests.data.test_suite_root import TOY
-
-def tick(what, done, total):
-    if what.startswith(sys.argv[3]) and done >= min(total, 2**20):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-fetch(TOY, sys.argv[1], Path(sys.argv[2]), print, tick)
-"""
+KILLED = 9
 
 
-def kill_while(phase: str, target: Path, served: Hub) -> None:
-    """Fetch in another process, which is killed in the middle of that phase."""
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD, "someone/images", str(target), phase],
-        env={**os.environ, "PYTHONPATH": os.getcwd(), "HF_ENDPOINT": served.url},
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert child.returncode == -signal.SIGKILL, child.stderr
+def in_a_copy(work: Callable[[], object]) -> int:
+    """The exit status of a copy of this process that does the work."""
+    child = os.fork()
+    if not child:
+        try:
+            work()
+            os._exit(0)
+        finally:  # pytest must not go on in the copy
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def kill_while(phase: str, target: Path) -> None:
+    """Fetch in a copy of this process, which is killed in the middle of that phase."""
+
+    def progress(what: str, done: int, total: int) -> None:
+        if what.startswith(phase) and done >= min(total, 2**20):
+            os._exit(KILLED)
+
+    work = partial(fetch, TOY, "someone/images", target, lambda _: None, progress)
+    assert in_a_copy(work) == KILLED
 
 
 @pytest.mark.parametrize("phase", ["downloading", "unpacking"])
 def test_a_killed_fetch_is_completed_by_the_same_command(
     served: Hub, target: Path, phase: str
 ) -> None:
-    kill_while(phase, target, served)
+    kill_while(phase, target)
     assert not target.exists()
     served.requests.clear()
     run("someone/images", target)
@@ -199,23 +197,24 @@ CHANGES = ("rename", "replace", "mkdir", "unlink", "rmdir", "fsync")
 
 def killed_at(step: int, work: Callable[[], object], patch: pytest.MonkeyPatch) -> bool:
     """Whether a copy of this process, killed before its change number `step` to the disk, died."""
-    child = os.fork()
-    if child:
-        return os.waitpid(child, 0)[1] != 0
     count = iter(range(step))
 
     def counting(change: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*args: Any, **options: Any) -> Any:
             if next(count, None) is None:
-                os._exit(9)
+                os._exit(KILLED)
             return change(*args, **options)
 
         return wrapper
 
-    for name in CHANGES:
-        patch.setattr(os, name, counting(getattr(os, name)))
-    work()
-    os._exit(0)
+    def counted() -> None:
+        for name in CHANGES:
+            patch.setattr(os, name, counting(getattr(os, name)))
+        work()
+
+    status = in_a_copy(counted)
+    assert status in (0, KILLED)
+    return status == KILLED
 
 
 @pytest.mark.parametrize(("source", "stride"), [("someone/images", 9), ("archive", 1)])
@@ -242,7 +241,7 @@ def test_killed_before_any_change_to_the_disk_it_completes(
     assert step > 10
 
 
-def test_unknown_gated_and_offline_repositories_are_told_apart(
+def test_unknown_gated_and_offline_repositories_are_distinguished(
     served: Hub, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(DataError, match=r"no dataset repository 'some/one' at http.*private"):
@@ -257,7 +256,7 @@ def test_unknown_gated_and_offline_repositories_are_told_apart(
         run("someone/images", target)
 
 
-def test_no_network_is_said_with_what_else_can_be_done(
+def test_without_a_network_the_alternatives_are_named(
     target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
@@ -280,7 +279,7 @@ def test_a_path_in_a_repository_that_leaves_its_folder_is_refused(
             run("someone/images", target)
 
 
-def test_too_little_space_is_said_before_the_download(
+def test_too_little_space_is_reported_before_the_download(
     served: Hub, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = type("Usage", (), {"free": 2**20})
@@ -290,9 +289,7 @@ def test_too_little_space_is_said_before_the_download(
     assert not any(request.path.startswith("/cdn") for request in served.requests)
 
 
-def test_a_disk_that_fills_up_is_said_and_the_fetch_goes_on_later(
-    served: Hub, target: Path
-) -> None:
+def test_a_full_disk_is_reported_and_the_fetch_continues_later(served: Hub, target: Path) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -307,9 +304,9 @@ def test_a_disk_that_fills_up_is_said_and_the_fetch_goes_on_later(
 def test_an_archive_is_unpacked_once(tmp_path: Path, target: Path) -> None:
     archive = make(tmp_path / "toy.tar.gz", {"toy-1k/dtd/0.png": b"0"})
     assert run(archive, target) == target / "toy-1k"
-    said: list[str] = []
-    fetch(TOY, str(archive), target, said.append, quiet)
-    assert "was fetched from there before" in said[0]
+    messages: list[str] = []
+    fetch(TOY, str(archive), target, messages.append, quiet)
+    assert "was fetched from there before" in messages[0]
     other = make(tmp_path / "other.zip", {"dtd/0.png": b"0"})
     with pytest.raises(InvalidInput, match=r"holds what was fetched from '.*toy\.tar\.gz"):
         run(other, target)
@@ -372,19 +369,19 @@ def test_a_file_that_is_no_archive_and_a_suite_without_folders_are_refused(
 def test_a_second_fetch_waits_for_the_first(tmp_path: Path, target: Path) -> None:
     target.parent.mkdir()
     archive = make(tmp_path / "toy.zip", {"dtd/0": b""})
-    said: list[str] = []
+    messages: list[str] = []
     waiting = threading.Event()
 
-    def say(sentence: str) -> None:
-        said.append(sentence)
+    def notify(sentence: str) -> None:
+        messages.append(sentence)
         waiting.set()
 
     with open(target.parent / ".toy.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        second = threading.Thread(target=fetch, args=(TOY, str(archive), target, say, quiet))
+        second = threading.Thread(target=fetch, args=(TOY, str(archive), target, notify, quiet))
         second.start()
         assert waiting.wait(10)
         assert not target.exists()
     second.join(10)
-    assert "waiting for it" in said[0]
+    assert "waiting for it" in messages[0]
     assert content(target) == {"dtd/0": b""}

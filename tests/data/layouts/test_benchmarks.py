@@ -210,17 +210,17 @@ def test_folders_are_looked_at_and_not_each_file(
 
 def test_a_missing_root_says_what_to_set(tmp_path: Path) -> None:
     for suite, task in (("vtab", "dtd"), ("fgvc", "cub"), ("fewshot", PETS)):
-        told = only(read(suite, task, tmp_path / "none"))
-        assert str(tmp_path / "none") in told and "does not exist" in told
-        assert f"{suite.upper()}_ROOT" in told and "--suite-root" in told
+        problem = only(read(suite, task, tmp_path / "none"))
+        assert str(tmp_path / "none") in problem and "does not exist" in problem
+        assert f"{suite.upper()}_ROOT" in problem and "--suite-root" in problem
     (tmp_path / "file").write_text("")
     assert "is not a folder" in only(kitti(tmp_path / "file"))
 
 
 def test_a_missing_task_folder_says_what_was_looked_for(vtab: Path) -> None:
-    told = only(read("vtab", "clevr_dist", vtab))
+    problem = only(read("vtab", "clevr_dist", vtab))
     for name in ("clevr_dist", "clevr_distance", "vtab-1k/", str(vtab), "VTAB_ROOT"):
-        assert name in told
+        assert name in problem
     assert counts(read("vtab", "clevr_dist", vtab)) == {"train": 0, "val": 0, "test": 0}
 
 
@@ -232,7 +232,7 @@ def test_a_missing_list_leaves_the_others(vtab: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "told", "label"),
+    ("line", "problem", "label"),
     [
         ("images/train800/000001.png", "not 'relative/path label'", None),
         ("{} x7", "the label is 'x7', not an integer", -1),
@@ -252,14 +252,14 @@ def test_a_missing_list_leaves_the_others(vtab: Path) -> None:
     ],
 )
 def test_a_wrong_line_is_named_and_the_rest_is_kept(
-    vtab: Path, line: str, told: str, label: int | None
+    vtab: Path, line: str, problem: str, label: int | None
 ) -> None:
     path = vtab / "kitti" / TRAIN
     image = path.read_text().splitlines()[1].split()[0]
     set_line(path, 2, line.format(image))
     listing = kitti(vtab)
     assert only(listing).startswith(f"{path}:2: ")
-    assert told in only(listing)
+    assert problem in only(listing)
     labels = [item.label for item in listing.splits["train"]]
     assert len(labels) == (11 if label is None else 12)
     assert label is None or labels[1] == label
@@ -267,9 +267,9 @@ def test_a_wrong_line_is_named_and_the_rest_is_kept(
 
 def test_images_of_an_absent_folder_are_one_problem(vtab: Path) -> None:
     shutil.rmtree(vtab / "kitti" / "images" / "test")
-    told = only(kitti(vtab))
-    assert told.startswith(f"{vtab / 'kitti' / TEST}:1: the folder ")
-    assert "images/test' does not exist (6 listed images lie in it)" in told
+    problem = only(kitti(vtab))
+    assert problem.startswith(f"{vtab / 'kitti' / TEST}:1: the folder ")
+    assert "images/test' does not exist (6 listed images lie in it)" in problem
 
 
 def test_an_image_listed_twice_or_in_two_splits_names_both_lines(vtab: Path) -> None:
@@ -286,7 +286,7 @@ def test_an_image_listed_twice_or_in_two_splits_names_both_lines(vtab: Path) -> 
     )
 
 
-def test_a_link_that_leads_out_is_told(vtab: Path, tmp_path: Path) -> None:
+def test_a_link_that_leads_out_is_reported(vtab: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "x.jpg").write_bytes(b"x")
@@ -326,7 +326,7 @@ def test_an_empty_list_is_named(vtab: Path) -> None:
     assert f"{vtab / 'kitti' / TEST}: it lists no image" in only(kitti(vtab))
 
 
-def test_a_list_that_is_a_folder_is_told(vtab: Path) -> None:
+def test_a_list_that_is_a_folder_is_reported(vtab: Path) -> None:
     (vtab / "kitti" / TEST).unlink()
     (vtab / "kitti" / TEST).mkdir()
     assert "cannot be read" in only(kitti(vtab))
@@ -335,8 +335,12 @@ def test_a_list_that_is_a_folder_is_told(vtab: Path) -> None:
 def test_the_list_of_train_and_val_together_is_compared(vtab: Path) -> None:
     both = vtab / "kitti" / "train800val200.txt"
     set_line(both, 1, "images/train800val200/000000.jpg 3")
-    told = only(kitti(vtab))
-    assert str(both) in told and "3 (5 times, there 4)" in told and "0 (3 times, there 4)" in told
+    problem = only(kitti(vtab))
+    assert (
+        str(both) in problem
+        and "3 (5 times, there 4)" in problem
+        and "0 (3 times, there 4)" in problem
+    )
     change(both, lambda lines: lines.__delitem__(-1))
     assert f"{both}: it lists 15 images; {TRAIN} and {VAL} list 16" in only(kitti(vtab))
     both.unlink()
@@ -352,8 +356,8 @@ def rewrite(path: Path, edit: Callable[[dict[str, object]], None]) -> None:
 def test_the_wrong_number_of_ids_names_both(fgvc: Path) -> None:
     path = fgvc / "OxfordFlower" / "test.json"
     rewrite(path, lambda content: content.update({next(iter(content)): 999}))
-    told = only(flowers(fgvc))
-    assert "103 class ids" in told and "102 classes" in told
+    problem = only(flowers(fgvc))
+    assert "103 class ids" in problem and "102 classes" in problem
 
 
 def test_ids_sort_as_numbers_or_else_as_text(fgvc: Path) -> None:
@@ -374,16 +378,16 @@ def test_ids_sort_as_numbers_or_else_as_text(fgvc: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "problem"),
     [(1.5, "1.5"), (True, "True"), ({"a": 1}, "an object")],
 )
-def test_an_id_that_is_none_is_told(fgvc: Path, value: object, told: str) -> None:
+def test_an_id_that_is_none_is_reported(fgvc: Path, value: object, problem: str) -> None:
     path = fgvc / "OxfordFlower" / "val.json"
     rewrite(path, lambda content: content.update({next(iter(content)): value}))
     listing = flowers(fgvc)
     place = str(path) if isinstance(value, dict) else f"{path}:2"
     assert only(listing).startswith(f"{place}: the class id of 'jpg/image_")
-    assert f"is {told}, no integer or text" in only(listing)
+    assert f"is {problem}, no integer or text" in only(listing)
     assert listing.splits["val"][0].label == -1
 
 
@@ -404,7 +408,7 @@ def test_lines_of_json_are_not_misled_by_strings(fgvc: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "problem"),
     [
         ('{\n"a.jpg": 1,\n}', ":3: this is not JSON"),
         ("[]", "must be one object"),
@@ -413,10 +417,10 @@ def test_lines_of_json_are_not_misled_by_strings(fgvc: Path) -> None:
         ('{"../a.jpg": 1}', "leaves its folder"),
     ],
 )
-def test_json_that_is_no_list_is_told(fgvc: Path, text: str, told: str) -> None:
+def test_json_that_is_no_list_is_reported(fgvc: Path, text: str, problem: str) -> None:
     path = fgvc / "OxfordFlower" / "val.json"
     path.write_text(text)
-    assert [p for p in flowers(fgvc).problems if p.startswith(str(path)) and told in p]
+    assert [p for p in flowers(fgvc).problems if p.startswith(str(path)) and problem in p]
 
 
 def test_images_beside_the_annotations_are_found(fewshot: Path) -> None:

@@ -20,8 +20,8 @@ from orchestrator.data.layouts.lists import hold_out
 from orchestrator.data.layouts.parquet import ImageColumn
 from orchestrator.data.layouts.tree import ListEntry
 from orchestrator.data.listing import Listing
-from orchestrator.spec import Task
 from orchestrator.tasks.own import read_suite
+from tests.data.layouts.test_benchmarks import counts, only
 from tests.trees import GARDEN, make_own, picture, write_parquet
 
 
@@ -43,15 +43,6 @@ def read(root: Path, name: str, old: str = "", new: str = "") -> Listing:
     (root / "garden.yaml").write_text(GARDEN.replace(old, new) if old else GARDEN)
     suite = read_suite(root / "garden.yaml")
     return LAYOUTS["files"](root, suite.task(name), suite.files[name])
-
-
-def counts(listing: Listing) -> dict[str, int]:
-    return {name: len(items) for name, items in listing.splits.items()}
-
-
-def only(listing: Listing) -> str:
-    assert len(listing.problems) == 1, listing.problems
-    return listing.problems[0]
 
 
 # Folders
@@ -94,18 +85,18 @@ def test_a_class_may_be_missing_in_one_split(garden: Path) -> None:
 def test_a_stranger_is_named(garden: Path, classes: str) -> None:
     (garden / "tulips" / "test" / "darwin").mkdir()
     listing = read(garden, "tulips", "[parrot, triumph, viridiflora]", classes)
-    told = only(listing)
-    assert told.startswith(f"{garden}/tulips/test/darwin: this folder is no class")
-    assert "parrot, triumph, viridiflora" in told
+    problem = only(listing)
+    assert problem.startswith(f"{garden}/tulips/test/darwin: this folder is no class")
+    assert "parrot, triumph, viridiflora" in problem
     assert listing.classes == ("parrot", "triumph", "viridiflora")
 
 
 def test_another_number_of_class_folders_names_both(garden: Path) -> None:
-    told = only(read(garden, "tulips", "[parrot, triumph, viridiflora]", "4"))
-    assert "3 class folders" in told and "4 classes" in told
+    problem = only(read(garden, "tulips", "[parrot, triumph, viridiflora]", "4"))
+    assert "3 class folders" in problem and "4 classes" in problem
 
 
-def test_what_lies_in_the_wrong_place_is_told(garden: Path) -> None:
+def test_what_lies_in_the_wrong_place_is_reported(garden: Path) -> None:
     train = garden / "tulips" / "train"
     (train / "loose.JPG").write_bytes(b"")
     (train / "parrot" / "notes.txt").write_text("")
@@ -113,24 +104,24 @@ def test_what_lies_in_the_wrong_place_is_told(garden: Path) -> None:
     for harmless in (".DS_Store", "parrot/.hidden", "parrot/Thumbs.db", "README.md"):
         (train / harmless).write_text("")
     shutil.rmtree(garden / "tulips" / "val")
-    told = "\n".join(read(garden, "tulips").problems)
-    assert "loose.JPG: this image lies in no class folder" in told
-    assert "parrot/notes.txt: this is no image by its name" in told
-    assert "parrot/more: this folder lies in a class folder" in told
-    assert f"{garden}/tulips/val: this folder cannot be read (No such file" in told
-    assert len(told.splitlines()) == 4
+    problem = "\n".join(read(garden, "tulips").problems)
+    assert "loose.JPG: this image lies in no class folder" in problem
+    assert "parrot/notes.txt: this is no image by its name" in problem
+    assert "parrot/more: this folder lies in a class folder" in problem
+    assert f"{garden}/tulips/val: this folder cannot be read (No such file" in problem
+    assert len(problem.splitlines()) == 4
 
 
-def test_an_empty_folder_is_told(garden: Path) -> None:
+def test_an_empty_folder_is_reported(garden: Path) -> None:
     shutil.rmtree(garden / "tulips" / "val")
     (garden / "tulips" / "val").mkdir()
     assert "tulips/val: it has no image in a folder of a class" in only(read(garden, "tulips"))
 
 
-def test_one_folder_for_two_splits_is_told(garden: Path) -> None:
+def test_one_folder_for_two_splits_is_reported(garden: Path) -> None:
     (garden / "tulips" / "again").symlink_to("train")
-    told = only(read(garden, "tulips", "test: tulips/test", "test: tulips/again"))
-    assert "named as both train and test" in told
+    problem = only(read(garden, "tulips", "test: tulips/test", "test: tulips/again"))
+    assert "named as both train and test" in problem
 
 
 def test_links_may_lead_into_the_files_folder_and_no_further(garden: Path, tmp_path: Path) -> None:
@@ -154,7 +145,7 @@ def test_lists_give_paths_below_their_root(garden: Path) -> None:
     assert Path(listing.splits["val"][0].identity).parent == garden / "weeds" / "val"
 
 
-def test_problems_of_lists_are_told(garden: Path) -> None:
+def test_problems_of_lists_are_reported(garden: Path) -> None:
     with (garden / "weeds" / "test.txt").open("a") as file:
         file.write("train/000000.jpg 3\n../x.jpg 1\n")
     first, second = read(garden, "weeds").problems
@@ -228,7 +219,7 @@ def test_row_groups_are_read_one_at_a_time(tmp_path: Path, monkeypatch: pytest.M
     assert groups[5:] == [0]
 
 
-def test_rows_without_bytes_are_told_when_they_are_read(tmp_path: Path) -> None:
+def test_rows_without_bytes_are_reported_when_they_are_read(tmp_path: Path) -> None:
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     images = pa.array([{"bytes": None, "path": "/etc/passwd"}, None], kind)
     pq.write_table(pa.table({"image": images}), tmp_path / "x.parquet")
@@ -242,7 +233,7 @@ def written(path: Path, **columns: pa.Array) -> None:
     pq.write_table(pa.table(columns), path)
 
 
-def test_problems_of_parquet_files_are_told(garden: Path) -> None:
+def test_problems_of_parquet_files_are_reported(garden: Path) -> None:
     test = garden / "ferns" / "test.parquet"
     images = pa.array([b"a", b"b", b"c"])
     cases: Mapping[str, dict[str, pa.Array]] = {
@@ -258,10 +249,10 @@ def test_problems_of_parquet_files_are_told(garden: Path) -> None:
         },
         "it has no rows": {"image": images[:0], "label": pa.array([], pa.int8())},
     }
-    for told, columns in cases.items():
+    for problem, columns in cases.items():
         written(test, **columns)
         assert only(read(garden, "ferns")).startswith(str(test))
-        assert told in only(read(garden, "ferns"))
+        assert problem in only(read(garden, "ferns"))
     test.write_bytes(b"PAR1 and then nothing")
     assert f"{test}: this Parquet file cannot be read" in only(read(garden, "ferns"))
     test.unlink()
@@ -293,8 +284,3 @@ def test_the_choice_is_not_the_order_of_the_list() -> None:
     entries = [ListEntry("", f"{index:04d}.jpg", 0) for index in range(1000)]
     held = [int(entry.path[:4]) for entry in hold_out(entries, 0.5)[1]]
     assert 400 < sum(held) / len(held) < 600
-
-
-def test_a_task_without_a_form_is_a_mistake_of_the_caller(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="one of"):
-        LAYOUTS["files"](tmp_path, Task("a", "all", 2), {})

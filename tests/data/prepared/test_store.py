@@ -21,15 +21,19 @@ from orchestrator.data.prepared.store import (
     SplitRecord,
     check,
     default_root,
-    identity,
+    manifest_of,
     presence,
 )
 from orchestrator.data.splits import SearchData, Split, open_final, open_search
 from orchestrator.errors import DataError
-from orchestrator.spec import Task
+from orchestrator.spec import DataIdentity, Task
 from orchestrator.tasks.suites import MINI
 from tests.data.toys import COUNTS, SIDE, SUITE, TASK, Arrays, Toy, made, stored
 from tests.imports import ROOT
+
+
+def identity(suite: str, task: Task, root: Path) -> DataIdentity:
+    return manifest_of(suite, task, root).identity
 
 
 @pytest.fixture
@@ -100,7 +104,7 @@ def test_fingerprints_follow_the_content(name: str, part: int, root: Path) -> No
     assert train.fingerprint == arrow.fingerprint(train.images, train.labels, train.sizes)
 
 
-def test_a_fingerprint_tells_shapes_and_sizes_apart() -> None:
+def test_a_fingerprint_depends_on_shapes_and_sizes() -> None:
     images, labels = made()["train"]
     sizes = np.full((12, 2), 6, np.int32)
     one = arrow.fingerprint(images, labels, sizes)
@@ -243,10 +247,9 @@ def test_damage_that_keeps_the_size_is_found(root: Path) -> None:
 
 def test_labels_out_of_range_are_found_on_opening(root: Path) -> None:
     folder = root / "toy/dots"
-    images, labels = made()["val"]
     (folder / "val.arrow").unlink()
-    sizes = np.full((len(labels), 2), SIDE, np.int32)
-    arrow.write_pixels(folder / "val.arrow", images, labels + 4, sizes, 4)
+    with arrow.filling(folder / "val.arrow", made()["val"][1] + 4, SIDE, 4):
+        pass
     with pytest.raises(DataError, match="labels outside 0…3"):
         open_search("toy", TASK, root)
 
@@ -269,10 +272,10 @@ print(stored(Path(sys.argv[1]), make).identity.search)
 def test_two_processes_prepare_it_once(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PREPARING, str(tmp_path / "root"), str(tmp_path / "log")]
     started = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(3)
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(2)
     ]
-    said = {process.communicate(timeout=60)[0].strip() for process in started}
-    assert said == {identity("toy", TASK, tmp_path / "root").search}
+    identities = {process.communicate(timeout=60)[0].strip() for process in started}
+    assert identities == {identity("toy", TASK, tmp_path / "root").search}
     assert (tmp_path / "log").read_text() == "made\n"
 
 
@@ -289,7 +292,7 @@ stored(Path(sys.argv[1]))
 @pytest.mark.parametrize(
     ("moment", "left"), [("require_space", 0), ("write_whole", 1), ("_replace", 4)]
 )
-def test_what_a_killed_process_left_is_taken_up(moment: str, left: int, tmp_path: Path) -> None:
+def test_what_a_killed_process_left_is_completed(moment: str, left: int, tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED % moment, str(tmp_path)]
     assert subprocess.run(command, check=False, cwd=ROOT).returncode == -9
     with pytest.raises(DataError, match="not prepared"):
@@ -301,7 +304,7 @@ def test_what_a_killed_process_left_is_taken_up(moment: str, left: int, tmp_path
     assert len(list((tmp_path / "toy/dots").iterdir())) == 4
 
 
-def test_too_little_space_is_said_before_anything_is_written(
+def test_too_little_space_is_reported_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
