@@ -101,15 +101,6 @@ def test_every_figure_is_xml_with_its_names_and_no_outside_reference(
     assert "linear" not in said["search"], "it has nothing to search"
 
 
-def test_nothing_to_show_is_none(full: Summary, rows: Sequence[TrialResult]) -> None:
-    empty = summarise([], SWEEP, SUITE)
-    nothing = by_study([])
-    assert figures.accuracy(empty) is None
-    assert figures.cost(empty) is None
-    assert figures.learning_curves(empty, nothing) is None
-    assert figures.search_trials(empty, nothing, "digits") is None
-
-
 def test_means_seeds_and_intervals_are_where_they_belong(
     full: Summary, drawn: list[Figure]
 ) -> None:
@@ -205,19 +196,6 @@ def test_learning_curves_average_the_replicates_of_the_winner(
     assert [along(line)[0] for line in lines] == [list(range(1, 11))] * 3
     study = full.study("digits", "lora")
     assert along(lines[1])[1][-1] == pytest.approx(100 * (study.val.mean or 0))
-
-
-def test_equal_input_gives_equal_text_and_other_names_other_ids() -> None:
-    def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        axes.plot([1, 2], [3, 4], "o", clip_on=True)
-
-    first, again = draw("a", "label", (3, 2), paint), draw("a", "label", (3, 2), paint)
-    other = draw("b", "label", (3, 2), paint)
-    assert first == again
-    ids = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in (first, other)]
-    assert ids[0] and not ids[0] & ids[1]
-    assert set(re.findall(r'(?:url\(|href=")#([^")]+)', first)) <= ids[0]
 
 
 def test_any_text_is_drawn_as_it_stands_and_without_warnings(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -286,12 +284,6 @@ def test_a_full_disk_is_not_taken_for_lost_weights(
     assert is_transient(caught.value), "it is tried again"
 
 
-def test_a_registry_that_cannot_be_written_is_named(ran: Ran, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match=r"file/registry' cannot be written"):
-        export(ran.summary, ran.results, ran.adapters, tmp_path / "file" / "registry")
-
-
 @pytest.mark.parametrize(
     ("names", "fragments"),
     [
@@ -315,7 +307,7 @@ def test_two_entries_of_one_name_must_be_told_apart(exported: Path) -> None:
     twice = index.model_copy(
         update={"entries": (*index.entries, index.entries[0].model_copy(update={"suite": "vtab"}))}
     )
-    with pytest.raises(InvalidInput, match=r"several entries .*suite=vtab.*say which"):
+    with pytest.raises(InvalidInput, match=r"several entries .*suite=vtab.*add suite= or"):
         twice.find("digits", "lora")
     assert twice.find("digits", "lora", suite="vtab").suite == "vtab"
 
@@ -432,12 +424,3 @@ def test_other_backbone_weights_are_refused(registry: Path) -> None:
     edit_index(registry, lambda index: index["entries"][0].update(weights="f" * 64))
     with pytest.raises(CheckpointError, match=r"'vit_mini' here have fingerprint .*ffffffffffff"):
         load(registry, "digits", "lora")
-
-
-def test_the_index_is_read_without_torch(exported: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from orchestrator.registry import read_index;"
-        f"print(len(read_index(Path({str(exported)!r})).entries), 'torch' in sys.modules)"
-    )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ended.stdout.split() == ["2", "False"]
