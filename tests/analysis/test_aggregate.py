@@ -277,9 +277,11 @@ def test_a_summary_is_json(rows: list[TrialResult]) -> None:
     assert len(json.loads(text)["suite_tasks"]) == 4
 
 
-def test_a_task_that_the_suite_lacks_is_refused() -> None:
+def test_unknown_tasks_and_protocols_are_refused() -> None:
     with pytest.raises(InvalidInput, match="digitz"):
         summarise([], replace(SWEEP, tasks=("digitz",)), SUITE)
+    with pytest.raises(InvalidInput, match="unknown protocol 'papr'"):
+        summarise([], ONE, SUITE, "papr")
 
 
 def paper_row(
@@ -321,8 +323,3 @@ def test_a_seed_states_its_last_epoch_too() -> None:
     first, second = summarise(rows, ONE, SUITE, "paper").studies[0].finals
     assert (first.value, first.last) == (0.6, pytest.approx(0.59))
     assert (second.value, second.last) == (None, None)
-
-
-def test_an_unknown_protocol_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="unknown protocol 'papr'"):
-        summarise([], ONE, SUITE, "papr")

@@ -20,7 +20,7 @@ cpu = torch.device("cpu")
 def step():
     kept = [torch.ones(48 * 2**20, dtype=torch.uint8) for _ in range(2)]
 def faults():
-    for _ in range(12): step()  # until the heap has room for them
+    for _ in range(6): step()  # until the heap has room for them
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(4): step()
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before

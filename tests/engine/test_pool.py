@@ -302,8 +302,8 @@ def test_a_diverged_paper_trial_has_no_value(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_paper_trials_share_a_stack_with_honest_ones() -> None:
     pairs = [
-        (trial("lora", {}, 1, epochs=12, protocol="paper"), final_data()),
-        (trial("lora", {}, 2, stage="final", epochs=11), final_data()),
+        (trial("lora", {}, 1, epochs=11, protocol="paper"), final_data()),
+        (trial("lora", {}, 2, stage="final", epochs=2), final_data()),
         (trial("lora", {}, 3), DATA),
     ]
     together = run(pairs)

@@ -77,49 +77,23 @@ def test_a_diverged_result_comes_back_with_its_nan(ledger: Ledger) -> None:
     assert found.trial == row.trial
 
 
+COUNT = st.integers(0, 2**40)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 VALUES = st.none() | st.booleans() | st.integers() | NUMBERS | st.text(max_size=5)
-TRIALS = st.builds(
-    Trial,
-    suite=st.text(),
-    task=st.text(),
-    backbone=st.text(),
-    adapter=st.text(),
-    params=st.dictionaries(st.text(max_size=5), VALUES | st.lists(VALUES, max_size=3), max_size=4),
-    recipe=st.builds(Recipe, lr=st.floats(1e-9, 999), warmup_lr=st.floats(0, 1)),
-    seed=st.integers(0, 2**63 - 1),
-    stage=st.sampled_from(["search", "replicate", "final"]),
-    data=st.text(),
-    weights=st.text(),
-)
-COUNT = st.integers(0, 2**40)
+PARAMS = st.dictionaries(st.text(max_size=5), VALUES | st.lists(VALUES, max_size=3), max_size=4)
+RECIPES = st.builds(Recipe, lr=st.floats(1e-9, 999), warmup_lr=st.floats(0, 1))
+MEASURED = dict.fromkeys(("eval_loss", "eval_accuracy"), st.none() | NUMBERS)
+POINTS = st.builds(Point, epoch=COUNT, lr=NUMBERS, loss=NUMBERS, **MEASURED)
 RESULTS = st.builds(
     TrialResult,
-    trial=TRIALS,
-    status=st.sampled_from(["finished", "stopped", "diverged"]),
-    value=st.none() | NUMBERS,
-    eval_loss=st.none() | NUMBERS,
-    epochs_run=COUNT,
-    curve=st.lists(
-        st.builds(
-            Point,
-            epoch=COUNT,
-            lr=NUMBERS,
-            loss=NUMBERS,
-            eval_loss=st.none() | NUMBERS,
-            eval_accuracy=st.none() | NUMBERS,
-        ),
-        max_size=3,
-    ).map(tuple),
-    correct=st.binary(max_size=10),
-    parameters=COUNT,
+    trial=st.builds(Trial, params=PARAMS, recipe=RECIPES, seed=st.integers(0, 2**63 - 1)),
+    curve=st.lists(POINTS, max_size=3).map(tuple),
     stopping=st.text(max_size=5),
     message=st.text(),
-    test_reads=COUNT,
-    seconds=NUMBERS,
-    started=NUMBERS,
-    finished=NUMBERS,
     versions=st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3),
+    **dict.fromkeys(("epochs_run", "parameters", "test_reads"), COUNT),
+    **dict.fromkeys(("value", "eval_loss"), st.none() | NUMBERS),
+    **dict.fromkeys(("seconds", "started", "finished"), NUMBERS),
 )
 
 
@@ -281,7 +255,7 @@ def test_one_process_reads_while_another_writes_and_compacts(tmp_path: Path) -> 
         "import sys\nfrom orchestrator.results.ledger import Ledger\n"
         "from tests.rows import result\n"
         "ledger = Ledger(sys.argv[1])\n"
-        "for seed in range(120):\n"
+        "for seed in range(60):\n"
         "    ledger.append(result(seed, finished=float(seed)))\n"
         "    if seed % 10 == 9: ledger.compact()\n"
     )
@@ -294,7 +268,7 @@ def test_one_process_reads_while_another_writes_and_compacts(tmp_path: Path) -> 
         seen, turns = len(found), turns + 1
     assert writer.returncode == 0
     assert turns > 1
-    assert len(ledger.results()) == 120
+    assert len(ledger.results()) == 60
 
 
 DAMAGE = {
