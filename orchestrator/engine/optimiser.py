@@ -41,12 +41,12 @@ class StackedAdamW:
         self._sent: tuple[Sequence[float], Sequence[float]] | None = None
         self._rates = self._decays = torch.zeros(0)
         self._spans: dict[str, slice] = {}
-        self._decayed = torch.ones(self._flat.shape[1], dtype=torch.bool, device=self._flat.device)
+        self._undecayed = torch.zeros_like(self._flat[0], dtype=torch.bool)
         start = 0
         for name, parameter in self._parameters.items():
             span = slice(start, start + parameter[0].numel())
             parameter.data = self._flat[:, span].view(parameter.shape)
-            self._decayed[span] = name not in undecayed
+            self._undecayed[span] = name in undecayed
             self._spans[name], start = span, span.stop
 
     def moments(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -78,8 +78,7 @@ class StackedAdamW:
         second = (self._second * BETAS[1]).addcmul_(grad, grad, value=1 - BETAS[1])
         update = first.div(second.sqrt().div_(self._column(correction)).add_(EPS))
         update.mul_(self._column(size))
-        keep = self._column(1 - self._rates * self._decays)
-        keep = torch.where(self._decayed, keep, 1.0)  # a decay of 0 for the others
+        keep = self._column(1 - self._rates * self._decays).masked_fill(self._undecayed, 1.0)
         self._flat.mul_(keep).sub_(update)
         self._first, self._second = first, second
         self.steps += 1

@@ -63,18 +63,13 @@ def test_views_differ() -> None:
     ("adapter", "params", "recipe", "prefix"),
     [
         ("linear", {}, {}, 3),  # of 2 blocks: the features
-        ("mlp_head", {}, {}, 3),
-        ("partial", {"blocks": 1}, {}, 1),
-        ("full", {}, {}, None),
         ("lora", {}, {}, None),
         ("lora", {"layers": [1]}, {}, 1),
         ("lora", {"layers": [1]}, {"drop_path": 0.1}, 1),  # block 0 drops nothing
         ("linear", {}, {"drop_path": 0.1}, 1),
         ("lora", {"layers": [1]}, {"augment": "crop_flip"}, None),
-        ("vpt_deep", {"layers": [1]}, {}, 1),
-        ("ssf", {}, {}, None),
     ],
-)
+)  # the first changed block of every adapter: tests/adapters/test_partial_forward.py
 def test_where_a_step_begins(
     adapter: str, params: dict[str, Any], recipe: dict[str, Any], prefix: int | None
 ) -> None:

@@ -236,7 +236,9 @@ def test_of_both_protocols_the_honest_winners_are_exported(ran: Ran, tmp_path: P
 
 
 def test_exporting_again_replaces_everything(ran: Ran, registry: Path) -> None:
-    (registry / "stranger").write_text("left over")
+    """Also what a killed export left."""
+    for left in (registry, *(registry.parent / f".registry.{name}" for name in ("draft", "old"))):
+        (left / "left over").mkdir(parents=True)
     fewer = [row for row in ran.results if row.trial.adapter == "lora"]
     summary = summarise(fewer, SWEEP, MINI)
     index = export(summary, fewer, ran.adapters, registry)
@@ -246,15 +248,6 @@ def test_exporting_again_replaces_everything(ran: Ran, registry: Path) -> None:
     assert {p.name for p in registry.parent.iterdir()} == {"registry", ".registry.lock"}
     with pytest.raises(InvalidInput, match="'digits/linear'"):
         load(registry, "digits", "linear")
-
-
-def test_what_a_killed_export_left_is_cleared(ran: Ran, registry: Path) -> None:
-    for left in (".registry.draft", ".registry.old"):
-        (registry.parent / left / "mini").mkdir(parents=True)
-    shutil.rmtree(registry)
-    export(ran.summary, ran.results, ran.adapters, registry)
-    assert len(read_index(registry).entries) == 2
-    assert {p.name for p in registry.parent.iterdir()} == {"registry", ".registry.lock"}
 
 
 def test_an_unfinished_study_is_left_out(ran: Ran, tmp_path: Path) -> None:
@@ -407,10 +400,7 @@ def test_loading_executes_nothing(registry: Path, tmp_path: Path) -> None:
     "config",
     [
         b"{",
-        b"[]",
-        b'{"format": 9, "adapter": "lora", "hyper_parameters": {}}',
         b'{"format": 1, "adapter": "os.system", "hyper_parameters": {}}',
-        b'{"format": 1, "adapter": "lora", "hyper_parameters": {"rank": -1}}',
         b'{"format": 1, "adapter": "lora", "hyper_parameters": {"rank": 16}}',
     ],
 )
