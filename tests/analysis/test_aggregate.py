@@ -119,7 +119,7 @@ def test_a_trial_recorded_twice_counts_once() -> None:
     assert study([*rows, again]).test.values == (0.55, 0.6, 0.7)
 
 
-def test_what_is_missing_is_said() -> None:
+def test_what_is_missing_is_named() -> None:
     assert study([]).missing == "not started"
     stopped = row(A, 0.3, status="stopped")
     assert study([stopped]).missing == "no search trial has finished"
@@ -240,12 +240,12 @@ def test_adapters_are_compared_with_linear() -> None:
 
 def test_rows_of_other_sweeps_are_left_out() -> None:
     own = row(A, 0.8)
-    strangers = [
+    others = [
         replace(own, trial=Trial.from_dict({**own.trial.to_dict(), field: "other"}))
         for field in ("suite", "backbone", "task", "adapter")
     ]
-    assert own_rows([*strangers, own], ONE) == [own]
-    assert summarise([*strangers, own], ONE, SUITE).run.trials == 1
+    assert own_rows([*others, own], ONE) == [own]
+    assert summarise([*others, own], ONE, SUITE).run.trials == 1
 
 
 def test_where_the_numbers_come_from() -> None:

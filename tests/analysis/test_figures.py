@@ -87,18 +87,18 @@ def test_every_figure_is_xml_with_its_names_and_no_outside_reference(
         "scale": figures.scale_sensitivity(sensitivity, full),
         "search": figures.search_trials(full, grouped, "digits"),
     }
-    said = {}
+    words = {}
     for name, svg in found.items():
         assert svg is not None
-        said[name] = texts(svg)
+        words[name] = texts(svg)
         assert not re.findall(r'href="(?!#)', svg), name
         assert "<!DOCTYPE" not in svg and "<metadata" not in svg
-    assert {*SWEEP.tasks, *SWEEP.adapters, "test accuracy (%)"} <= {*said["accuracy"]}
-    assert {*SWEEP.adapters, "mean test accuracy (%)"} <= {*said["cost"]}
-    assert {*SWEEP.tasks, *SWEEP.adapters, "epoch"} <= {*said["curves"]}
-    assert {*SWEEP.tasks, "scale", "0.1", "10", "normalised, mean of tasks"} <= {*said["scale"]}
-    assert {"lora", "efft2", "trial, by end"} <= {*said["search"]}
-    assert "linear" not in said["search"], "it has nothing to search"
+    assert {*SWEEP.tasks, *SWEEP.adapters, "test accuracy (%)"} <= {*words["accuracy"]}
+    assert {*SWEEP.adapters, "mean test accuracy (%)"} <= {*words["cost"]}
+    assert {*SWEEP.tasks, *SWEEP.adapters, "epoch"} <= {*words["curves"]}
+    assert {*SWEEP.tasks, "scale", "0.1", "10", "normalised, mean of tasks"} <= {*words["scale"]}
+    assert {"lora", "efft2", "trial, by end"} <= {*words["search"]}
+    assert "linear" not in words["search"], "it has nothing to search"
 
 
 def test_means_seeds_and_intervals_are_where_they_belong(

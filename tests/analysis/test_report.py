@@ -481,17 +481,17 @@ def test_notices_stand_at_the_top_and_apply_to_comparisons() -> None:
 
 
 def test_test_images_are_those_counted() -> None:
-    def told(counts: dict[str, dict[str, int]], suite: Suite = SUITE) -> str:
+    def row_head(counts: dict[str, dict[str, int]], suite: Suite = SUITE) -> str:
         sweep = replace(SWEEP, tasks=("digits",), adapters=("linear",))
         tree = check(page([], sweep, suite, counts=counts))
         (cells,) = [c for c in tree.find("headline").cells() if c[0].startswith("digits")]
         return cells[0]
 
-    assert told({}) == "digits 10 classes, 1,000 test images"
-    assert told({"digits": {"train": 800, "test": 997}}) == "digits 10 classes, 997 test images"
+    assert row_head({}) == "digits 10 classes, 1,000 test images"
+    assert row_head({"digits": {"train": 800, "test": 997}}) == "digits 10 classes, 997 test images"
     bare = replace(SUITE, tasks=tuple(Task(t.name, t.group, t.classes) for t in SUITE.tasks))
-    assert told({}, bare) == "digits 10 classes"
-    assert told({"digits": {"test": 5}}, bare) == "digits 10 classes, 5 test images"
+    assert row_head({}, bare) == "digits 10 classes"
+    assert row_head({"digits": {"test": 5}}, bare) == "digits 10 classes, 5 test images"
 
 
 def test_contact_sheets_are_in_the_page(rows: list[TrialResult]) -> None:

@@ -1,4 +1,4 @@
-"""Who shares a stack, and why not."""
+"""Which trials share a stack, and why others do not."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_tasks_ranks_scales_rates_seeds_and_dropouts_share() -> None:
         (trial("full", seed=1), trial("full", seed=2), "full takes one trial at a time"),
     ],
 )
-def test_the_reasons_not_to_share_are_said(one: Trial, other: Trial, why: str) -> None:
+def test_the_reasons_not_to_share_are_named(one: Trial, other: Trial, why: str) -> None:
     first, second = keys(one, other)
     assert incompatible_because(first, second) == why
 
