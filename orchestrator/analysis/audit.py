@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from orchestrator.results.selection import winner
 from orchestrator.spec import DataIdentity, Sweep, TrialResult
 
+_T = TypeVar("_T", int, str)
 Rows = Sequence[TrialResult]
 Identities = Mapping[str, DataIdentity]
 """Task → the fingerprints that the folder's sweep recorded."""
@@ -106,11 +108,13 @@ def audit(results: Iterable[TrialResult], sweep: Sweep, data: Identities | None 
 
 def _choices_read_no_test(choosing: Rows, reading: Rows, known: Identities) -> Check:
     with_test = {(row.trial.task, row.trial.data) for row in reading}
-    usual = _usual(choosing)
+    fingerprints: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for row in choosing:
+        fingerprints[row.trial.task][row.trial.data] += 1
 
     def why(row: TrialResult) -> str:
         task, found = row.trial.task, row.trial.data
-        wanted = known[task].search if task in known else usual[task]
+        wanted = known[task].search if task in known else _usual(fingerprints[task])
         if row.test_reads:
             return f"read test {row.test_reads} time{'s' if row.test_reads > 1 else ''}"
         if (task, found) in with_test:
@@ -123,12 +127,9 @@ def _choices_read_no_test(choosing: Rows, reading: Rows, known: Identities) -> C
     return Check("a", title, len(choosing), _violations(choosing, why))
 
 
-def _usual(rows: Rows) -> dict[str, str]:
-    """Task → the fingerprint that most of its rows carry (the smallest of equally many)."""
-    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for row in rows:
-        counts[row.trial.task][row.trial.data] += 1
-    return {task: min(found, key=lambda one: (-found[one], one)) for task, found in counts.items()}
+def _usual(found: Counter[_T]) -> _T:
+    """The most frequent value (the smallest of equally frequent ones)."""
+    return min(found, key=lambda one: (-found[one], one))
 
 
 def _finals_read_test_once(finals: Rows, known: Identities) -> Check:
@@ -165,7 +166,8 @@ def _winners_chosen_on_val(honest: Rows) -> Check:
             if row.trial.config == now:
                 continue
             if row.trial.config in _winners_then(rows, row):
-                notes.append(f"{_name(row)} also read test: chosen on val at that time")
+                name = f"{row.trial.study} final seed {row.trial.seed} ({row.key[:12]})"
+                notes.append(f"{name} also read test: chosen on val at that time")
             else:
                 violations.append(_violation(row, "its configuration is not the one chosen on val"))
     title = "the configurations that read test are those chosen on val"
@@ -212,7 +214,7 @@ def _other_images(choosing: Rows, finals: Rows) -> Check:
         task, images = row.trial.task, len(row.correct)
         if not images:
             return ""
-        usual = min(lengths[task], key=lambda one: (-lengths[task][one], one))
+        usual = _usual(lengths[task])
         if images != usual:
             return f"compared on {images} images, the task's other trials on {usual}"
         if (task, images, row.trial.data) in tested:
@@ -252,11 +254,6 @@ def _by_study(rows: Rows) -> dict[tuple[str, str, str], list[TrialResult]]:
     for row in rows:
         groups[row.trial.suite, row.trial.backbone, row.trial.study].append(row)
     return groups
-
-
-def _name(row: TrialResult) -> str:
-    of = row.trial
-    return f"{of.study} {of.stage} seed {of.seed} ({row.key[:12]})"
 
 
 def _lines(check: Check) -> list[str]:

@@ -43,9 +43,14 @@ def over_tasks(adapter: str, studies: Studies) -> AdapterSummary:
 
 def best_adapters(studies: Studies) -> tuple[Best, ...]:
     """The best adapter of each task that has any finished final trial, in the order of tasks."""
-    tasks = dict.fromkeys(study.task for study in studies)
-    found = (_best([study for study in studies if study.task == task]) for task in tasks)
-    return tuple(best for best in found if best)
+    found = []
+    for task in dict.fromkeys(study.task for study in studies):
+        measured = [study for study in studies if study.task == task and study.test.values]
+        if measured:
+            top, *others = sorted(measured, key=lambda study: -(study.test.mean or 0.0))
+            close = [study.adapter for study in others if not _disjoint(top.test, study.test)]
+            found.append(Best(task, top.adapter, tuple(close)))
+    return tuple(found)
 
 
 def compare(studies: Studies, adapters: Sequence[AdapterSummary]) -> tuple[Comparison, ...]:
@@ -54,13 +59,13 @@ def compare(studies: Studies, adapters: Sequence[AdapterSummary]) -> tuple[Compa
         (study.adapter, study.task, study.test) for study in studies
     ]
     pairs += [(item.adapter, None, item.mean_tasks) for item in adapters]
-    baseline = {task: value for adapter, task, value in pairs if adapter == BASELINE}
-    found = (
-        _comparison(adapter, task, value, baseline[task])
-        for adapter, task, value in pairs
+    measured = [(*pair, pair[-1].mean) for pair in pairs if pair[-1].mean is not None]
+    baseline = {task: (value, mean) for name, task, value, mean in measured if name == BASELINE}
+    return tuple(
+        Comparison(adapter, task, mean - baseline[task][1], _disjoint(value, baseline[task][0]))
+        for adapter, task, value, mean in measured
         if adapter != BASELINE and task in baseline
     )
-    return tuple(item for item in found if item)
 
 
 def _by_seed(studies: Studies) -> list[float]:
@@ -74,27 +79,7 @@ def _columns_mean(rows: Sequence[Sequence[float]]) -> list[float]:
     return [fmean(column) for column in zip(*rows, strict=True)]
 
 
-def _best(studies: Studies) -> Best | None:
-    ranked = sorted(
-        (study for study in studies if study.test.mean is not None),
-        key=lambda study: -(study.test.mean or 0.0),
-    )
-    if not ranked:
-        return None
-    top, *others = ranked
-    close = [study.adapter for study in others if not _disjoint(top.test, study.test)]
-    return Best(top.task, top.adapter, tuple(close))
-
-
 def _disjoint(first: Estimate, second: Estimate) -> bool | None:
     if first.interval is None or second.interval is None:
         return None
     return not first.interval.overlaps(second.interval)
-
-
-def _comparison(
-    adapter: str, task: str | None, value: Estimate, baseline: Estimate
-) -> Comparison | None:
-    if value.mean is None or baseline.mean is None:
-        return None
-    return Comparison(adapter, task, value.mean - baseline.mean, _disjoint(value, baseline))

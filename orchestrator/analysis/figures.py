@@ -24,7 +24,6 @@ from orchestrator.analysis.plotting import (
     draw,
     field_axis,
     legend,
-    only_horizontal,
     panels,
 )
 from orchestrator.analysis.sensitivity import Sensitivity
@@ -133,26 +132,24 @@ def scale_sensitivity(item: Sensitivity, summary: Summary) -> str | None:
     columns = min(COLUMNS, len(tasks) + 1)
 
     def paint(figure: Figure) -> None:
-        *cells, last = panels(figure, len(tasks) + 1, columns)
+        *cells, last = panels(figure, len(tasks) + 1, columns, f"{summary.score} (%)")
         for axes, (task, levels) in zip(cells, tasks, strict=True):
-            xs, ys = [one.level for one in levels], [100 * one.accuracy for one in levels]
-            axes.plot(xs, ys, color=style.colour, linewidth=1.6)
-            for one in levels:
+            points = [(one.level, 100 * one.accuracy) for one in levels]
+            axes.plot(*zip(*points, strict=True), color=style.colour, linewidth=1.6)
+            for one, point in zip(levels, points, strict=True):
                 inside = "white" if one.ended_early else style.colour
                 mark: Any = {"color": style.colour, "markerfacecolor": inside, "markersize": 5}
-                axes.plot(one.level, 100 * one.accuracy, style.marker, **mark)
+                axes.plot(*point, style.marker, **mark)
             axes.set_title(task)
-            axes.set_ylabel(f"{summary.score} (%)" if axes in cells[::columns] else "")
         _normalised(last, item)
         for axes in (*cells, last):
             field_axis(axes, everywhere, item.logarithmic)
             axes.set_xlabel(item.field)
-            only_horizontal(axes)
 
-    rows = -(-(len(tasks) + 1) // columns)
+    height = 0.3 + 2.1 * -(-(len(tasks) + 1) // columns)
     name = f"sensitivity-{item.adapter}-{item.field}"
     label = f"{summary.score.capitalize()} of {item.adapter} against {item.field}"
-    return draw(name, label, (WIDTH, 0.3 + 2.1 * rows), paint)
+    return draw(name, label, (WIDTH, height), paint)
 
 
 def search_trials(summary: Summary, rows: RowsOfStudies, task: str) -> str | None:
@@ -170,12 +167,11 @@ def search_trials(summary: Summary, rows: RowsOfStudies, task: str) -> str | Non
     columns = min(COLUMNS, max(len(shown), 2))
 
     def paint(figure: Figure) -> None:
-        cells = panels(figure, len(shown), columns)
+        cells = panels(figure, len(shown), columns, f"{summary.score} (%)")
         for axes, study in zip(cells, shown, strict=True):
             own = rows[task, study.adapter]
             searched = [row for row in own if row.trial.stage == "search"]
             _search_panel(axes, study, searched, styles[study.adapter])
-            axes.set_ylabel(f"{summary.score} (%)" if axes in cells[::columns] else "")
 
     height = 0.3 + 2.1 * -(-len(shown) // columns)
     return draw(f"search-{task}", f"Search trials of {task}", (WIDTH, height), paint)
@@ -201,7 +197,7 @@ def learning_curves(summary: Summary, rows: RowsOfStudies) -> str | None:
     columns = min(COLUMNS, max(len(tasks), 3))
 
     def paint(figure: Figure) -> None:
-        cells = panels(figure, len(tasks), columns)
+        cells = panels(figure, len(tasks), columns, f"{summary.chosen_on} accuracy (%)")
         for axes, task in zip(cells, tasks, strict=True):
             for name in summary.sweep.adapters:
                 points = curves[task, name]
@@ -210,13 +206,10 @@ def learning_curves(summary: Summary, rows: RowsOfStudies) -> str | None:
             axes.set_title(task)
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            only_horizontal(axes)
-            axes.set_ylabel(f"{summary.chosen_on} accuracy (%)" if axes in cells[::columns] else "")
         legend(figure, summary.sweep.adapters)
 
-    rows_of_panels = -(-len(tasks) // columns)
-    size = (WIDTH, 0.6 + 2.0 * rows_of_panels)
-    return draw("curves", "Learning curves of the winners", size, paint)
+    height = 0.6 + 2.0 * -(-len(tasks) // columns)
+    return draw("curves", "Learning curves of the winners", (WIDTH, height), paint)
 
 
 def _dots(axes: Axes, values: Estimate, y: float, style: AdapterStyle) -> None:
@@ -245,6 +238,7 @@ def _normalised(axes: Axes, item: Sensitivity) -> None:
     ys = [one.score for one in item.normalised]
     axes.plot(xs, ys, color=INK, linewidth=2, marker="o", markersize=5)
     axes.set_title("normalised, mean of tasks")
+    axes.set_ylabel("")
     axes.set_ylim(-0.06, 1.12)
     if item.recommended is not None:
         axes.axvline(item.recommended, color=SOFT, linewidth=1, linestyle=(0, (3, 3)), zorder=1)
@@ -274,24 +268,23 @@ def _search_panel(
     winner = study.winner.config if study.winner else ""
     values = [100 * row.value for row in rows if row.value is not None]
     floor = min(values, default=0.0)
-    places: dict[str, list[tuple[int, float]]] = {kind: [] for kind in KINDS}
-    for place, row in enumerate(rows, 1):
+    points: dict[str, list[tuple[int, float]]] = {kind: [] for kind in KINDS}
+    for number, row in enumerate(rows, 1):
         kind = _kind(row, winner, alike)
-        places[kind].append((place, floor if row.value is None else 100 * row.value))
+        points[kind].append((number, floor if row.value is None else 100 * row.value))
         if kind == "winner":  # ± √(p(1-p)/n), n the images that it was measured on
             value, images = row.value or 0.0, max(len(row.correct), 1)
             error = math.sqrt(value * (1 - value) / images)
             ends = 100 * (value - error), 100 * (value + error)
             axes.axhspan(*ends, color=style.colour, alpha=0.12, lw=0)
     for kind, marks in KINDS.items():
-        if places[kind]:
-            xs, ys = zip(*places[kind], strict=True)
+        if points[kind]:
+            xs, ys = zip(*points[kind], strict=True)
             axes.plot(xs, ys, linestyle="", **{"color": style.colour, **marks})
     axes.set_title(study.adapter)
     axes.set_xlabel("trial, by end")
     axes.set_xlim(0.2, len(rows) + 0.8)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    only_horizontal(axes)
 
 
 def _kind(row: TrialResult, winner: str, alike: Collection[str]) -> str:

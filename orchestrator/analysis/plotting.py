@@ -21,14 +21,8 @@ from orchestrator.spec import digest
 INK, SOFT, FAINT, GRID = "#1f2430", "#6a7080", "#b9bec9", "#e9ebf0"
 BASELINE_COLOUR = "#7b8190"
 COLOURS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-    "#5b3e96",
-    "#8c4a2f",
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7"),
+    *("#e69f00", "#56b4e9", "#5b3e96", "#8c4a2f"),
 )
 """Colour-blind safe: Okabe and Ito (2008) without yellow and black, then violet and brown."""
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
@@ -41,30 +35,20 @@ RC: Any = {  # Any: matplotlib's stubs type the keys as one long Literal.
     "axes.titlesize": 9.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "axes.titlecolor": INK,
     "axes.labelsize": 8.5,
-    "axes.labelcolor": SOFT,
     "axes.edgecolor": FAINT,
     "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "axes.axisbelow": True,
     "axes.grid": True,
     "grid.color": GRID,
     "grid.linewidth": 0.8,
-    "text.color": INK,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "xtick.minor.size": 0,
-    "legend.frameon": False,
     "legend.fontsize": 8.5,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
+    **dict.fromkeys(("text.color", "axes.titlecolor"), INK),
+    **dict.fromkeys(("axes.labelcolor", "xtick.color", "ytick.color"), SOFT),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), 8),
+    **dict.fromkeys(("xtick.major.size", "ytick.major.size", "xtick.minor.size"), 0),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "none"),
 }
 
 
@@ -124,19 +108,19 @@ def _own_ids(svg: str, prefix: str) -> str:
     return re.sub(r"<[^>]+>", rename, svg)
 
 
-def panels(figure: Figure, count: int, columns: int) -> list[Axes]:
-    """`count` axes in rows of `columns`; the rest of the last row is empty."""
-    rows = -(-count // columns)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    cells: list[Axes] = [axes for row in grid for axes in row]
-    for axes in cells[count:]:
-        axes.set_axis_off()
+def panels(figure: Figure, count: int, columns: int, value: str) -> list[Axes]:
+    """`count` axes in rows of `columns`; the rest of the last row is empty.
+
+    Grid lines are along the value axis only; those on the left are labelled with `value`.
+    """
+    grid = figure.subplots(-(-count // columns), columns, squeeze=False)
+    cells: list[Axes] = list(grid.flat)
+    for index, axes in enumerate(cells):
+        axes.grid(visible=False, axis="x")
+        axes.set_ylabel("" if index % columns else value)
+        if index >= count:
+            axes.set_axis_off()
     return cells[:count]
-
-
-def only_horizontal(axes: Axes) -> None:
-    """Grid lines along the value axis only."""
-    axes.grid(visible=False, axis="x")
 
 
 def legend(figure: Figure, adapters: Sequence[str]) -> None:

@@ -80,23 +80,23 @@ def _gap(honest: StudySummary, paper: StudySummary) -> Gap | None:
     seeds = sorted(ours.keys() & theirs.keys())
     if not seeds:
         return None
-    chosen = [row for row in paper.finals if row.seed in seeds]
+    epochs = [
+        None if row.value is None or row.last is None else row.value - row.last
+        for row in paper.finals
+        if row.seed in seeds
+    ]
     return Gap(
         task=honest.task,
         adapter=honest.adapter,
         seeds=len(seeds),
         honest=fmean(ours[seed] for seed in seeds),
         paper=fmean(theirs[seed] for seed in seeds),
-        epochs=_mean_of([_best_minus_last(row) for row in chosen]),
+        epochs=_mean_of(epochs),
     )
 
 
 def _values(rows: Sequence[SeedRow]) -> dict[int, float]:
     return {row.seed: row.value for row in rows if row.value is not None}
-
-
-def _best_minus_last(row: SeedRow) -> float | None:
-    return None if row.value is None or row.last is None else row.value - row.last
 
 
 def _mean(gaps: Sequence[Gap]) -> MeanGap | None:

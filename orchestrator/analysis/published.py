@@ -122,14 +122,14 @@ def _read(source: _Source) -> list[PublishedRow]:
 
 
 def _row(source: _Source, values: Mapping[str, str]) -> PublishedRow:
-    place, name = values.get("backbone", "vit_b16"), values["method"]
+    backbone, name = values.get("backbone", "vit_b16"), values["method"]
     method, variant = _split(name)
-    headless = "*" in source.headless or f"{place}/{name}" in source.headless
+    headless = "*" in source.headless or f"{backbone}/{name}" in source.headless
     figures = {key: value for key, value in values.items() if key not in _ABOUT}
     return PublishedRow(
         paper=source.paper,
         source=f"{_TITLES[source.paper]}, {source.tables}",
-        backbone=VIT_B_AUGREG if variant == "augreg" else _BACKBONES[place],
+        backbone=VIT_B_AUGREG if variant == "augreg" else _BACKBONES[backbone],
         method=method,
         variant=variant,
         params_m=float(values["params_m"]),

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from orchestrator.analysis import figures
 from orchestrator.analysis.aggregate import by_study, own_rows, searched_values
@@ -90,14 +89,18 @@ def render(
     """The page as text."""
     rows = own_rows(results, summary.sweep, summary.protocol)
     others = own_rows(results, summary.sweep, paper.protocol) if paper else []
-    diverged = _diverged(summary, [*rows, *others])
+    diverged = [
+        (row, searched_values(row.trial, summary.sweep))
+        for row in (*rows, *others)
+        if row.status == "diverged"
+    ]
     page = (
         _environment()
         .get_template("report.html.j2")
         .render(
             **_tables(summary, paper),
             **_figures(summary, rows),
-            **vars(extras) | {"sheets": _sheets(summary, extras.sheets)},
+            **vars(extras),
             summary=summary,
             paper=paper,
             sweep=summary.sweep,
@@ -134,6 +137,7 @@ def _environment() -> Environment:
         size=size,
         value=plain,
         literal=literal,
+        png=png,
     )
     return environment
 
@@ -202,35 +206,25 @@ def literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
+def png(content: bytes) -> str:
+    """A PNG file as data URI."""
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
 def _figures(summary: Summary, rows: Sequence[TrialResult]) -> dict[str, Any]:
     grouped = by_study(rows)
     fields = sensitivities(rows, summary.sweep)
-    pictures = {
-        "accuracy": _markup(figures.accuracy(summary)),
-        "cost": _markup(figures.cost(summary)),
-        "curves": _markup(figures.learning_curves(summary, grouped)),
-        "sensitivity": [
-            (item, _markup(figures.scale_sensitivity(item, summary))) for item in fields
-        ],
-    }
-    searches = {
-        task.name: _markup(figures.search_trials(summary, grouped, task.name))
-        for task in summary.tasks
-    }
-    return {"pictures": pictures, "searches": searches}
-
-
-def _sheets(summary: Summary, sheets: Mapping[str, bytes]) -> dict[str, str]:
-    """Task → PNG file as data URI, "" for a task without a contact sheet."""
-    found = {task.name: sheets.get(task.name, b"") for task in summary.tasks}
     return {
-        name: f"data:image/png;base64,{base64.b64encode(content).decode()}" if content else ""
-        for name, content in found.items()
+        "pictures": {
+            "accuracy": figures.accuracy(summary),
+            "cost": figures.cost(summary),
+            "curves": figures.learning_curves(summary, grouped),
+            "sensitivity": [(item, figures.scale_sensitivity(item, summary)) for item in fields],
+        },
+        "searches": {
+            task.name: figures.search_trials(summary, grouped, task.name) for task in summary.tasks
+        },
     }
-
-
-def _markup(svg: str | None) -> Markup | None:
-    return None if svg is None else Markup(svg)  # Our own SVG; its text is escaped.
 
 
 def _leader(summary: Summary) -> Any:
@@ -244,18 +238,3 @@ def _example(summary: Summary) -> tuple[str, str] | None:
     exported = [(study.task, study.adapter) for study in summary.studies if not study.missing]
     best = [(item.task, item.adapter) for item in summary.best]
     return next((pair for pair in best + exported if pair in exported), None)
-
-
-def _diverged(summary: Summary, rows: Sequence[TrialResult]) -> list[dict[str, Any]]:
-    return [
-        {
-            "study": row.trial.study,
-            "stage": row.trial.stage,
-            "seed": row.trial.seed,
-            "epoch": row.epochs_run,
-            "searched": searched_values(row.trial, summary.sweep),
-            "message": row.message,
-        }
-        for row in rows
-        if row.status == "diverged"
-    ]

@@ -115,16 +115,13 @@ def _logarithmic(form: Any, distinct: Sequence[float]) -> bool:
 
 
 def _levels(measured: Measured) -> tuple[Level, ...]:
-    return tuple(
-        _level(level, [row for value, row in measured if value == level])
-        for level in sorted({value for value, _ in measured})
-    )
-
-
-def _level(level: float, rows: Sequence[TrialResult]) -> Level:
-    finished = [row for row in rows if row.status == "finished"]
-    best = max(row.value or 0.0 for row in finished or rows)
-    return Level(level, best, len(rows), not finished)
+    found = []
+    for level in sorted({value for value, _ in measured}):
+        rows = [row for value, row in measured if value == level]
+        finished = [row for row in rows if row.status == "finished"]
+        best = max(row.value or 0.0 for row in finished or rows)
+        found.append(Level(level, best, len(rows), not finished))
+    return tuple(found)
 
 
 def _normalise(

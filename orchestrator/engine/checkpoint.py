@@ -44,7 +44,10 @@ class CheckpointStore:
     upload: Callable[[Path], object] = lambda _: None
 
     def save(self, training: Training) -> bool:
-        """Write a trial that is at the end of an epoch; False if storage failed transiently."""
+        """Write a trial that is at the end of an epoch and outside its stack.
+
+        False if storage failed transiently.
+        """
         try:
             self._write(training)
         except StorageError as error:
@@ -57,14 +60,39 @@ class CheckpointStore:
         return True
 
     def restore(self, training: Training) -> bool:
-        """Bring a fresh trial to its checkpoint; False if it has none."""
-        self.download(path_of(self.folder, training.key))
-        return restore(training, self.folder)
+        """Bring a fresh trial to its checkpoint; False if it has none.
+
+        Raises `CheckpointError` naming the file if it is damaged or of another trial.
+        """
+        path = path_of(self.folder, training.key)
+        self.download(path)
+        if not path.exists():
+            return False
+        progress, tensors = _read(path)
+        own = training.member.parameters
+        expected = {f"{part}:{n}": p.value.shape for n, p in own.items() for part in _parts(p)}
+        found = {name: tensor.shape for name, tensor in tensors.items()}
+        if progress["key"] != training.key or found != expected:
+            raise CheckpointError(
+                f"checkpoint {path} belongs to another trial; "
+                "delete it and run the same command again."
+            )
+        parts = {n: [tensors[f"{part}:{n}"] for part in _parts(p)] for n, p in own.items()}
+        training.member = training.member.with_tensors({n: some[0] for n, some in parts.items()})
+        training.moments = {n: (some[1], some[2]) for n, some in parts.items() if len(some) > 1}
+        training.epoch, training.step = progress["epoch"], progress["step"]
+        training.seconds, training.started = progress["seconds"], progress["started"]
+        training.curve = [Point(**point) for point in progress["curve"]]
+        if counted := progress["counted"]:
+            correct = bytes.fromhex(counted["correct"])
+            training.counted = Evaluation(**{**counted, "correct": correct})
+        return True
 
     def _write(self, training: Training) -> None:
         path = path_of(self.folder, training.key)
         try:
-            write(training, self.folder)
+            make_folder(self.folder)
+            write_whole(path, _content(training))
         except OSError as error:
             raise storage_error(f"write the checkpoint '{path}'", error) from error
         self.upload(path)
@@ -75,10 +103,14 @@ def path_of(folder: Path, key: str) -> Path:
     return folder / f"{key}.safetensors"
 
 
-def write(training: Training, folder: Path) -> None:
-    """Write a trial that is at the end of an epoch and outside its stack."""
+def _content(training: Training) -> bytes:
+    """The file: `tensor:NAME`, `first:NAME`, `second:NAME` of each tensor; of a state the first."""
     tensors = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(training).items()
+        f"{part}:{name}": value.detach().cpu().contiguous()
+        for name, own in training.member.parameters.items()
+        for part, value in zip(
+            _parts(own), (own.value, *training.moments.get(name, ())), strict=True
+        )
     }
     counted = training.counted
     progress = {
@@ -91,47 +123,7 @@ def write(training: Training, folder: Path) -> None:
         "counted": counted and {**asdict(counted), "correct": counted.correct.hex()},
     }
     text = json.dumps(progress)
-    metadata = {"progress": text, "sha256": _digest(text, tensors)}
-    make_folder(folder)
-    write_whole(path_of(folder, training.key), save(tensors, metadata))
-
-
-def restore(training: Training, folder: Path) -> bool:
-    """Bring a fresh trial to its checkpoint; False if it has none.
-
-    Raises `CheckpointError` naming the file if it is damaged or of another trial.
-    """
-    path = path_of(folder, training.key)
-    if not path.exists():
-        return False
-    progress, tensors = _read(path)
-    own = training.member.parameters
-    expected = {f"{part}:{n}": p.value.shape for n, p in own.items() for part in _parts(p)}
-    found = {name: tensor.shape for name, tensor in tensors.items()}
-    if progress["key"] != training.key or found != expected:
-        raise CheckpointError(
-            f"checkpoint {path} belongs to another trial; delete it and run the same command again."
-        )
-    parts = {n: [tensors[f"{part}:{n}"] for part in _parts(p)] for n, p in own.items()}
-    training.member = training.member.with_tensors({n: some[0] for n, some in parts.items()})
-    training.moments = {n: (some[1], some[2]) for n, some in parts.items() if len(some) > 1}
-    training.epoch, training.step = progress["epoch"], progress["step"]
-    training.seconds, training.started = progress["seconds"], progress["started"]
-    training.curve = [Point(**point) for point in progress["curve"]]
-    if counted := progress["counted"]:
-        training.counted = Evaluation(**{**counted, "correct": bytes.fromhex(counted["correct"])})
-    return True
-
-
-def _tensors(training: Training) -> dict[str, Tensor]:
-    """`tensor:NAME`, `first:NAME` and `second:NAME` of each tensor; of a state the first only."""
-    return {
-        f"{part}:{name}": value
-        for name, own in training.member.parameters.items()
-        for part, value in zip(
-            _parts(own), (own.value, *training.moments.get(name, ())), strict=True
-        )
-    }
+    return save(tensors, {"progress": text, "sha256": _digest(text, tensors)})
 
 
 def _parts(parameter: Parameter) -> tuple[str, ...]:

@@ -67,11 +67,11 @@ class FrozenBackbone:
     @torch.no_grad()
     def prefix(self, split: AnySplit, cut: int) -> Tensor:
         """Tokens or features of all images of a split at `cut`; computed once, kept there."""
-        place = (self.name, cut)
-        if place not in split.prefixes:
+        key = (self.name, cut)
+        if key not in split.prefixes:
             parts = [self._begun(*chunk, cut) for chunk in split.chunks(_CHUNK)]
-            split.prefixes[place] = torch.cat(parts)
-        return split.prefixes[place]
+            split.prefixes[key] = torch.cat(parts)
+        return split.prefixes[key]
 
     @torch.no_grad()
     def chunks(self, split: AnySplit, cut: int | None, size: int) -> Iterator[Tensor]:

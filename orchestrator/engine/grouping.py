@@ -64,9 +64,7 @@ def incompatible_because(one: GroupKey, other: GroupKey) -> str:
         single = one if one.only_trial else other
         return f"{single.adapter[0][1]} takes one trial at a time"
     found = _differences(one.adapter, other.adapter)
-    names = [item.name for item in fields(GroupKey) if item.compare][
-        1:-1
-    ]  # not adapter, only_trial
+    names = [item.name for item in fields(GroupKey) if item.compare and item.name != "adapter"]
     pairs = [(name, getattr(one, name), getattr(other, name)) for name in names]
     found += [f"{name} ({a}, {b})" for name, a, b in pairs if a != b]
     return "; ".join(found)

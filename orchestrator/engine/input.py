@@ -144,7 +144,7 @@ class SplitCache:
         unused = {id(split) for split in splits} - {id(split) for split in in_use}
         for split in splits:
             if id(split) in unused:
-                split.prefixes = {place: p for place, p in split.prefixes.items() if p.dim() == 2}
+                split.prefixes = {key: p for key, p in split.prefixes.items() if p.dim() == 2}
         if drop:
             self._splits = {n: s for n, s in self._splits.items() if id(s) not in unused}
             self._streams = {n: s for n, s in self._streams.items() if id(s) not in unused}

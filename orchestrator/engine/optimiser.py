@@ -41,12 +41,13 @@ class StackedAdamW:
         self._sent: tuple[Sequence[float], Sequence[float]] | None = None
         self._rates = self._decays = torch.zeros(0)
         self._spans: dict[str, slice] = {}
+        self._undecayed = torch.zeros_like(self._flat[0], dtype=torch.bool)
         start = 0
         for name, parameter in self._parameters.items():
             span = slice(start, start + parameter[0].numel())
             parameter.data = self._flat[:, span].view(parameter.shape)
+            self._undecayed[span] = name in undecayed
             self._spans[name], start = span, span.stop
-        self._spared = [self._spans[name] for name in undecayed]
 
     def moments(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Name → views of the first and second moments, shaped as the parameter (K, …)."""
@@ -73,16 +74,12 @@ class StackedAdamW:
         count = (self.steps + 1).double()  # scalars in fp64, as torch computes them
         size = self._rates / (1 - BETAS[0] ** count)
         correction = (1 - BETAS[1] ** count).sqrt()
-        keep = 1 - self._rates * self._decays
         first = self._first.lerp(grad, 1 - BETAS[0])
         second = (self._second * BETAS[1]).addcmul_(grad, grad, value=1 - BETAS[1])
-        denominator = second.sqrt().div_(self._column(correction)).add_(EPS)
-        update = first.div(denominator).mul_(self._column(size))
-        spared = [self._flat[:, span].clone() for span in self._spared]
-        self._flat.mul_(self._column(keep))
-        for span, before in zip(self._spared, spared, strict=True):
-            self._flat[:, span] = before
-        self._flat.sub_(update)
+        update = first.div(second.sqrt().div_(self._column(correction)).add_(EPS))
+        update.mul_(self._column(size))
+        keep = self._column(1 - self._rates * self._decays).masked_fill(self._undecayed, 1.0)
+        self._flat.mul_(keep).sub_(update)
         self._first, self._second = first, second
         self.steps += 1
         for parameter in self._parameters.values():
@@ -116,22 +113,10 @@ def learning_rate(recipe: Recipe, epoch: int) -> float:
     the cosine from epoch 0 and is stepped after the epoch, so that epochs 0 and 1 run at warmup_lr
     and the peak is below lr (9.76e-4 for lr 1e-3 and 10 of 100 epochs of warm-up).
     """
+    begin = recipe.warmup_epochs
     if recipe.schedule == "timm_epoch":
-        return _timm(recipe, max(epoch - 1, 0))
+        begin, epoch = 0, max(epoch - 1, 0)
     if epoch < recipe.warmup_epochs:
-        return _warmup(recipe, epoch)
-    return _cosine(recipe, (epoch - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs))
-
-
-def _timm(recipe: Recipe, epoch: int) -> float:
-    if epoch < recipe.warmup_epochs:
-        return _warmup(recipe, epoch)
-    return _cosine(recipe, epoch / recipe.epochs)
-
-
-def _warmup(recipe: Recipe, epoch: int) -> float:
-    return recipe.warmup_lr + (recipe.lr - recipe.warmup_lr) * epoch / recipe.warmup_epochs
-
-
-def _cosine(recipe: Recipe, progress: float) -> float:
+        return recipe.warmup_lr + (recipe.lr - recipe.warmup_lr) * epoch / recipe.warmup_epochs
+    progress = (epoch - begin) / (recipe.epochs - begin)
     return recipe.min_lr + (recipe.lr - recipe.min_lr) * 0.5 * (1 + cos(pi * progress))

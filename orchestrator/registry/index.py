@@ -86,7 +86,9 @@ class Index(BaseModel):
             raise unknown("registry entry", " ".join(wanted), map(" ".join, every))
         if len(found) > 1:
             shown = "; ".join(f"suite={e.suite} backbone={e.backbone}" for e in found)
-            raise InvalidInput(f"'{task}/{adapter}' names several entries ({shown}); say which.")
+            raise InvalidInput(
+                f"'{task}/{adapter}' names several entries ({shown}); add suite= or backbone=."
+            )
         return found[0]
 
 

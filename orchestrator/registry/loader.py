@@ -103,10 +103,10 @@ def export_merged(
 
 
 def _checked(
-    place: str | Path, task: str, adapter: str, suite: str | None, backbone: str | None
+    address: str | Path, task: str, adapter: str, suite: str | None, backbone: str | None
 ) -> tuple[RegistryEntry, Path]:
     """An entry and its folder, whose files have the fingerprints that the index states."""
-    storage = SweepStorage.at(place)
+    storage = SweepStorage.at(address)
     registry = storage.paths.out
     storage.download(registry / INDEX)
     entry = read_index(registry).find(task, adapter, suite, backbone)

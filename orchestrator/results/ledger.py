@@ -4,8 +4,8 @@
     <uri>/compacted/<sha256>.parquet   the rows of merged fragments, named by its content
     <uri>/tmp/                         unfinished writes of a local ledger; never read
 
-During a compaction, and after one that was killed, a row is in both places. It counts once, and the
-compacted one, which is older, is read. Any number of processes may read while one command, the
+During a compaction, and after one that was killed, a row is in both folders. It counts once, and
+the compacted one, which is older, is read. Any number of processes may read while one command, the
 holder of the sweep's lock, writes.
 """
 

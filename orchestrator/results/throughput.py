@@ -10,13 +10,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.storage.files import make_folder
-
-SUFFIX = ".jsonl"
 
 
 @dataclass(frozen=True)
@@ -85,14 +83,14 @@ def append(folder: Path, window: Window) -> None:
 def file_of(folder: Path, pool: str) -> Path:
     """The file of a pool by its name."""
     name = re.sub(r"[^\w.-]+", "-", pool)
-    return folder / f"{name}{SUFFIX}"
+    return folder / f"{name}.jsonl"
 
 
 def read(folder: Path) -> list[Window]:
     """Every window of every pool, in order of time."""
     lines = [
         line
-        for file in sorted(folder.glob(f"*{SUFFIX}"))
+        for file in sorted(folder.glob("*.jsonl"))
         for line in file.read_text(errors="replace").splitlines()
     ]
     found = [window for window in map(_window, lines) if window is not None]
@@ -101,18 +99,13 @@ def read(folder: Path) -> list[Window]:
 
 def total(windows: Sequence[Window]) -> Window:
     """Sum of all windows of one pool; groups as in the last."""
-    last = windows[-1]
-    return Window(
-        last.pool,
-        last.device,
-        last.time,
-        sum(w.seconds for w in windows),
-        sum(w.trained for w in windows),
-        sum(w.evaluated for w in windows),
-        sum(w.flops for w in windows),
-        last.rate,
-        max(w.memory for w in windows),
-        last.groups,
+    return replace(
+        windows[-1],
+        seconds=sum(w.seconds for w in windows),
+        trained=sum(w.trained for w in windows),
+        evaluated=sum(w.evaluated for w in windows),
+        flops=sum(w.flops for w in windows),
+        memory=max(w.memory for w in windows),
     )
 
 

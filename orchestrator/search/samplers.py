@@ -8,7 +8,7 @@ had not been. `propose` refuses repeated points and recognises an exhausted spac
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -67,7 +67,8 @@ class Grid:
     def suggest(self, space: Space, history: Sequence[Observation], seed: int) -> dict[str, Any]:
         """The first point that was not suggested before."""
         taken = _taken(space, history)
-        return next(point for point in _points(space) if _identity(space, point) not in taken)
+        points = (grid_point(space, index) for index in range(grid_size(space) or 0))
+        return next(point for point in points if _identity(space, point) not in taken)
 
 
 class Random:
@@ -157,10 +158,6 @@ def _unseen(space: Space, taken: set[tuple[Any, ...]], seed: int) -> dict[str, A
     order = random.Random(seed).sample(range(size), min(size, len(taken) + 1))
     points = (grid_point(space, index) for index in order)
     return next((point for point in points if _identity(space, point) not in taken), None)
-
-
-def _points(space: Space) -> Iterator[dict[str, Any]]:
-    return (grid_point(space, index) for index in range(grid_size(space) or 0))
 
 
 def _identity(space: Space, values: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -119,7 +119,7 @@ def test_a_trial_recorded_twice_counts_once() -> None:
     assert study([*rows, again]).test.values == (0.55, 0.6, 0.7)
 
 
-def test_what_is_missing_is_said() -> None:
+def test_what_is_missing_is_named() -> None:
     assert study([]).missing == "not started"
     stopped = row(A, 0.3, status="stopped")
     assert study([stopped]).missing == "no search trial has finished"
@@ -240,12 +240,12 @@ def test_adapters_are_compared_with_linear() -> None:
 
 def test_rows_of_other_sweeps_are_left_out() -> None:
     own = row(A, 0.8)
-    strangers = [
+    others = [
         replace(own, trial=Trial.from_dict({**own.trial.to_dict(), field: "other"}))
         for field in ("suite", "backbone", "task", "adapter")
     ]
-    assert own_rows([*strangers, own], ONE) == [own]
-    assert summarise([*strangers, own], ONE, SUITE).run.trials == 1
+    assert own_rows([*others, own], ONE) == [own]
+    assert summarise([*others, own], ONE, SUITE).run.trials == 1
 
 
 def test_where_the_numbers_come_from() -> None:
@@ -277,9 +277,11 @@ def test_a_summary_is_json(rows: list[TrialResult]) -> None:
     assert len(json.loads(text)["suite_tasks"]) == 4
 
 
-def test_a_task_that_the_suite_lacks_is_refused() -> None:
+def test_unknown_tasks_and_protocols_are_refused() -> None:
     with pytest.raises(InvalidInput, match="digitz"):
         summarise([], replace(SWEEP, tasks=("digitz",)), SUITE)
+    with pytest.raises(InvalidInput, match="unknown protocol 'papr'"):
+        summarise([], ONE, SUITE, "papr")
 
 
 def paper_row(
@@ -321,8 +323,3 @@ def test_a_seed_states_its_last_epoch_too() -> None:
     first, second = summarise(rows, ONE, SUITE, "paper").studies[0].finals
     assert (first.value, first.last) == (0.6, pytest.approx(0.59))
     assert (second.value, second.last) == (None, None)
-
-
-def test_an_unknown_protocol_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="unknown protocol 'papr'"):
-        summarise([], ONE, SUITE, "papr")

@@ -43,7 +43,7 @@ def broken(found: Audit) -> str:
 def changed(
     rows: Sequence[TrialResult], index: int, change: Callable[[TrialResult], TrialResult]
 ) -> list[TrialResult]:
-    return [change(one) if place == index else one for place, one in enumerate(rows)]
+    return [change(one) if number == index else one for number, one in enumerate(rows)]
 
 
 @pytest.mark.parametrize("data", [None, DATA])
@@ -56,29 +56,30 @@ def test_an_honest_ledger_is_clean(rows: list[TrialResult], data: Any) -> None:
 
 
 SEARCH, REPLICATE, FINAL = 0, 2, 4
-"""Places in `study()`."""
+"""Indices in `study()`."""
 
 
 def with_data(fingerprint: str) -> Callable[[TrialResult], TrialResult]:
     return lambda one: replace(one, trial=replace(one.trial, data=fingerprint))
 
 
-@pytest.mark.parametrize("place", [SEARCH, REPLICATE])
-def test_a_choice_that_read_test_is_found(place: int) -> None:
-    rows = changed(study(), place, lambda one: replace(one, test_reads=1))
+@pytest.mark.parametrize("index", [SEARCH, REPLICATE])
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda one: replace(one, test_reads=1), "read test 1 time"),
+        (with_data(identity("digits").final), "is that of trials that read test"),
+    ],
+)
+def test_a_choice_that_read_or_could_read_test_is_found(
+    index: int, change: Callable[[TrialResult], TrialResult], why: str
+) -> None:
+    rows = changed(study(), index, change)
     found = audit(rows, SWEEP)
-    assert broken(found) == "a"
+    assert "a" in broken(found)
     (violation,) = check(found, "a").violations
-    assert (violation.key, violation.why) == (rows[place].key, "read test 1 time")
-    assert any(rows[place].key in line and "read test 1 time" in line for line in found.lines())
-
-
-@pytest.mark.parametrize("place", [SEARCH, REPLICATE])
-def test_a_choice_that_could_read_test_is_found(place: int) -> None:
-    rows = changed(study(), place, with_data(identity("digits").final))
-    (violation,) = check(audit(rows, SWEEP), "a").violations
-    assert "is that of trials that read test" in violation.why
-    assert violation.key == rows[place].key
+    assert violation.key == rows[index].key and why in violation.why
+    assert any(rows[index].key in line and why in line for line in found.lines())
 
 
 def test_a_choice_on_other_data_is_found() -> None:
@@ -198,13 +199,10 @@ def test_rows_of_paper_are_counted_and_labelled() -> None:
         f"leaking: {len(paper)} trials of 9 studies; they read test "
         f"{sum(one.test_reads for one in paper)} times"
     )
-    assert any("no longer asks" in note for note in check(audit(paper, SWEEP), "f").notes)
-
-
-def test_paper_alone_proves_nothing() -> None:
-    found = audit(sweep_results("paper"), replace(SWEEP, protocols=("paper",)), DATA)
-    assert not found.clean
-    assert found.lines()[0].startswith("NOT CLEAN: only trials of the protocol paper")
+    alone = audit(paper, SWEEP)
+    assert any("no longer asks" in note for note in check(alone, "f").notes)
+    assert not alone.clean
+    assert alone.lines()[0].startswith("NOT CLEAN: only trials of the protocol paper")
 
 
 def test_an_honest_label_on_a_paper_row_is_found() -> None:

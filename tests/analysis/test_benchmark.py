@@ -155,7 +155,7 @@ def test_which_published_backbone_is_ours(name: str, orig: str, augreg: str, swi
     assert [match(one, name) for one in (VIT_B, VIT_B_AUGREG, SWIN_B)] == [orig, augreg, swin]
 
 
-def test_another_backbone_is_said_everywhere() -> None:
+def test_another_backbone_is_named_everywhere() -> None:
     found = table(summary_of(VTAB, "lora", backbone="vit_mini"))
     assert found.foreign
     assert all("another backbone than this sweep's" in b.note for b in sections(found, "published"))

@@ -8,7 +8,7 @@ import pytest
 from orchestrator.analysis.aggregate import summarise
 from orchestrator.analysis.protocols import Inflation, inflation
 from orchestrator.spec import Point, TrialResult
-from tests.analysis.synthetic import SUITE, SWEEP, result, sweep_results, trial
+from tests.analysis.synthetic import SUITE, SWEEP, result, trial
 
 BOTH = replace(
     SWEEP, tasks=("digits", "location"), adapters=("lora",), protocols=("honest", "paper")
@@ -34,7 +34,9 @@ def found(rows: Sequence[TrialResult]) -> Inflation:
 def test_the_difference_splits_into_epochs_and_choice() -> None:
     rows = study("digits", "honest", [(0.70, 0.70), (0.72, 0.72)])
     rows += study("digits", "paper", [(0.75, 0.73), (0.77, 0.76)])
-    (gap,) = found(rows).gaps
+    both = found(rows)
+    (gap,) = both.gaps
+    assert both.gap("digits", "lora") == gap and both.gap("location", "lora") is None
     assert (gap.task, gap.adapter, gap.seeds) == ("digits", "lora", 2)
     assert (gap.honest, gap.paper) == (pytest.approx(0.71), pytest.approx(0.76))
     assert gap.difference == pytest.approx(0.05)
@@ -73,17 +75,3 @@ def test_without_the_last_epoch_nothing_is_split() -> None:
 def test_one_protocol_alone_has_no_gap() -> None:
     assert found(study("digits", "paper", [(0.7, 0.7)])) == Inflation((), ())
     assert found([]) == Inflation((), ())
-
-
-def test_a_whole_sweep_under_both_protocols() -> None:
-    sweep = replace(SWEEP, protocols=("honest", "paper"))
-    rows = sweep_results() + sweep_results("paper")
-    honest, paper = (summarise(rows, sweep, SUITE, protocol) for protocol in sweep.protocols)
-    both = inflation(honest, paper)
-    assert len(both.gaps) == 9 and [mean.adapter for mean in both.means] == list(sweep.adapters)
-    for mean in both.means:
-        assert mean.epochs == pytest.approx(0.01), "the synthetic last epoch is a point below"
-        assert mean.paper == pytest.approx(
-            next(a for a in paper.adapters if a.adapter == mean.adapter).mean_tasks.mean
-        )
-    assert both.gap("digits", "lora") in both.gaps and both.gap("digits", "hta") is None

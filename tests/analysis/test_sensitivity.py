@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.analysis.aggregate import own_rows
 from orchestrator.analysis.sensitivity import BINS, Sensitivity, sensitivities
 from orchestrator.spec import Sweep, TrialResult
-from tests.analysis.synthetic import BEST_SCALE, RECIPE, SWEEP, result, sweep_results, trial
+from tests.analysis.synthetic import RECIPE, SWEEP, result, trial
 
 LORA = replace(SWEEP, tasks=("digits", "location"), adapters=("lora",))
 
@@ -143,13 +142,3 @@ def test_choices_are_never_binned() -> None:
     assert not found.binned
     assert [one.level for one in found.tasks["digits"]] == choices
     assert found.recommended == 100.0
-
-
-def test_the_best_scale_of_each_task_is_found_again() -> None:
-    rows = own_rows(sweep_results(), SWEEP)
-    found = {item.adapter: item for item in sensitivities(rows, SWEEP) if item.field == "scale"}
-    assert set(found) == {"lora", "efft2"}
-    for item in found.values():
-        for task, best in BEST_SCALE.items():
-            assert max(item.tasks[task], key=lambda one: one.accuracy).level == best
-    assert found["efft2"].recommended == 10.0

@@ -13,6 +13,7 @@ import pytest
 from orchestrator.backends import pool_worker
 from orchestrator.backends.pool_worker import PoolWorker
 from orchestrator.engine import checkpoint
+from orchestrator.engine.training import Training
 from orchestrator.errors import (
     BackendError,
     CheckpointError,
@@ -200,10 +201,13 @@ def test_every_epoch_has_a_checkpoint_where_machines_may_go(
     tmp_path: Path, mini_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[int] = []
-    write = checkpoint.write
-    monkeypatch.setattr(
-        checkpoint, "write", lambda one, folder: (written.append(one.epoch), write(one, folder))
-    )
+    save = checkpoint.CheckpointStore.save
+
+    def counting(store: checkpoint.CheckpointStore, training: Training) -> bool:
+        written.append(training.epoch)
+        return save(store, training)
+
+    monkeypatch.setattr(checkpoint.CheckpointStore, "save", counting)
     with FolderLock(tmp_path) as lease:
         config = pool_config(tmp_path, mini_data, lease.token, checkpoint_seconds=0.0)
         worker = PoolWorker(config, "cpu")

@@ -26,10 +26,7 @@ from tests.engine.worlds import (
 
 DATA = search_data()
 PARTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
-    ("lora", {"layers": [1], "dropout": 0.2}, {}),
-    ("efft2", {"layers": [1], "rank": 2}, {"drop_path": 0.3}),
-    ("vpt_deep", {"layers": [1], "prompts": 2}, {}),
-    ("adaptformer", {"layers": [1], "hidden": 3}, {}),
+    ("lora", {"layers": [1], "dropout": 0.2}, {"drop_path": 0.3}),
     ("partial", {"blocks": 1}, {}),
     ("linear", {}, {"drop_path": 0.3}),
     ("mlp_head", {"hidden": 1}, {}),

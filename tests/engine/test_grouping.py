@@ -1,4 +1,4 @@
-"""Who shares a stack, and why not."""
+"""Which trials share a stack, and why others do not."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_tasks_ranks_scales_rates_seeds_and_dropouts_share() -> None:
         (trial("full", seed=1), trial("full", seed=2), "full takes one trial at a time"),
     ],
 )
-def test_the_reasons_not_to_share_are_said(one: Trial, other: Trial, why: str) -> None:
+def test_the_reasons_not_to_share_are_named(one: Trial, other: Trial, why: str) -> None:
     first, second = keys(one, other)
     assert incompatible_because(first, second) == why
 
@@ -63,18 +63,13 @@ def test_views_differ() -> None:
     ("adapter", "params", "recipe", "prefix"),
     [
         ("linear", {}, {}, 3),  # of 2 blocks: the features
-        ("mlp_head", {}, {}, 3),
-        ("partial", {"blocks": 1}, {}, 1),
-        ("full", {}, {}, None),
         ("lora", {}, {}, None),
         ("lora", {"layers": [1]}, {}, 1),
         ("lora", {"layers": [1]}, {"drop_path": 0.1}, 1),  # block 0 drops nothing
         ("linear", {}, {"drop_path": 0.1}, 1),
         ("lora", {"layers": [1]}, {"augment": "crop_flip"}, None),
-        ("vpt_deep", {"layers": [1]}, {}, 1),
-        ("ssf", {}, {}, None),
     ],
-)
+)  # the first changed block of every adapter: tests/adapters/test_partial_forward.py
 def test_where_a_step_begins(
     adapter: str, params: dict[str, Any], recipe: dict[str, Any], prefix: int | None
 ) -> None:

@@ -28,7 +28,7 @@ from orchestrator.engine.input import (
     take,
     uniform,
 )
-from orchestrator.engine.views import View, centre, evaluation_view
+from orchestrator.engine.views import View, centre
 from tests.engine.worlds import CPU, encoded, split
 
 IMAGES = torch.from_numpy(split("one", 2, 2).images.copy()).permute(0, 3, 1, 2)
@@ -240,14 +240,6 @@ def test_numbers_are_uniform_and_unrelated() -> None:
     assert abs(float(torch.corrcoef(torch.stack([drawn[0], other[0]]))[0, 1])) < 0.04
 
 
-def test_a_trials_numbers_do_not_depend_on_cobatched_trials() -> None:
-    seeds, steps = torch.tensor([5, 7, 9]), torch.tensor([0, 3, 3])
-    together = uniform(seeds, steps, VIEWS, 30)
-    for index in range(3):
-        alone = uniform(seeds[index, None], steps[index, None], VIEWS, 30)
-        assert torch.equal(together[index, None], alone)
-
-
 def test_the_hash_is_splitmix64() -> None:
     """Against Python's unbounded integers."""
     mask = (1 << 64) - 1
@@ -276,15 +268,6 @@ def test_batches_of_trials_come_one_after_the_other() -> None:
         expected = [one.labels[1], one.labels[4], second.labels[7], second.labels[0]]
         assert labels.tolist() == [int(label) for label in expected]
         assert torch.equal(sizes[2], second.sizes[7])
-
-
-def test_unaugmented_images_have_the_view_of_their_split() -> None:
-    indices = torch.tensor([5, 2])
-    one = held("one", "centre")
-    boxes = evaluation_view(one.view, one.sizes[indices]).boxes
-    assert boxes is not None
-    assert torch.equal(boxes, centre(one.sizes[indices]))
-    assert evaluation_view("whole", one.sizes) == View()
 
 
 def test_crops_depend_on_seed_and_step_and_on_nothing_else() -> None:

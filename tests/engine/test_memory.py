@@ -13,18 +13,28 @@ from tests.engine.worlds import CPU
 
 MIB = 2**20
 GLIBC = pytest.mark.skipif(memory._glibc() is None, reason="mallopt is glibc's")
-PAGES = """
-import resource, sys, torch
+SCRIPT = """
+import resource, torch
 from orchestrator.engine import memory
-if sys.argv[1] == "keep":
-    memory.keep_freed()
-def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+cpu = torch.device("cpu")
 def step():
     kept = [torch.ones(48 * 2**20, dtype=torch.uint8) for _ in range(2)]
-for _ in range(12): step()  # until the heap has places for them
-before = faults()
-for _ in range(4): step()
-print(faults() - before)
+def faults():
+    for _ in range(6): step()  # until the heap has room for them
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4): step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+given_back = faults()
+memory.keep_freed()
+print(faults(), given_back)
+memory.reset_peak(cpu)
+before = memory.used(cpu)
+taken = torch.ones(300 * 2**20, dtype=torch.uint8)
+del taken
+kept = memory.used(cpu)
+memory.reset_peak(cpu)
+print((kept - before) // 2**20, (memory.used(cpu) - before) // 2**20)
+print((memory.peak(cpu) - before) // 2**20)
 """
 
 
@@ -38,37 +48,13 @@ def test_memory_is_counted() -> None:
     assert 2**28 < free < 2**44
 
 
-def faults(how: str) -> int:
-    """Pages that the system had to clear for four steps of 96 MiB."""
-    command = [sys.executable, "-c", PAGES, how]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
 @GLIBC
-def test_a_step_finds_the_memory_of_the_one_before() -> None:
-    assert 10 * faults("keep") < faults("give back")
-
-
-KEPT = """
-import torch
-from orchestrator.engine import memory
-cpu = torch.device("cpu")
-memory.keep_freed()
-before = memory.used(cpu)
-taken = torch.ones(300 * 2**20, dtype=torch.uint8)
-del taken
-kept = memory.used(cpu)
-memory.reset_peak(cpu)
-print((kept - before) // 2**20, (memory.used(cpu) - before) // 2**20)
-print((memory.peak(cpu) - before) // 2**20)
-"""
-
-
-@GLIBC
-def test_what_is_kept_counts_neither_as_used_nor_for_the_next_peak() -> None:
-    command = [sys.executable, "-c", KEPT]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    kept, used, peak = map(int, said.split())
+def test_freed_memory_is_reused_and_counts_neither_as_used_nor_for_the_next_peak() -> None:
+    """Faults are pages that the system had to clear, in four steps of 96 MiB."""
+    command = [sys.executable, "-c", SCRIPT]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    faults, given_back, kept, used, peak = map(int, shown.split())
+    assert 10 * faults < given_back
     assert kept > 250
     assert used < 50
     assert peak < 50

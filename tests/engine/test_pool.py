@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from adapters import AdapterError, LoRA, attach
+from adapters import LoRA, attach
 from orchestrator.data.splits import EncodedSplit, Part, Split
 from orchestrator.engine import group as group_module
 from orchestrator.engine import input as engine_input
@@ -39,14 +39,13 @@ DATA = search_data()
 LONG = {"epochs": 4, "warmup_epochs": 1}
 
 
-@pytest.mark.parametrize("answer_after", [0, 7])
-def test_a_paused_trial_continues_as_if_it_had_not_paused(answer_after: int) -> None:
+def test_a_paused_trial_continues_as_if_it_had_not_paused() -> None:
     trials = [
         trial("efft2", {"rank": 3, "dropout": 0.2}, seed, drop_path=0.2, **LONG) for seed in (1, 2)
     ]
     pairs = [(one, DATA) for one in trials]
     through = run(pairs)
-    paused = run(pairs, pauses=(1, 3), answer_after=answer_after)
+    paused = run(pairs, pauses=(1, 3), answer_after=7)
     assert sorted((r.key, r.epoch) for r in paused.rungs) == sorted(
         (one.key, epoch) for one in trials for epoch in (1, 3)
     )
@@ -144,8 +143,7 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch, budget: int) -> None:
     monkeypatch.setattr(Evaluator, "__init__", small)
 
 
-@pytest.mark.parametrize("view", ["whole", "centre"])
-@pytest.mark.parametrize("adapter", ["lora", "linear"])
+@pytest.mark.parametrize(("adapter", "view"), [("lora", "centre"), ("linear", "whole")])
 def test_an_encoded_test_split_is_evaluated_as_its_pixels(
     adapter: str, view: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,8 +302,8 @@ def test_a_diverged_paper_trial_has_no_value(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_paper_trials_share_a_stack_with_honest_ones() -> None:
     pairs = [
-        (trial("lora", {}, 1, epochs=12, protocol="paper"), final_data()),
-        (trial("lora", {}, 2, stage="final", epochs=11), final_data()),
+        (trial("lora", {}, 1, epochs=11, protocol="paper"), final_data()),
+        (trial("lora", {}, 2, stage="final", epochs=2), final_data()),
         (trial("lora", {}, 3), DATA),
     ]
     together = run(pairs)
@@ -397,12 +395,6 @@ def test_different_recipes_run_side_by_side() -> None:
     together = run([(one, DATA) for one in trials])
     for one in trials:
         assert_same(together, run([(one, DATA)]), one.key)
-
-
-def test_a_backbone_with_dropout_is_refused() -> None:
-    bone = backbone(proj_drop_rate=0.1)
-    with pytest.raises(AdapterError, match="draws from the global random generator"):
-        run([(trial(seed=1), DATA), (trial(seed=2), DATA)], bone=bone)
 
 
 def test_the_backbone_is_left_alone() -> None:

@@ -59,16 +59,20 @@ def filled(width: int, pauses: tuple[int, ...] = ()) -> WatchedPool:
     return pool
 
 
-ALONE = {one.key: run([(one, data_of(one))]) for one in TRIALS}
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Watched]:
+    """Each of `TRIALS` trained by itself."""
+    return {one.key: run([(one, data_of(one))]) for one in TRIALS}
 
 
-@pytest.mark.parametrize("width", [1, 2, 3])
-@pytest.mark.parametrize("pauses", [(), (1, 2)])
-def test_whatever_the_width_every_trial_is_the_same(width: int, pauses: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("width", "pauses"), [(1, (1, 2)), (2, ()), (3, (1, 2))])
+def test_whatever_the_width_every_trial_is_the_same(
+    width: int, pauses: tuple[int, ...], alone: dict[str, Watched]
+) -> None:
     pool = filled(width, pauses)
     seen = watched(pool)
     for one in TRIALS:
-        assert_same(seen, ALONE[one.key], one.key)
+        assert_same(seen, alone[one.key], one.key)
     assert len(seen.rungs) == len(pauses) * len(TRIALS)
 
 
@@ -145,10 +149,11 @@ class Scarce:
         monkeypatch.setattr(owner, name, scarce)
 
 
-@pytest.mark.parametrize("place", ["forward", "backward", "optimiser", "stacking"])
-@pytest.mark.parametrize("most", [1, 2])
+@pytest.mark.parametrize(
+    ("place", "most"), [("forward", 1), ("backward", 2), ("optimiser", 2), ("stacking", 1)]
+)
 def test_memory_that_runs_out_halves_the_width_and_nothing_is_lost(
-    place: str, most: int, monkeypatch: pytest.MonkeyPatch
+    place: str, most: int, alone: dict[str, Watched], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = filled(4)
     for _ in range(7):  # all run; memory gets scarce in the middle of the second epoch
@@ -164,7 +169,7 @@ def test_memory_that_runs_out_halves_the_width_and_nothing_is_lost(
     assert group.work.halved > 0
     assert group.width <= 2
     for one in TRIALS:
-        assert_same(seen, ALONE[one.key], one.key)
+        assert_same(seen, alone[one.key], one.key)
 
 
 def test_running_statistics_do_not_see_a_step_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,8 +199,8 @@ def test_other_errors_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
         run([(trial(), DATA)])
 
 
-def test_an_evaluation_without_memory_looks_at_fewer_images(
-    monkeypatch: pytest.MonkeyPatch,
+def test_an_evaluation_without_memory_reads_fewer_images_at_once(
+    alone: dict[str, Watched], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = []
     original = group_module.Evaluator._logits
@@ -210,17 +215,17 @@ def test_an_evaluation_without_memory_looks_at_fewer_images(
     one = TRIALS[1]
     seen = run([(one, DATA)])
     assert sizes[:8] == [256, 128, 64, 32, 16, 8, 4, 2]
-    assert_same(seen, ALONE[one.key], one.key)
+    assert_same(seen, alone[one.key], one.key)
 
 
-def test_a_trial_that_waits_for_a_slot_can_be_taken_up_again(tmp_path: Path) -> None:
+def test_a_trial_that_waits_for_a_slot_resumes(tmp_path: Path, alone: dict[str, Watched]) -> None:
     """Checkpoints are of those that ran; one that never ran starts anew."""
     pairs = [(one, data_of(one)) for one in TRIALS[1:]]
     interrupted = run(pairs, checkpoints=tmp_path, stop_after=9)
     assert not interrupted.results
     seen = run(pairs, checkpoints=tmp_path)
     for one, _ in pairs:
-        assert_same(seen, ALONE[one.key], one.key)
+        assert_same(seen, alone[one.key], one.key)
 
 
 def test_groups_of_one_trial_end_with_it() -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -238,7 +236,9 @@ def test_of_both_protocols_the_honest_winners_are_exported(ran: Ran, tmp_path: P
 
 
 def test_exporting_again_replaces_everything(ran: Ran, registry: Path) -> None:
-    (registry / "stranger").write_text("left over")
+    """Also what a killed export left."""
+    for left in (registry, *(registry.parent / f".registry.{name}" for name in ("draft", "old"))):
+        (left / "left over").mkdir(parents=True)
     fewer = [row for row in ran.results if row.trial.adapter == "lora"]
     summary = summarise(fewer, SWEEP, MINI)
     index = export(summary, fewer, ran.adapters, registry)
@@ -248,15 +248,6 @@ def test_exporting_again_replaces_everything(ran: Ran, registry: Path) -> None:
     assert {p.name for p in registry.parent.iterdir()} == {"registry", ".registry.lock"}
     with pytest.raises(InvalidInput, match="'digits/linear'"):
         load(registry, "digits", "linear")
-
-
-def test_what_a_killed_export_left_is_cleared(ran: Ran, registry: Path) -> None:
-    for left in (".registry.draft", ".registry.old"):
-        (registry.parent / left / "mini").mkdir(parents=True)
-    shutil.rmtree(registry)
-    export(ran.summary, ran.results, ran.adapters, registry)
-    assert len(read_index(registry).entries) == 2
-    assert {p.name for p in registry.parent.iterdir()} == {"registry", ".registry.lock"}
 
 
 def test_an_unfinished_study_is_left_out(ran: Ran, tmp_path: Path) -> None:
@@ -286,12 +277,6 @@ def test_a_full_disk_is_not_taken_for_lost_weights(
     assert is_transient(caught.value), "it is tried again"
 
 
-def test_a_registry_that_cannot_be_written_is_named(ran: Ran, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match=r"file/registry' cannot be written"):
-        export(ran.summary, ran.results, ran.adapters, tmp_path / "file" / "registry")
-
-
 @pytest.mark.parametrize(
     ("names", "fragments"),
     [
@@ -315,7 +300,7 @@ def test_two_entries_of_one_name_must_be_told_apart(exported: Path) -> None:
     twice = index.model_copy(
         update={"entries": (*index.entries, index.entries[0].model_copy(update={"suite": "vtab"}))}
     )
-    with pytest.raises(InvalidInput, match=r"several entries .*suite=vtab.*say which"):
+    with pytest.raises(InvalidInput, match=r"several entries .*suite=vtab.*add suite= or"):
         twice.find("digits", "lora")
     assert twice.find("digits", "lora", suite="vtab").suite == "vtab"
 
@@ -415,10 +400,7 @@ def test_loading_executes_nothing(registry: Path, tmp_path: Path) -> None:
     "config",
     [
         b"{",
-        b"[]",
-        b'{"format": 9, "adapter": "lora", "hyper_parameters": {}}',
         b'{"format": 1, "adapter": "os.system", "hyper_parameters": {}}',
-        b'{"format": 1, "adapter": "lora", "hyper_parameters": {"rank": -1}}',
         b'{"format": 1, "adapter": "lora", "hyper_parameters": {"rank": 16}}',
     ],
 )
@@ -432,12 +414,3 @@ def test_other_backbone_weights_are_refused(registry: Path) -> None:
     edit_index(registry, lambda index: index["entries"][0].update(weights="f" * 64))
     with pytest.raises(CheckpointError, match=r"'vit_mini' here have fingerprint .*ffffffffffff"):
         load(registry, "digits", "lora")
-
-
-def test_the_index_is_read_without_torch(exported: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from orchestrator.registry import read_index;"
-        f"print(len(read_index(Path({str(exported)!r})).entries), 'torch' in sys.modules)"
-    )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ended.stdout.split() == ["2", "False"]

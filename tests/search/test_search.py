@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.distributions import IntDistribution
 
-from orchestrator.errors import InvalidInput
 from orchestrator.results.selection import rank_configurations, winner
 from orchestrator.search import Done, StudyProgress, Wait
 from orchestrator.spec import Trial
-from search_spaces import grid_point
 from tests.search.simulated import (
-    SPACE,
     TASKS,
     configurations,
     diverged,
@@ -25,7 +22,6 @@ from tests.search.simulated import (
 
 SAMPLERS = pytest.mark.parametrize("sampler", ["grid", "random", "tpe"])
 RULES = pytest.mark.parametrize("stopping", ["none", "asha"])
-OPEN = {"scale": FloatDistribution(0.01, 100, log=True), "rank": IntDistribution(1, 64)}
 
 
 @SAMPLERS
@@ -83,14 +79,6 @@ def test_a_stage_waits_for_the_one_before(tmp_path: Path, width: int) -> None:
 
     run.search.ask = checked
     assert len(run.run()) == 21
-
-
-def test_grid_is_asked_in_declared_order_and_may_be_truncated(tmp_path: Path) -> None:
-    asked = simulate(tmp_path, studies=[study()], trials=7, width=1)
-    asked.run()
-    searched = [trial for trial in asked.asked if trial.stage == "search"]
-    points = [{name: trial.params[name] for name in SPACE} for trial in searched]
-    assert points == [grid_point(SPACE, index) for index in range(7)]
 
 
 def test_one_configuration_skips_replicate(tmp_path: Path) -> None:
@@ -233,11 +221,3 @@ def test_progress(tmp_path: Path) -> None:
         if row.status == "finished"
     ]
     assert easy.best == max(searched)
-
-
-def test_unknown_names_are_refused(tmp_path: Path) -> None:
-    for changes in ({"sampler": "tp"}, {"stopping": "hyperband"}):
-        with pytest.raises(InvalidInput, match="Available"):
-            simulate(tmp_path / "new", **changes)
-    with pytest.raises(InvalidInput, match="finitely many values of scale"):
-        simulate(tmp_path / "new", studies=[study(space=OPEN)])

@@ -60,10 +60,11 @@ def test_the_published_configuration_is_asked_first_and_once(tmp_path: Path, sam
 
 
 def test_a_grid_with_a_warm_start_still_has_every_point_once(tmp_path: Path) -> None:
-    run = warm(tmp_path, sampler="grid", trials=None)
+    made = spaced(scale=CategoricalDistribution((1.0, 80.0)))
+    run = simulate(tmp_path, studies=[made], sampler="grid", warm_start="published")
     run.run()
     found = configurations(run.asked)["svhn/efft2"]
-    assert len(set(found)) == len(found) == 144
+    assert len(set(found)) == len(found) == search_spaces.grid_size(made.space)
 
 
 def test_a_study_without_a_publication_starts_as_ever(tmp_path: Path) -> None:
@@ -74,7 +75,7 @@ def test_a_study_without_a_publication_starts_as_ever(tmp_path: Path) -> None:
     assert tried(run, "svhn")[0] != tried(cold, "svhn")[0]
 
 
-@pytest.mark.parametrize("results", [0, 1, 2, 5, 8])
+@pytest.mark.parametrize("results", [1, 5])
 def test_an_interrupted_sweep_resumes_the_same(tmp_path: Path, results: int) -> None:
     whole = warm(tmp_path / "a")
     whole.run()
@@ -123,13 +124,12 @@ def test_selections_become_the_adapters_lists_and_come_back() -> None:
     assert default.config == search_trial(made, {}).config, "the adapter as it is by default"
 
 
-@pytest.mark.parametrize("sampler", ["grid", "random", "tpe"])
-def test_every_ablation_is_searched_once_and_resumes(tmp_path: Path, sampler: str) -> None:
+def test_every_ablation_is_searched_once_and_resumes(tmp_path: Path) -> None:
     made = study(space=search_spaces.PRESETS["ablation"](4))
     made = replace(made, params={**made.params, "layers": None, "sites": ["mhsa", "ffn"]})
-    first = simulate(tmp_path, studies=[made], sampler=sampler)
+    first = simulate(tmp_path, studies=[made], sampler="tpe")
     first.run(7)
-    again = simulate(tmp_path, finished=first.rows, studies=[made], sampler=sampler)
+    again = simulate(tmp_path, finished=first.rows, studies=[made], sampler="tpe")
     again.run()
     found = {t.config for t in (*first.asked, *again.asked) if t.stage == "search"}
     assert len(found) == 15
