@@ -30,12 +30,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Self
 
 from orchestrator.errors import StorageError, SweepConflict
 from orchestrator.storage.files import storage_error
-from orchestrator.storage.folder_lock import describe_holder, running
+from orchestrator.storage.folder_lock import describe_holder, no_longer_held, running
 from orchestrator.storage.object_store import ObjectStore, Version
 from orchestrator.storage.retry import log
 
@@ -85,12 +84,7 @@ class Lease:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
         self._until = 0.0
@@ -211,10 +205,7 @@ class LeaseReader:
             log.warning("the lease cannot be read: %s", error)  # before a row it must be
         else:
             if found.get("token") != self._token or not _is_held(found):
-                raise SweepConflict(
-                    f"the command that started this worker no longer holds '{self._name}'; the "
-                    "worker ends."
-                )
+                raise no_longer_held(self._name)
         self._until = _now() + LOOK
 
 

@@ -106,16 +106,6 @@ def test_a_stopped_trial_is_recorded_with_its_rule(
     assert logged(tmp_path, one.key) == ["started", "recorded"]
 
 
-def test_a_trial_proceeds_from_its_rung(
-    service: PoolService, tmp_path: Path, mini_data: Path
-) -> None:
-    one = trial(mini_data)
-    assert train(service, one, 1).report().status == "rung"
-    report = Asked(service.proceed, one.key).report()
-    assert report.status == "ended"
-    assert rows(tmp_path) == {one.key: ("finished", "", 2)}
-
-
 def test_a_recorded_trial_is_not_run_again(
     service: PoolService, tmp_path: Path, mini_data: Path
 ) -> None:
@@ -134,6 +124,7 @@ def test_a_trial_that_waits_at_its_rung_reports_it_to_the_next_caller(
     assert train(service, one, 1).report() == first
     assert logged(tmp_path, one.key) == ["started"]
     assert Asked(service.proceed, one.key).report().status == "ended"
+    assert rows(tmp_path) == {one.key: ("finished", "", 2)}
 
 
 def test_the_second_caller_of_a_trial_takes_it_over(

@@ -14,9 +14,8 @@ from orchestrator.results import throughput
 from orchestrator.results.ledger import Ledger
 from orchestrator.results.throughput import GroupUse, Window
 from orchestrator.storage.sweep_paths import SweepPaths
-from orchestrator.tracking.lock import only_writer
 from orchestrator.tracking.mlflow import MlflowStore, TrackCounts, open_tracker, track
-from orchestrator.tracking.tracker import Tracker
+from orchestrator.tracking.tracker import Tracker, only_writer
 from tests.tracking.database import check_agrees, content, count, stored
 from tests.tracking.synthetic import append, make_sweep, result, results, sweep_of
 
@@ -287,7 +286,7 @@ def test_an_address_that_cannot_be_used_is_named(sweep: Path, address: str) -> N
 
 def test_a_second_writer_is_locked_out(sweep: Path) -> None:
     with only_writer(sweep, 0.0), pytest.raises(TrackingError, match="another command"):
-        track(sweep, patience=0.2)
+        track(sweep, timeout=0.2)
     track(sweep)
 
 

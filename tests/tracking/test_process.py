@@ -89,7 +89,7 @@ def test_rows_are_written_while_the_sweep_runs_and_nobody_else_writes(
     process = TrackingProcess(sweep, default_uri(sweep), lease).start()
     until(lambda: row.key in stored(sweep))
     with pytest.raises(TrackingError, match="another command"):
-        track(sweep, patience=0.1)
+        track(sweep, timeout=0.1)
     append(sweep, more)
     assert process.pid is not None
     assert os.getpriority(os.PRIO_PROCESS, process.pid) >= 10
@@ -118,7 +118,7 @@ def test_the_writer_of_a_killed_sweep_notes_it_and_ends(sweep: Path) -> None:
         driver.communicate()
     assert stored(sweep)["sweep"].status == "KILLED"
     check_agrees(sweep, rows)
-    with FolderLock(sweep, patience=5.0):
+    with FolderLock(sweep, timeout=5.0):
         pass
 
 

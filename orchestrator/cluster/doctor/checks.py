@@ -13,12 +13,11 @@ from orchestrator.cluster.doctor.records import (
     Level,
     Machine,
     ProbeResult,
-    by_value,
     size,
     size_range,
 )
 from orchestrator.storage.addresses import location
-from orchestrator.storage.sharing import listed
+from orchestrator.storage.sharing import by_value, name_list
 
 GIB = 2**30
 MIN_MEMORY, MIN_DISK = 2 * GIB, GIB
@@ -26,7 +25,6 @@ MIN_MEMORY, MIN_DISK = 2 * GIB, GIB
 MAX_CLOCK_SECONDS = 2.0
 _COMMAND_ONLY = ("optuna", "mlflow")
 """Packages that the command needs and the pools on other machines do not."""
-_MOST_FILES = 2
 
 
 def check_all(found: Inspection) -> list[Finding]:
@@ -39,9 +37,8 @@ def summary(findings: Iterable[Finding]) -> str:
     levels = [finding.level for finding in findings]
     wrong, warnings = levels.count("wrong"), levels.count("warn")
     text = f"{wrong} wrong" if wrong else "nothing is wrong"
-    if not warnings:
-        return text
-    return f"{text}, {warnings} warning{'s' if warnings > 1 else ''}"
+    more = f", {warnings} warning{'s' if warnings > 1 else ''}" if warnings else ""
+    return text + more
 
 
 def _cluster(found: Inspection) -> list[Finding]:
@@ -56,7 +53,7 @@ def _cluster(found: Inspection) -> list[Finding]:
     ]
     if names:
         answer = "node answers" if len(names) == 1 else "nodes answer"
-        findings.insert(0, Finding("cluster", "ok", f"{len(names)} {answer}: {listed(names)}"))
+        findings.insert(0, Finding("cluster", "ok", f"{len(names)} {answer}: {name_list(names)}"))
     return findings
 
 
@@ -70,22 +67,18 @@ def _code(found: Inspection) -> list[Finding]:
     """Whether every machine runs the command's own code."""
     mine = found.here.probe.code if found.here.probe else ()
     others = by_value({name: probe.code for name, probe in found.probes.items()})
-    changed = [(theirs, names) for theirs, names in others.items() if theirs != mine]
-    if not changed:
-        same = found.on(list(found.probes), same=True)
-        return [Finding("code", "ok", f"{code_digest(mine)}{same}")]
-    fix = (
-        "bring the same code to every node: `ray up` again, or copy it and `ray stop`, "
-        "`ray start` there"
-    )
+    fix = "bring the same code to every node: `ray up` again, or copy it and "
+    fix += "`ray stop`, `ray start` there"
     findings = []
-    for theirs, names in changed:
+    for theirs, names in others.items():
+        if theirs == mine:
+            continue
         files = sorted({name for name, _ in set(mine) ^ set(theirs)})
-        more = f" and {len(files) - _MOST_FILES} more" if len(files) > _MOST_FILES else ""
-        differing = ", ".join(files[:_MOST_FILES]) + more
-        text = f"{listed(names)}: other code than this command's ({differing})"
+        differing = name_list(files, most=3)
+        text = f"{name_list(names)}: other code than this command's ({differing})"
         findings.append(Finding("code", "wrong", text, fix))
-    return findings
+    same = found.on(list(found.probes), same=True)
+    return findings or [Finding("code", "ok", f"{code_digest(mine)}{same}")]
 
 
 def _versions(found: Inspection) -> list[Finding]:
@@ -107,13 +100,13 @@ def _other_versions(found: Inspection, package: str, own: str) -> list[Finding]:
         if theirs == own:
             continue
         if not theirs:
-            findings.append(_missing_package(package, listed(names)))
+            findings.append(_missing_package(package, name_list(names)))
             continue
         level: Level = "warn" if package in _COMMAND_ONLY else "wrong"
         fix = f"`pip install {package}=={own}` there, then `ray stop`, `ray start`"
         if package == "python":
             fix = f"make their environments with Python {own}"
-        text = f"{listed(names)}: {package} {theirs}, this command has {own or 'none'}"
+        text = f"{name_list(names)}: {package} {theirs}, this command has {own or 'none'}"
         findings.append(Finding("versions", level, text, fix))
     return findings
 
@@ -126,9 +119,7 @@ def _missing_package(package: str, whose: str) -> Finding:
 def _cores(found: Inspection) -> list[Finding]:
     """How many cores pools may use."""
     kinds = by_value({name: probe.cores for name, probe in found.probes.items()})
-    if len(kinds) == 1:
-        return [Finding("cores", "ok", f"{next(iter(kinds))}{found.on(list(found.probes))}")]
-    text = "; ".join(f"{count} on {listed(names)}" for count, names in kinds.items())
+    text = "; ".join(f"{count}{found.on(names)}" for count, names in kinds.items())
     return [Finding("cores", "ok", text)] if kinds else []
 
 
@@ -228,18 +219,14 @@ def _clocks(found: Inspection) -> list[Finding]:
     ahead = {m.name: m.ahead for m in found.nodes if m.ahead is not None}
     if not ahead:
         return []
-    wrong = [
-        Finding(
-            "clocks",
-            "warn",
-            f"{name}: {abs(seconds):.1f} s {'ahead of' if seconds > 0 else 'behind'} this machine",
-            "set the time there: `sudo timedatectl set-ntp true`",
-        )
-        for name, seconds in ahead.items()
-        if abs(seconds) > MAX_CLOCK_SECONDS
-    ]
+    fix, findings = "set the time there: `sudo timedatectl set-ntp true`", []
+    for name, seconds in ahead.items():
+        if abs(seconds) > MAX_CLOCK_SECONDS:
+            how = "ahead of" if seconds > 0 else "behind"
+            text = f"{name}: {abs(seconds):.1f} s {how} this machine"
+            findings.append(Finding("clocks", "warn", text, fix))
     most = max(map(abs, ahead.values()))
-    return wrong or [Finding("clocks", "ok", f"agree within {max(most, 0.01):.2f} s")]
+    return findings or [Finding("clocks", "ok", f"agree within {max(most, 0.01):.2f} s")]
 
 
 def _failed_probes(found: Inspection) -> list[Finding]:
@@ -252,7 +239,9 @@ def _failed_probes(found: Inspection) -> list[Finding]:
         for trouble in probe.troubles:
             machines.setdefault(trouble, []).append(name)
     return [
-        Finding("probe", "wrong", f"{listed(names)}: cannot check {trouble}", "repair that first")
+        Finding(
+            "probe", "wrong", f"{name_list(names)}: cannot check {trouble}", "repair that first"
+        )
         for trouble, names in machines.items()
     ]
 

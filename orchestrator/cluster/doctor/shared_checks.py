@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from orchestrator.cluster.doctor.records import Finding, Inspection, Level, ProbeResult, by_value
+from orchestrator.cluster.doctor.records import Finding, Inspection, Level, ProbeResult
 from orchestrator.storage.addresses import location
-from orchestrator.storage.sharing import is_uri, listed, told
+from orchestrator.storage.sharing import by_value, describe_problems, is_uri, name_list
 
 SHARE = (
     "give --out a folder that all nodes see at the same path (NFS), --out s3://BUCKET/PATH, or use "
     "a cluster of one node"
 )
 ROOT = "give a --data-root (or $ORCHESTRATE_DATA) that all nodes see at the same path"
-_MOST_TASKS = 3
 
 
 def shared(found: Inspection) -> list[Finding]:
@@ -30,7 +29,7 @@ def shared(found: Inspection) -> list[Finding]:
     if not found.nodes:
         text = f"{out}{kind} can be written; --address asks the other machines too"
         return [Finding("shared", "ok", text)]
-    unshared = told({machine.name: machine.out_problem for machine in found.nodes})
+    unshared = describe_problems({machine.name: machine.out_problem for machine in found.nodes})
     sharing = [m.name for m in found.nodes if m.probe and not m.out_problem]
     findings = []
     if sharing:
@@ -54,10 +53,9 @@ def locks(found: Inspection) -> list[Finding]:
     bad = by_value({name: state for name, state in seen.items() if state not in ("kept", "")})
     fix = "mount it with locking on every node (NFS: no `nolock`, no `local_lock`)"
     problems = {"ignored": "do not see this machine's locks", "refused": "cannot lock files"}
+    where = location(found.out)
     findings = [
-        Finding(
-            "locks", "wrong", f"{listed(names)}: {problems[state]} in {location(found.out)}", fix
-        )
+        Finding("locks", "wrong", f"{name_list(names)}: {problems[state]} in {where}", fix)
         for state, names in bad.items()
     ]
     kept = [name for name, state in seen.items() if state == "kept"]
@@ -73,12 +71,14 @@ def data(found: Inspection) -> list[Finding]:
     findings = [_unprepared(found, missing)] if missing else []
     lacking = by_value({n: _lacks(mine, p) for n, p in found.probes.items()})
     for why, names in lacking.items():
-        text = f"{listed(names)}: {why} in {found.data_root}"
+        text = f"{name_list(names)}: {why} in {found.data_root}"
         if why and is_uri(found.out):
             findings.append(Finding("data", "note", f"{text}; the sweep sends it through --out"))
         elif why:
             findings.append(Finding("data", "wrong", text, f"{ROOT}, or copy it"))
-    if unshared := told({machine.name: machine.data_problem for machine in found.nodes}):
+    if unshared := describe_problems(
+        {machine.name: machine.data_problem for machine in found.nodes}
+    ):
         # What is prepared may be all that is needed, and then a copy on each node is as good.
         level: Level = "wrong" if len(missing) == len(mine) else "warn"
         text = f"{found.data_root} is not shared with {unshared}"
@@ -98,25 +98,18 @@ def weights(found: Inspection) -> list[Finding]:
     own = found.here.probe.weights if found.here.probe else ""
     held = {name: probe.weights for name, probe in found.probes.items() if probe.weights}
     reference = own or next(iter(held.values()), "")
-    absent = by_value(
-        {
-            name: (probe.weights_fetchable, probe.weights_problem)
-            for name, probe in found.probes.items()
-            if probe.weights_problem
-        }
-    )
-    findings = [_absent(found, why, names) for why, names in absent.items()]
-    findings += [
-        Finding(
-            "weights",
-            "wrong",
-            f"{listed(names)}: other weights of {found.backbone} ({other[:12]}, not "
-            f"{reference[:12]})",
-            "copy the same file to every node, or give --backbone ARCHITECTURE@FILE on a share",
-        )
-        for other, names in by_value(held).items()
-        if other != reference
-    ]
+    lacking = {
+        name: (probe.weights_fetchable, probe.weights_problem)
+        for name, probe in found.probes.items()
+        if probe.weights_problem
+    }
+    findings = [_absent(found, *why, names) for why, names in by_value(lacking).items()]
+    fix = "copy the same file to every node, or give --backbone ARCHITECTURE@FILE on a share"
+    for other, names in by_value(held).items():
+        if other != reference:
+            text = f"{name_list(names)}: other weights of {found.backbone} "
+            text += f"({other[:12]}, not {reference[:12]})"
+            findings.append(Finding("weights", "wrong", text, fix))
     same = [name for name, fingerprint in held.items() if fingerprint == reference]
     if same:
         text = f"{found.backbone}, {reference[:12]}{found.on(same, same=True)}"
@@ -146,7 +139,7 @@ def _unprepared(found: Inspection, missing: list[str]) -> Finding:
     """What this machine has not prepared: nothing to do where it is made by formula."""
     assert found.suite is not None
     name = found.suite.name
-    which = "" if len(missing) == len(found.suite.tasks) else f" ({_first_few(missing)})"
+    which = "" if len(missing) == len(found.suite.tasks) else f" ({name_list(missing)})"
     text = f"{name}{which} is not prepared in {found.data_root}; the sweep does it on first use"
     if not found.suite.variable and not found.suite.files:
         return Finding("data", "note", text)
@@ -165,24 +158,17 @@ def _lacks(mine: Mapping[str, str], probe: ProbeResult) -> str:
     if len(differing) == len(mine) > 1 and len(kinds) == 1:
         return f"all {len(mine)} tasks are {next(iter(kinds))}"
     return "; ".join(
-        f"{_first_few(tasks)} {'is' if len(tasks) == 1 else 'are'} {kind}"
+        f"{name_list(tasks)} {'is' if len(tasks) == 1 else 'are'} {kind}"
         for kind, tasks in kinds.items()
     )
 
 
-def _absent(found: Inspection, why: tuple[bool, str], names: list[str]) -> Finding:
-    fetchable, problem = why
+def _absent(found: Inspection, fetchable: bool, problem: str, names: list[str]) -> Finding:
     if not fetchable:
         fix = "give every node the file at this path (on a share, or a copy)"
-        return Finding("weights", "wrong", f"{listed(names)}: {problem}", fix)
-    text = f"{listed(names)}: {found.backbone} is not in the cache; it is downloaded on first use"
-    fix = (
-        "without a network there: copy ~/.cache/huggingface from a machine that has it, or give "
-        f"--backbone {found.backbone}@FILE"
+        return Finding("weights", "wrong", f"{name_list(names)}: {problem}", fix)
+    text = (
+        f"{name_list(names)}: {found.backbone} is not in the cache; it is downloaded on first use"
     )
-    return Finding("weights", "warn", text, fix)
-
-
-def _first_few(tasks: list[str]) -> str:
-    more = f" and {len(tasks) - _MOST_TASKS} more" if len(tasks) > _MOST_TASKS else ""
-    return ", ".join(tasks[:_MOST_TASKS]) + more
+    fix = "without a network there: copy ~/.cache/huggingface from a machine that has it, or "
+    return Finding("weights", "warn", text, f"{fix}give --backbone {found.backbone}@FILE")

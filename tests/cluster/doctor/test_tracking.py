@@ -35,20 +35,14 @@ def _server(code: int, body: str = "") -> Iterator[str]:
         server.server_close()
 
 
-def test_a_server_says_its_version() -> None:
+def test_a_server_is_asked_for_its_version() -> None:
     with _server(200, "3.17.2\n") as uri:
         found = tracking_status(uri)
-    assert (found.where, found.problem, found.risk) == (f"{uri}, MLflow 3.17.2", "", "")
-
-
-def test_a_server_that_requires_authentication_is_a_risk() -> None:
+        assert (found.where, found.problem, found.risk) == (f"{uri}, MLflow 3.17.2", "", "")
     with _server(401) as uri:
         found = tracking_status(uri)
-    assert "401" in found.risk
-    assert "MLFLOW_TRACKING_USERNAME" in found.fix
-
-
-def test_something_else_at_the_address_is_a_problem() -> None:
+        assert "401" in found.risk
+        assert "MLFLOW_TRACKING_USERNAME" in found.fix
     with _server(500) as uri:
         assert "is not an MLflow server (HTTP 500)" in tracking_status(uri).problem
 
