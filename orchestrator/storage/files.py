@@ -89,14 +89,12 @@ def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[N
     make_folder(path.parent)
     lock = FileLock(path)
     try:
-        lock.acquire(blocking=False)
+        held = lock.acquire(blocking=False)
     except Timeout:
         waiting()
-        lock.acquire()
-    try:
+        held = lock.acquire()
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def reason(error: object) -> str:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -209,24 +209,18 @@ class Tracker:
         return list(self._studies[name].values())
 
 
-@contextmanager
-def only_writer(out: Path, timeout: float) -> Iterator[None]:
-    """Hold the lock of the sweep's one writer; `TrackingError` after `timeout` seconds of waiting.
+def only_writer(out: Path, timeout: float) -> AbstractContextManager[object]:
+    """Take the lock of the sweep's one writer; `TrackingError` after `timeout` seconds of waiting.
 
     The system releases the lock when its holder ends.
     """
-    lock = FileLock(out / LOCK)
     try:
-        lock.acquire(timeout=timeout)
+        return FileLock(out / LOCK).acquire(timeout=timeout)
     except Timeout:
         raise TrackingError(
             f"another command is writing '{out}' to MLflow now, probably the sweep itself. "
             "Wait until it has ended, then try again."
         ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _single(store: Store) -> dict[str, Run]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from orchestrator.cluster.doctor.records import Finding, Inspection, Level, ProbeResult
 from orchestrator.storage.addresses import location
@@ -15,57 +15,54 @@ SHARE = (
 ROOT = "give a --data-root (or $ORCHESTRATE_DATA) that all nodes see at the same path"
 
 
-def shared(found: Inspection) -> list[Finding]:
+def shared(found: Inspection) -> Iterator[Finding]:
     """Whether what a machine writes to the output folder reaches the others."""
+    out, kind = location(found.out), f" ({found.out_kind})" if found.out_kind else ""
     if not found.out:
-        return [Finding("shared", "note", "not checked: give the sweep's --out")]
-    out = location(found.out)
-    if found.out_problem:
+        yield Finding("shared", "note", "not checked: give the sweep's --out")
+    elif found.out_problem:
         fix = "give --out a folder that you may write to"
         if is_uri(found.out):
             fix = "check the address, the credentials and the bucket's rules"
-        return [Finding("shared", "wrong", f"{out} cannot be written: {found.out_problem}", fix)]
-    kind = f" ({found.out_kind})" if found.out_kind else ""
-    if not found.nodes:
+        yield Finding("shared", "wrong", f"{out} cannot be written: {found.out_problem}", fix)
+    elif not found.nodes:
         text = f"{out}{kind} can be written; --address asks the other machines too"
-        return [Finding("shared", "ok", text)]
-    unshared = describe_problems({machine.name: machine.out_problem for machine in found.nodes})
-    sharing = [m.name for m in found.nodes if m.probe and not m.out_problem]
-    findings = []
-    if sharing:
-        text = f"{out}{kind} is written and read back{found.on(sharing)}"
-        findings.append(Finding("shared", "ok", text))
-    if unshared:
-        findings.append(Finding("shared", "wrong", f"{out} is not shared with {unshared}", SHARE))
-    return findings
+        yield Finding("shared", "ok", text)
+    else:
+        if sharing := [m.name for m in found.nodes if m.probe and not m.out_problem]:
+            text = f"{out}{kind} is written and read back{found.on(sharing)}"
+            yield Finding("shared", "ok", text)
+        if unshared := describe_problems({m.name: m.out_problem for m in found.nodes}):
+            yield Finding("shared", "wrong", f"{out} is not shared with {unshared}", SHARE)
 
 
-def locks(found: Inspection) -> list[Finding]:
+def locks(found: Inspection) -> Iterator[Finding]:
     """Whether a lock in the output folder keeps other machines out, as a sweep's lease needs."""
-    if not found.locks:
-        return []
+    where = location(found.out)
     if found.locks == "refused":
         fix = "mount it with locking (NFS: `lockd`, no `nolock`), or give another --out"
-        return [Finding("locks", "wrong", f"{location(found.out)} cannot lock files", fix)]
+        yield Finding("locks", "wrong", f"{where} cannot lock files", fix)
+    if found.locks in ("", "refused"):
+        return
     seen = {
         m.name: m.probe.out_reply.locks for m in found.machines if m.probe and m.probe.out_reply
     }
-    bad = by_value({name: state for name, state in seen.items() if state not in ("kept", "")})
+    by_state = by_value(seen)
     fix = "mount it with locking on every node (NFS: no `nolock`, no `local_lock`)"
     problems = {"ignored": "do not see this machine's locks", "refused": "cannot lock files"}
-    where = location(found.out)
-    findings = [
-        Finding("locks", "wrong", f"{name_list(names)}: {problems[state]} in {where}", fix)
-        for state, names in bad.items()
-    ]
-    kept = [name for name, state in seen.items() if state == "kept"]
-    return findings or ([Finding("locks", "ok", f"are kept{found.on(kept)}")] if kept else [])
+    for state, problem in problems.items():
+        if names := by_state.get(state):
+            text = f"{name_list(names)}: {problem} in {where}"
+            yield Finding("locks", "wrong", text, fix)
+    if "kept" in by_state and not problems.keys() & by_state.keys():
+        yield Finding("locks", "ok", f"are kept{found.on(by_state['kept'])}")
 
 
-def data(found: Inspection) -> list[Finding]:
+def data(found: Inspection) -> Iterator[Finding]:
     """Whether every machine has the suite's prepared data, the same everywhere."""
     if found.suite is None:
-        return [Finding("data", "note", "not checked: give --suite")]
+        yield Finding("data", "note", "not checked: give --suite")
+        return
     mine = _tasks(found.here.probe)
     missing = [task for task, fingerprint in mine.items() if not fingerprint]
     findings = [_unprepared(found, missing)] if missing else []
@@ -88,13 +85,14 @@ def data(found: Inspection) -> list[Finding]:
         tasks = "1 task" if len(mine) == 1 else f"{len(mine)} tasks"
         text = f"{found.suite.name}, {tasks} prepared{same}"
         findings = [Finding("data", "ok", text)]
-    return findings
+    yield from findings
 
 
-def weights(found: Inspection) -> list[Finding]:
+def weights(found: Inspection) -> Iterator[Finding]:
     """Whether every machine has the backbone's weights, the same everywhere."""
     if not found.backbone:
-        return [Finding("weights", "note", "not checked: give --suite or --backbone")]
+        yield Finding("weights", "note", "not checked: give --suite or --backbone")
+        return
     own = found.here.probe.weights if found.here.probe else ""
     held = {name: probe.weights for name, probe in found.probes.items() if probe.weights}
     reference = own or next(iter(held.values()), "")
@@ -103,31 +101,31 @@ def weights(found: Inspection) -> list[Finding]:
         for name, probe in found.probes.items()
         if probe.weights_problem
     }
-    findings = [_absent(found, *why, names) for why, names in by_value(lacking).items()]
+    if same := [name for name, fingerprint in held.items() if fingerprint == reference]:
+        text = f"{found.backbone}, {reference[:12]}{found.on(same, same=True)}"
+        yield Finding("weights", "ok", text)
+    for why, names in by_value(lacking).items():
+        yield _absent(found, *why, names)
     fix = "copy the same file to every node, or give --backbone ARCHITECTURE@FILE on a share"
     for other, names in by_value(held).items():
         if other != reference:
             text = f"{name_list(names)}: other weights of {found.backbone} "
             text += f"({other[:12]}, not {reference[:12]})"
-            findings.append(Finding("weights", "wrong", text, fix))
-    same = [name for name, fingerprint in held.items() if fingerprint == reference]
-    if same:
-        text = f"{found.backbone}, {reference[:12]}{found.on(same, same=True)}"
-        findings.insert(0, Finding("weights", "ok", text))
-    return findings
+            yield Finding("weights", "wrong", text, fix)
 
 
-def tracking(found: Inspection) -> list[Finding]:
+def tracking(found: Inspection) -> Iterator[Finding]:
     """Whether MLflow can be reached from here, where the process that writes it runs."""
     status = found.tracking
     if status is None:
         text = "not checked: give --out (its own database) or --tracking-uri"
-        return [Finding("tracking", "note", text)]
-    if status.problem:
-        return [Finding("tracking", "wrong", f"{status.where} {status.problem}", status.fix)]
-    if status.risk:
-        return [Finding("tracking", "warn", f"{status.where}: {status.risk}", status.fix)]
-    return [Finding("tracking", "ok", status.where)]
+        yield Finding("tracking", "note", text)
+    elif status.problem:
+        yield Finding("tracking", "wrong", f"{status.where} {status.problem}", status.fix)
+    elif status.risk:
+        yield Finding("tracking", "warn", f"{status.where}: {status.risk}", status.fix)
+    else:
+        yield Finding("tracking", "ok", status.where)
 
 
 def _tasks(probe: ProbeResult | None) -> dict[str, str]:
