@@ -7,8 +7,9 @@ import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from orchestrator.errors import InvalidInput
 from orchestrator.planning.config import SweepConfig
@@ -47,14 +48,13 @@ class GivenOption:
         return [word for value in self.values for word in (self.flag, value)]
 
 
-@dataclass(frozen=True)
-class Submission:
+class Submission(NamedTuple):
     """A job: its id, the shell command for the head, the files beside it, and metadata."""
 
     id: str
     entrypoint: str
-    files: Mapping[str, bytes] = field(default_factory=dict)
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, bytes]
+    metadata: Mapping[str, str]
 
 
 def prepare(

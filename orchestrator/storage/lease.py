@@ -39,7 +39,7 @@ from orchestrator.storage.object_store import ObjectStore, Version
 from orchestrator.storage.retry import log
 
 NAME = ".lease.json"
-BEAT, LOOK = 5.0, 5.0
+BEAT, READ_EVERY = 5.0, 5.0
 VALID, TAKEOVER = 15.0, 20.0
 _POLL_S = 0.5
 _CLOCK: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -193,7 +193,7 @@ class LeaseReader:
     def check(self, now: bool = False) -> None:
         """Raises `SweepConflict` if the lease is not the command's any more.
 
-        Reads the lease every `LOOK` seconds, or `now`; then `StorageError` if it cannot be read.
+        Reads it every `READ_EVERY` seconds, or `now`; then `StorageError` if it cannot be read.
         """
         if not now and _now() < self._until:
             return
@@ -206,7 +206,7 @@ class LeaseReader:
         else:
             if found.get("token") != self._token or not _is_held(found):
                 raise no_longer_held(self._name)
-        self._until = _now() + LOOK
+        self._until = _now() + READ_EVERY
 
 
 def read(store: ObjectStore) -> tuple[Content, Version | None]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from orchestrator.spec import Trial
 from orchestrator.storage.folder_lock import FolderLock
 from orchestrator.storage.sweep_paths import SweepPaths
 from tests.backends.worlds import keys, logged, pool_config, trial
+from tests.commands import until
 
 
 class Asked:
@@ -55,13 +54,6 @@ def service(tmp_path: Path, mini_data: Path, token: str) -> PoolService:
 
 def train(service: PoolService, one: Trial, *rungs: int) -> Asked:
     return Asked(service.train, one.to_dict(), rungs)
-
-
-def wait_until(there: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not there():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 def rows(out: Path) -> dict[str, tuple[str, str, int]]:
@@ -136,7 +128,7 @@ def test_the_second_caller_of_a_trial_takes_it_over(
     monkeypatch.setattr(Pool, "advance", lambda pool: (go_on.wait(20), advance(pool))[1])
     one = trial(mini_data)
     first = train(service, one)
-    wait_until(lambda: logged(tmp_path, one.key) == ["started"])
+    until(lambda: logged(tmp_path, one.key) == ["started"])
     second = train(service, one)
     go_on.set()
     assert second.report().status == "ended"
@@ -174,16 +166,6 @@ def test_a_damaged_checkpoint_is_refused_and_harms_no_neighbour(
     assert "delete it" in report.message
     assert neighbour.report().status == "ended"
     assert keys(tmp_path) == {other.key}
-
-
-def test_data_of_another_fingerprint_is_refused(
-    service: PoolService, tmp_path: Path, mini_data: Path
-) -> None:
-    report = train(service, replace(trial(mini_data), data="f" * 64)).report()
-    assert report.status == "refused"
-    assert "'orientation'" in report.message
-    assert "ffffffffffff" in report.message
-    assert keys(tmp_path) == frozenset()
 
 
 def test_a_row_that_cannot_be_written_is_refused(
@@ -246,7 +228,7 @@ def test_a_closed_pool_refuses_what_runs_waits_and_comes(
     waiting, running = trial(mini_data, 1), trial(mini_data, 2, epochs=500)
     assert train(service, waiting, 1).report().status == "rung"
     asked = train(service, running)
-    wait_until(lambda: logged(tmp_path, running.key) == ["started"])
+    until(lambda: logged(tmp_path, running.key) == ["started"])
     assert asked.pending
     Asked(service.close, "the disk is full").report()
     assert throughput.read(SweepPaths(tmp_path).pools), "written before that is heard"

@@ -52,10 +52,13 @@ def test_the_next_command_waits_for_a_worker(tmp_path: Path, mini_data: Path) ->
         pass
 
 
-def test_a_final_trial_of_other_test_images_is_refused(tmp_path: Path, mini_data: Path) -> None:
+def test_a_trial_of_other_images_is_refused(tmp_path: Path, mini_data: Path) -> None:
+    one = trial(mini_data)
     with pool_worker(tmp_path, mini_data) as worker:
         with pytest.raises(DataError, match="'orientation'"):
-            worker.add(replace(trial(mini_data), stage="final"), ())
+            worker.add(replace(one, stage="final"), ())
+        with pytest.raises(DataError, match=r"'orientation'.*ffffffffffff"):
+            worker.add(replace(one, data="f" * 64), ())
         assert len(worker.pool) == 0
 
 

@@ -16,11 +16,12 @@ from orchestrator.errors import StorageError, SweepConflict
 from orchestrator.storage import lease
 from orchestrator.storage.lease import NAME, Lease, LeaseReader, read
 from orchestrator.storage.object_store import ObjectStore, Version, storage
+from tests.commands import until
 from tests.imports import ROOT
 from tests.object_stores import s3_server
 
 WHERE = "s3://bucket/sweep"
-QUICK = {"BEAT": 0.05, "LOOK": 0.05, "VALID": 0.8, "TAKEOVER": 1.0, "_POLL_S": 0.05}
+QUICK = {"BEAT": 0.05, "READ_EVERY": 0.05, "VALID": 0.8, "TAKEOVER": 1.0, "_POLL_S": 0.05}
 
 
 @pytest.fixture(autouse=True)
@@ -50,18 +51,11 @@ def beat(store: ObjectStore) -> int:
     return int(read(store)[0]["beat"])
 
 
-def wait_until(there: Any) -> None:
-    deadline = time.monotonic() + 30
-    while not there():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
-
-
 def test_it_is_taken_renewed_and_released(store: ObjectStore) -> None:
     with Lease(store, WHERE, "one") as held:
         first = beat(store)
         assert token_in(store) == "one"
-        wait_until(lambda: beat(store) > first + 1)
+        until(lambda: beat(store) > first + 1)
         held.check()
         LeaseReader(store, WHERE, "one").check(now=True)
     assert not held.held
@@ -246,12 +240,12 @@ def test_a_store_that_is_away_suspends_the_lease_until_it_is_renewed(
             worker.check()  # the next one may succeed
             with pytest.raises(StorageError):
                 worker.check(now=True)  # before a row it must
-            wait_until(lambda: not held.held)
+            until(lambda: not held.held)
             with pytest.raises(StorageError, match="cannot renew the lease"):
                 held.check()
         held.check()
         before = beat(store)
-        wait_until(lambda: beat(store) > before)
+        until(lambda: beat(store) > before)
 
 
 def test_a_renewal_whose_answer_was_lost_is_no_loss(
@@ -264,14 +258,14 @@ def test_a_renewal_whose_answer_was_lost_is_no_loss(
             patch.setattr(ObjectStore, "replace", lambda *a: (replace(*a), None)[1])
             time.sleep(0.2)
         before = beat(store)
-        wait_until(lambda: beat(store) > before)
+        until(lambda: beat(store) > before)
         held.check()
 
 
 def test_a_worker_reads_the_lease_periodically(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "LOOK", 60.0)
+    monkeypatch.setattr(lease, "READ_EVERY", 60.0)
     left_by(store, "one")
     worker = LeaseReader(store, WHERE, "one")
     worker.check()

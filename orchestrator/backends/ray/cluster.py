@@ -80,12 +80,13 @@ class Answer(Generic[T]):
 def connect(cluster: Cluster) -> None:
     """Join the cluster at its address, or start one here; `BackendError` says what to do."""
     options: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False}
+    options["logging_level"] = "ERROR"
     if cluster.address:
         check_reachable(cluster.address)
     else:
         options |= {"include_dashboard": False, "object_store_memory": 100 * 2**20}
     try:
-        ray.init(address=cluster.address or "local", logging_level="ERROR", **options)
+        ray.init(address=cluster.address or "local", **options)
     except Exception as error:  # Ray raises plain ones too, such as when it starts too slowly
         raise _unusable(cluster.address, reason(error)) from error
 

@@ -99,11 +99,11 @@ class PoolManager:
         if not asked:
             return None
         answered, _ = ray.wait(asked, num_returns=len(asked), timeout=_SLOTS_SECONDS)
-        found: list[int | None] = []
+        most = 0
         for answer in answered:
             with suppress(RayError):  # whoever needs that pool will find out
-                found.append(ray.get(answer))
-        return max((slots for slots in found if slots), default=None)
+                most = max(most, ray.get(answer) or 0)
+        return most or None
 
     def close(self, message: str, seconds: float = 0.0) -> None:
         """Make every pool refuse what it has and what still comes, with this message.

@@ -44,7 +44,7 @@ def locks(found: Inspection) -> Iterator[Finding]:
         yield Finding("locks", "wrong", f"{where} cannot lock files", fix)
     if found.locks in ("", "refused"):
         return
-    seen = {
+    seen: dict[str, str] = {
         m.name: m.probe.out_reply.locks for m in found.machines if m.probe and m.probe.out_reply
     }
     by_state = by_value(seen)
