@@ -266,7 +266,7 @@ def _train(planned: Planned, search: Search, lease: str, observer: Observer) -> 
         width=config.width,
         # Machines of a cluster may disappear at any time, with all work since the checkpoint.
         checkpoint_seconds=0.0 if config.address else 60.0,
-        storage_patience=_STORAGE_SECONDS,
+        storage_timeout=_STORAGE_SECONDS,
         uri=planned.paths.uri,
     )
     done = sum(study.done + study.stopped + study.diverged for study in search.progress())

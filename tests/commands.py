@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -124,6 +125,14 @@ def check_once_each(out: Path) -> None:
     when = {event.key: event.time for event in events(out) if event.name == "recorded"}
     again = [e.key for e in events(out) if e.name == "started" and e.time > when.get(e.key, e.time)]
     assert not again, "a trial was started after it had finished"
+
+
+def until(true: Callable[[], bool], seconds: float = 40.0) -> None:
+    """Wait for it; closely, because tests kill at the moment it is so."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.01)
 
 
 Here = Callable[..., str]

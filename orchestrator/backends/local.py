@@ -36,7 +36,7 @@ def run(
         observe: called after every event, for progress displays and time budgets.
         notify: called with a sentence when storage fails and is retried, and when it works again.
     """
-    retry = RetryPolicy(config.storage_patience, notify)
+    retry = RetryPolicy(config.storage_timeout, notify)
     worker = PoolWorker(config, device, notify=notify)
     try:
         while _fill(worker, search, retry) or len(worker.pool):

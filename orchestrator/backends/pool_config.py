@@ -27,7 +27,7 @@ class PoolConfig:
         lease: token of the command that the pool works for.
         checkpoint_seconds: least time between two checkpoints of a trial; 0 writes one after every
             epoch.
-        storage_patience: seconds for which refused storage operations are retried.
+        storage_timeout: seconds for which refused storage operations are retried.
         width: trials in a stack; None measures what pays.
         uri: the sweep's address in an object store; empty for a plain folder.
     """
@@ -40,7 +40,7 @@ class PoolConfig:
     stopping: str
     lease: str
     checkpoint_seconds: float = 60.0
-    storage_patience: float = 300.0
+    storage_timeout: float = 300.0
     width: int | None = None
     uri: str = ""
 

@@ -51,11 +51,8 @@ class TrialLog:
         line = f"{time.time():.3f} {event} {key} {os.getpid()} {epoch}\n".encode()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                os.write(handle, line)
-            finally:
-                os.close(handle)
+            with open(self._path, "ab", buffering=0) as file:  # the line in one call
+                file.write(line)
         except OSError as error:
             log.warning("not in the trial log: %s %s: %s", event, key, error)
         if time.monotonic() > self._next_upload:

@@ -59,8 +59,8 @@ class PoolWorker:
         memory.keep_freed()
         self._config, self._storage = config, SweepStorage.at(config.uri or config.out)
         self._paths = self._storage.paths
-        self._records = RetryPolicy(config.storage_patience, notify)
-        self._checkpoints = RetryPolicy(config.storage_patience, notify)
+        self._records = RetryPolicy(config.storage_timeout, notify)
+        self._checkpoints = RetryPolicy(config.storage_timeout, notify)
         self._ledger = Ledger(self._paths.ledger)
         backbone = load_backbone(config.backbone)
         if backbone.fingerprint != config.weights:
@@ -127,21 +127,21 @@ class PoolWorker:
 
     def _open(self, trial: Trial) -> SearchData | FinalData:
         """The splits that the trial may read: final and leaking trials get test, others do not."""
-        store, task = self._config.suite.store, self._config.suite.task(trial.task)
+        suite, task = self._config.suite, self._config.suite.task(trial.task)
+
+        def root() -> Path:
+            """Where the task is prepared; it is downloaded from an object store if need be."""
+            given = (trial.data, trial.reads_test, self._config.data_root)
+            return transfer.local_root(self._storage, suite, task, *given)
+
         if trial.reads_test:
-            final = open_final(store, task, self._data_root(trial))
+            final = open_final(suite.store, task, root())
             _check_identity(trial, final.identity.final)
             return final
         if trial.task not in self._search_data:
-            self._search_data[trial.task] = open_search(store, task, self._data_root(trial))
+            self._search_data[trial.task] = open_search(suite.store, task, root())
         _check_identity(trial, self._search_data[trial.task].identity)
         return self._search_data[trial.task]
-
-    def _data_root(self, trial: Trial) -> Path:
-        """Where the trial's task is prepared; it is downloaded from an object store if need be."""
-        suite, root = self._config.suite, self._config.data_root
-        task = suite.task(trial.task)
-        return transfer.local_root(self._storage, suite, task, trial.data, trial.reads_test, root)
 
     def _keep(self, ended: Ended) -> TrialResult:
         if ended.tensors is not None:

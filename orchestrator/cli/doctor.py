@@ -53,7 +53,8 @@ def doctor(
     """
     from orchestrator import tasks
     from orchestrator.cluster.doctor.checks import check_all, summary
-    from orchestrator.cluster.doctor.collect import DoctorOptions, absolute_location, inspect
+    from orchestrator.cluster.doctor.collect import absolute_location, inspect
+    from orchestrator.cluster.doctor.records import DoctorOptions
     from orchestrator.data.prepared.store import default_root
     from orchestrator.storage.sweep_storage import paths_of
     from orchestrator.tracking.locations import URI_VARIABLE, chosen_uri

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from orchestrator.errors import InvalidInput
 from orchestrator.planning.config import SweepConfig
@@ -18,7 +19,9 @@ from orchestrator.storage.yaml import read_yaml
 KIND = "orchestrate"
 """The key of a job's metadata that says what it is: a sweep, or a query about one."""
 SWEEP, QUERY = "sweep", "query"
-CONFIG, SPACE, SUITE = "config.yaml", "space.yaml", "suite"
+SUITE = "suite"
+_FILES = ("config", "space")
+"""Options that name a file, which is sent as NAME.yaml."""
 # The cluster files install into ~/venv; who starts Ray from elsewhere has it on the PATH.
 _FIND = 'export PATH="$PATH:$HOME/venv/bin"; exec'
 _REWRITTEN = {
@@ -45,14 +48,13 @@ class GivenOption:
         return [word for value in self.values for word in (self.flag, value)]
 
 
-@dataclass(frozen=True)
-class Submission:
+class Submission(NamedTuple):
     """A job: its id, the shell command for the head, the files beside it, and metadata."""
 
     id: str
     entrypoint: str
-    files: Mapping[str, bytes] = field(default_factory=dict)
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, bytes]
+    metadata: Mapping[str, str]
 
 
 def prepare(
@@ -95,11 +97,11 @@ def prepare(
         "sweep",
         f"{SUITE}/{Path(config.suite).name}" if _is_file(config.suite) else config.suite,
         *(word for o in given if o.name not in _REWRITTEN for word in o.arguments),
-        *(word for name in (CONFIG, SPACE) if name in files for word in (_flag(name), name)),
+        *(word for name in _FILES if name in by_name for word in (f"--{name}", f"{name}.yaml")),
     ]
     quoted = [f"{flag} {quote_path(path)}" for flag, path in on_cluster.items()]
     line = " ".join([command(*arguments), *quoted, "--address auto"])
-    _check_secrets([line], files)
+    _check_secrets(line, files)
     return Submission(
         id=_id(by_name["name"].values[0] if "name" in by_name else "", suite.name),
         entrypoint=line,
@@ -145,20 +147,12 @@ def cluster_path(option: str, given: str | Path, home: Path | None = None) -> st
 
 def _files(config: SweepConfig, given: Mapping[str, GivenOption]) -> dict[str, bytes]:
     """The files that the command reads, by their names beside it."""
-    files = {
-        name: _read(Path(given[option].values[0]))
-        for name, option in ((CONFIG, "config"), (SPACE, "space"))
-        if option in given
-    }
+    files = {f"{n}.yaml": _read(Path(given[n].values[0])) for n in _FILES if n in given}
     if _is_file(config.suite):
         path = Path(config.suite)
         _check_suite(path)
         files[f"{SUITE}/{path.name}"] = _read(path)
     return files
-
-
-def _flag(file: str) -> str:
-    return f"--{file.partition('.')[0]}"
 
 
 def _is_file(suite: str) -> bool:
@@ -174,26 +168,17 @@ def _read(path: Path) -> bytes:
 
 def _check_suite(path: Path) -> None:
     """Only the suite's file is sent: it must name the images by their paths on the cluster."""
-    for key, value in _image_paths(read_yaml(path, "suite")):
-        if not value.startswith(("/", "~/")):
-            raise InvalidInput(
-                f"'{key}' of the suite file '{path}' is '{value}', relative to that file, and "
-                "only the file is sent. Write the path of the images on the cluster: "
-                f"'/mnt/shared/{value}', '~/shared/{value}'."
-            )
-
-
-def _image_paths(file: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     from orchestrator.tasks.own import FORMS
 
-    for task, about in file["tasks"].items():
-        for form in FORMS:
-            paths = about.get(form) or {}
-            yield from (
-                (f"tasks.{task}.{form}.{name}", paths[name])
-                for name in _IMAGE_KEYS
-                if isinstance(paths.get(name), str)
-            )
+    for task, about in read_yaml(path, "suite")["tasks"].items():
+        for form, name in itertools.product(FORMS, _IMAGE_KEYS):
+            value = (about.get(form) or {}).get(name)
+            if isinstance(value, str) and not value.startswith(("/", "~/")):
+                raise InvalidInput(
+                    f"'tasks.{task}.{form}.{name}' of the suite file '{path}' is '{value}', "
+                    "relative to that file, and only the file is sent. Write the path of the "
+                    f"images on the cluster: '/mnt/shared/{value}', '~/shared/{value}'."
+                )
 
 
 def _check_backbone(backbone: str) -> None:
@@ -205,9 +190,8 @@ def _check_backbone(backbone: str) -> None:
         )
 
 
-def _check_secrets(lines: Sequence[str], files: Mapping[str, bytes]) -> None:
-    texts = [*lines, *(data.decode(errors="replace") for data in files.values())]
-    if any(map(has_secret, texts)):
+def _check_secrets(line: str, files: Mapping[str, bytes]) -> None:
+    if any(map(has_secret, [line, *(data.decode(errors="replace") for data in files.values())])):
         raise InvalidInput(
             "an address with a password is not submitted: everybody who can open the cluster's "
             "dashboard could read it. Leave --tracking-uri out and set MLFLOW_TRACKING_URI on the "

@@ -62,7 +62,7 @@ def submit(jobs: Jobs, submission: Submission) -> None:
                 f"'{out}' is used by the running sweep {other.id}; wait for its end, stop it "
                 f"(`orchestrate stop {other.id}`), or name another --out."
             )
-    jobs.submit(submission.id, submission.entrypoint, submission.files, submission.metadata)
+    jobs.submit(*submission)
 
 
 def run_command(jobs: Jobs, sweep: Job, what: str, width: int) -> tuple[bool, str]:
@@ -72,7 +72,7 @@ def run_command(jobs: Jobs, sweep: Job, what: str, width: int) -> tuple[bool, st
     """
     line = f"export COLUMNS={width} NO_COLOR=1; {command(what)} {quote_path(sweep.metadata['out'])}"
     log: list[str] = []
-    ended = _run(jobs, query(what, line), log.append)
+    ended = jobs.run(*query(what, line), log.append)
     output = _without_ray_lines("".join(log))
     return (True, output) if ended.state == "succeeded" else (False, _reason(ended, output))
 
@@ -92,7 +92,7 @@ def fetch(
         archive = Path(folder) / "files.tar.gz"
         with open(archive, "wb") as sink:
             receiver = Receiver(sink)
-            ended = _run(jobs, query("fetch", line, files), receiver.feed)
+            ended = jobs.run(*query("fetch", line, files), receiver.feed)
             if ended.state != "succeeded":
                 log = _without_ray_lines("\n".join(receiver.other_lines))
                 raise BackendError(_reason(ended, log))
@@ -101,10 +101,6 @@ def fetch(
             if line.startswith(NOTICE):
                 notify(line)
         return merge(archive, target)
-
-
-def _run(jobs: Jobs, job: Submission, take: Callable[[str], object]) -> Job:
-    return jobs.run(job.id, job.entrypoint, job.files, job.metadata, take)
 
 
 def _reason(ended: Job, log: str) -> str:

@@ -14,6 +14,7 @@ import configparser
 import importlib.util
 import os
 import re
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -101,8 +102,7 @@ def _config(scheme: str, options: dict[str, str]) -> tuple[dict[str, Any], dict[
     client: dict[str, Any] = {}
     protocol, endpoint = config.pop("scheme", "https"), config.pop("endpoint_override", "")
     if endpoint:
-        full = endpoint if "://" in endpoint else f"{protocol}://{endpoint}"
-        config[_ENDPOINT[scheme]] = full
+        config[_ENDPOINT[scheme]] = endpoint if "://" in endpoint else f"{protocol}://{endpoint}"
     if "force_virtual_addressing" in config:
         config["virtual_hosted_style_request"] = config.pop("force_virtual_addressing")
     if "tls_ca_file_path" in config:
@@ -120,21 +120,17 @@ def _aws_profile(config: dict[str, Any]) -> dict[str, Any]:
         return {}
     profile = os.environ.get("AWS_PROFILE", "default")
     folder = Path.home() / ".aws"
-    file = os.environ.get("AWS_SHARED_CREDENTIALS_FILE", folder / "credentials")
     profiles = configparser.RawConfigParser()
-    profiles.read(file)
+    profiles.read(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", folder / "credentials"))
     if profiles.has_option(profile, "aws_access_key_id"):
         names = ("access_key_id", "secret_access_key", "session_token")
         found = {name: profiles.get(profile, f"aws_{name}", fallback="") for name in names}
         config.update({name: value for name, value in found.items() if value})
-        return {}
-    if (folder / "config").exists() and importlib.util.find_spec("boto3"):
+    elif (folder / "config").exists() and importlib.util.find_spec("boto3"):
         from obstore.auth.boto3 import Boto3CredentialProvider
 
-        try:
+        with suppress(ValueError):  # the profile has no credentials: the machine may have a role
             return {"credential_provider": Boto3CredentialProvider()}
-        except ValueError:  # the profile has no credentials: the machine may have a role
-            return {}
     return {}
 
 

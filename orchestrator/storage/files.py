@@ -89,14 +89,18 @@ def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[N
     make_folder(path.parent)
     lock = FileLock(path)
     try:
-        lock.acquire(blocking=False)
+        held = lock.acquire(blocking=False)
     except Timeout:
         waiting()
-        lock.acquire()
-    try:
+        held = lock.acquire()
+    with held:
         yield
-    finally:
-        lock.release()
+
+
+def reason(error: object) -> str:
+    """What an error says, in one line without the full stop; its class if it says nothing."""
+    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return str(text).splitlines()[0].rstrip(".")
 
 
 def storage_error(action: str, error: Exception, hint: str = "") -> StorageError:
@@ -104,8 +108,7 @@ def storage_error(action: str, error: Exception, hint: str = "") -> StorageError
 
     `hint` is a further sentence, which begins with a space.
     """
-    why = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return StorageError(
-        f"cannot {action}: {why.splitlines()[0].rstrip('.')}.{hint} Nothing recorded is lost: free "
+        f"cannot {action}: {reason(error)}.{hint} Nothing recorded is lost: free "
         "space or permissions, check the connection, then run the same command again."
     )

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from orchestrator.errors import InvalidInput, StorageError, SweepConflict
@@ -25,7 +24,7 @@ from orchestrator.storage.files import make_folder, write_whole
 DRIVER, WORKERS, HOLDER = ".lock-driver", ".lock-workers", ".lease.json"
 _GRACE_S = 1.0  # a killed holder keeps its lock until the system has taken it apart
 _POLL_S = 0.05
-_SIGHT_S = 3.0  # a share may show what another machine wrote a moment later
+_VISIBLE_S = 3.0  # a share may show what another machine wrote a moment later
 
 _driver_locks: set[int] = set()
 
@@ -35,28 +34,26 @@ class FolderLock:
 
     Args:
         out: output folder on a local disk or NFS; made if it is missing.
-        patience: seconds to wait for the workers of a killed command to end.
+        timeout: seconds to wait for the workers of a killed command to end.
         waiting: called once with a sentence for the user if there is something to wait for.
         name: what messages call it, if not `out`.
 
     Entering raises `SweepConflict` when another command holds the lease (naming it) or orphaned
-    workers outlast `patience`, and `InvalidInput` when the folder cannot be written or locked.
+    workers outlast `timeout`, and `InvalidInput` when the folder cannot be written or locked.
     `token` names this lease; give it to `hold_worker_lock`. `former` named the one before it.
     """
 
     def __init__(
         self,
         out: Path,
-        patience: float = 60.0,
-        waiting: Callable[[str], None] | None = None,
+        timeout: float = 60.0,
+        waiting: Callable[[str], None] = lambda _: None,
         name: str = "",
     ) -> None:
         # In the order of time: a folder with an older one is not where this lease was taken.
         self.token = f"{time.time_ns():016x}{secrets.token_hex(8)}"
         self.former = ""
-        self._name = name or str(out)
-        self._out = out
-        self._patience = patience
+        self._out, self._name, self._timeout = out, name or str(out), timeout
         self._waiting = waiting
         self._lock = -1
 
@@ -68,18 +65,13 @@ class FolderLock:
                 raise SweepConflict(running(self._name, _holder(self._out)))
             self.former = token_of(self._out)
             self._announce()
-            self._outlive_orphans()
+            self._wait_for_orphans()
         except BaseException:
             self._release()
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._release()
 
     def _release(self) -> None:
@@ -99,46 +91,36 @@ class FolderLock:
         except OSError as error:
             raise _unwritable(self._out, error) from error
 
-    def _outlive_orphans(self) -> None:
+    def _wait_for_orphans(self) -> None:
         lock = _open(self._out, WORKERS)
         try:
             if _exclusive(lock, self._out, 0.0):
                 return
-            if self._waiting:
-                self._waiting(
-                    f"waiting up to {self._patience:g} s for workers of a command that was killed "
-                    f"in '{self._name}' to end"
-                )
-            if not _exclusive(lock, self._out, self._patience):
+            self._waiting(
+                f"waiting up to {self._timeout:g} s for workers of a command that was killed in "
+                f"'{self._name}' to end"
+            )
+            if not _exclusive(lock, self._out, self._timeout):
                 raise SweepConflict(
                     f"workers of a command that was killed in '{self._name}' still run after "
-                    f"{self._patience:g} s. Wait, or find them with `lsof {self._out / WORKERS}` "
+                    f"{self._timeout:g} s. Wait, or find them with `lsof {self._out / WORKERS}` "
                     "and end them, then run the same command again."
                 )
         finally:
             os.close(lock)
 
 
-class WorkerLock:
-    """A worker's shared lock: the next command waits until the process ends or calls `close`."""
+def hold_worker_lock(out: Path, token: str) -> int:
+    """Mark this process as a worker of the lease `token` on `out`; returns the lock's descriptor.
 
-    def __init__(self, lock: int) -> None:
-        self._lock = lock
-
-    def close(self) -> None:
-        """Release the lock."""
-        os.close(self._lock)
-
-
-def hold_worker_lock(out: Path, token: str) -> WorkerLock:
-    """Mark this process as a worker of the lease `token` on `out`, for as long as it lives.
+    The next command waits until the process ends or closes the descriptor.
 
     Raises `SweepConflict` when another command has taken the lease since (a worker that starts
     late, after its command was killed, must end instead of training what is trained again) or when
     this machine sees another folder at `out` than the command does; `StorageError` when the folder
     cannot be written now.
     """
-    _wait_for_sight(out, token)  # before anything is made in a folder that is not the sweep's
+    _wait_until_visible(out, token)  # before anything is made in a folder that is not the sweep's
     try:
         lock = os.open(out / WORKERS, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
@@ -148,16 +130,14 @@ def hold_worker_lock(out: Path, token: str) -> WorkerLock:
         # After the lock: a newer lease shows its token before it looks for workers, so either we
         # see its token here or it waits for us.
         if token_of(out) != token:
-            raise SweepConflict(
-                f"the command that started this worker no longer holds '{out}'; the worker ends."
-            )
+            raise no_longer_held(str(out))
     except OSError as error:
         os.close(lock)
         raise _unlockable(out, error) from error
     except SweepConflict:
         os.close(lock)
         raise
-    return WorkerLock(lock)
+    return lock
 
 
 def token_of(out: Path) -> str:
@@ -165,9 +145,9 @@ def token_of(out: Path) -> str:
     return str(_holder(out).get("token", ""))
 
 
-def _wait_for_sight(out: Path, token: str) -> None:
-    """Wait until this machine's `out` shows the token or a later one, for up to `_SIGHT_S`."""
-    deadline = time.monotonic() + _SIGHT_S
+def _wait_until_visible(out: Path, token: str) -> None:
+    """Wait until this machine's `out` shows the token or a later one, for up to `_VISIBLE_S`."""
+    deadline = time.monotonic() + _VISIBLE_S
     while token_of(out) < token:
         if time.monotonic() >= deadline:
             raise SweepConflict(
@@ -186,9 +166,9 @@ def _open(out: Path, name: str) -> int:
         raise _unwritable(out, error) from error
 
 
-def _exclusive(lock: int, out: Path, patience: float) -> bool:
-    """Whether the exclusive lock was acquired within `patience` seconds."""
-    deadline = time.monotonic() + patience
+def _exclusive(lock: int, out: Path, timeout: float) -> bool:
+    """Whether the exclusive lock was acquired within `timeout` seconds."""
+    deadline = time.monotonic() + timeout
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -225,6 +205,13 @@ def running(name: str, holder: Mapping[str, Any]) -> str:
     return (
         f"{describe_holder(holder)} is running in '{name}'. Wait until it ends, stop it with "
         "Ctrl-C or `kill`, or give this one another place with --out."
+    )
+
+
+def no_longer_held(name: str) -> SweepConflict:
+    """The error of a worker whose command has lost the sweep `name`."""
+    return SweepConflict(
+        f"the command that started this worker no longer holds '{name}'; the worker ends."
     )
 
 

@@ -30,17 +30,16 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Self
 
 from orchestrator.errors import StorageError, SweepConflict
 from orchestrator.storage.files import storage_error
-from orchestrator.storage.folder_lock import describe_holder, running
+from orchestrator.storage.folder_lock import describe_holder, no_longer_held, running
 from orchestrator.storage.object_store import ObjectStore, Version
 from orchestrator.storage.retry import log
 
 NAME = ".lease.json"
-BEAT, LOOK = 5.0, 5.0
+BEAT, READ_EVERY = 5.0, 5.0
 VALID, TAKEOVER = 15.0, 20.0
 _POLL_S = 0.5
 _CLOCK: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -85,12 +84,7 @@ class Lease:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
         self._until = 0.0
@@ -199,7 +193,7 @@ class LeaseReader:
     def check(self, now: bool = False) -> None:
         """Raises `SweepConflict` if the lease is not the command's any more.
 
-        Reads the lease every `LOOK` seconds, or `now`; then `StorageError` if it cannot be read.
+        Reads it every `READ_EVERY` seconds, or `now`; then `StorageError` if it cannot be read.
         """
         if not now and _now() < self._until:
             return
@@ -211,11 +205,8 @@ class LeaseReader:
             log.warning("the lease cannot be read: %s", error)  # before a row it must be
         else:
             if found.get("token") != self._token or not _is_held(found):
-                raise SweepConflict(
-                    f"the command that started this worker no longer holds '{self._name}'; the "
-                    "worker ends."
-                )
-        self._until = _now() + LOOK
+                raise no_longer_held(self._name)
+        self._until = _now() + READ_EVERY
 
 
 def read(store: ObjectStore) -> tuple[Content, Version | None]:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
 from orchestrator.errors import LedgerError
+from orchestrator.storage.addresses import location
 from orchestrator.storage.buckets import credentials_hint, open_bucket
 from orchestrator.storage.files import make_folder, storage_error, write_whole
 
@@ -68,11 +69,10 @@ def storage(uri: str | Path) -> Storage:
         return LocalFolder(Path(uri))
     if scheme == "file":
         return LocalFolder(Path(unquote(rest)))
-    # An address may carry credentials and options; neither belongs in a message.
-    address = rest.partition("?")[0].rpartition("@")[2]
-    shown = f"{scheme}://{address}"
+    shown = location(uri)  # an address may hold credentials and options
+    root = shown.partition("://")[2].partition("/")[2]
     try:
-        return ObjectStore(*open_bucket(str(uri)), address.partition("/")[2], shown)
+        return ObjectStore(*open_bucket(str(uri)), root, shown)
     except (BaseError, OSError, ValueError) as error:
         raise LedgerError(
             f"the address '{shown}' cannot be used ({_why(error)}). Allowed: a folder, file://, "
@@ -180,8 +180,7 @@ class ObjectStore:
 
     def write(self, folder: str, name: str, data: bytes) -> None:
         with self._explained("write", folder, name):
-            key = self._key(folder, name)
-            obstore.put(self._bucket, key, data, use_multipart=False)
+            obstore.put(self._bucket, self._key(folder, name), data, use_multipart=False)
 
     def create(self, folder: str, name: str, data: bytes) -> bool:
         with self._explained("write", folder, name):
@@ -221,11 +220,8 @@ class ObjectStore:
             return Version(made["e_tag"], made["version"])
 
     def delete(self, folder: str, name: str) -> None:
-        with self._explained("delete", folder, name):
-            try:
-                obstore.delete(self._bucket, self._key(folder, name))
-            except FileNotFoundError:
-                return
+        with self._explained("delete", folder, name), suppress(FileNotFoundError):
+            obstore.delete(self._bucket, self._key(folder, name))
 
     def clean(self) -> int:
         return 0
@@ -234,17 +230,10 @@ class ObjectStore:
         return _inside(self._shown, folder, name)
 
     def upload(self, source: Path, folder: str, name: str) -> None:
-        """Makes the bytes of a local file visible, whole or not at all; in pieces, so that it may
-        be of any size.
-        """
+        """Make a local file of any size visible, whole or not at all; it is sent in pieces."""
         with self._explained("write", folder, name):
-            obstore.put(
-                self._bucket,
-                self._key(folder, name),
-                source,
-                chunk_size=_PIECE,
-                max_concurrency=_PARALLEL_PIECES,
-            )
+            pieces: Any = {"chunk_size": _PIECE, "max_concurrency": _PARALLEL_PIECES}
+            obstore.put(self._bucket, self._key(folder, name), source, **pieces)
 
     def download(self, folder: str, name: str, target: Path) -> None:
         """Writes the file's bytes to a local one; `FileNotFoundError` when it is gone."""
@@ -268,15 +257,9 @@ class ObjectStore:
     def _key(self, folder: str, name: str) -> str:
         return _inside(self._root, folder, name)
 
-    @contextmanager
-    def _explained(self, verb: str, folder: str, name: str) -> Iterator[None]:
-        with _explained(
-            f"{verb} '{self.path(folder, name)}'", writes=verb == "write", hint=self._hint
-        ):
-            yield
-
-    def _hint(self, error: Exception) -> str:
-        return credentials_hint(self._shown.partition("://")[0], str(error))
+    def _explained(self, verb: str, folder: str, name: str) -> AbstractContextManager[None]:
+        scheme = self._shown.partition("://")[0]
+        return _explained(f"{verb} '{self.path(folder, name)}'", verb == "write", scheme)
 
 
 def _inside(*parts: str) -> str:
@@ -293,9 +276,7 @@ def _entry(entry: os.DirEntry[str]) -> tuple[str, int] | None:
 
 
 @contextmanager
-def _explained(
-    action: str, writes: bool = False, hint: Callable[[Exception], str] = lambda _: ""
-) -> Iterator[None]:
+def _explained(action: str, writes: bool = False, scheme: str = "") -> Iterator[None]:
     """Turns every error of a disk or a store into `StorageError`.
 
     What is missing stays a `FileNotFoundError`, and what is there already a `FileExistsError`; but
@@ -310,7 +291,9 @@ def _explained(
             raise
         if isinstance(error, OSError) and error.errno is not None:
             raise storage_error(action, error) from error
-        raise storage_error(action, OSError(_why(error)), hint(error)) from error
+        raise storage_error(
+            action, OSError(_why(error)), credentials_hint(scheme, str(error))
+        ) from error
 
 
 def _why(error: Exception) -> str:

@@ -37,13 +37,13 @@ def is_transient(error: BaseException | None) -> bool:
 class RetryPolicy:
     """Retry for up to `seconds` from the first of consecutive transient failures.
 
-    `say` is called with a sentence at the first failure and at the next success; by default the
+    `notify` is called with a sentence at the first failure and at the next success; by default the
     process's log.
     """
 
-    def __init__(self, seconds: float, say: Callable[[str], None] | None = None) -> None:
+    def __init__(self, seconds: float, notify: Callable[[str], None] | None = None) -> None:
         self._seconds = seconds
-        self._say = say or log.warning
+        self._notify = notify or log.warning
         self._since: float | None = None
         self._pause = FIRST
 
@@ -58,7 +58,7 @@ class RetryPolicy:
         if self._since is None:
             self._since = now
             why = str(error).partition(". ")[0]  # what to do comes when it is to be done
-            self._say(f"storage refuses, trying again for up to {self._seconds:g} s: {why}")
+            self._notify(f"storage refuses, trying again for up to {self._seconds:g} s: {why}")
         pause, self._pause = self._pause, min(2 * self._pause, LONGEST)
         return min(pause, max(since + self._seconds - now, 0.0))
 
@@ -66,7 +66,7 @@ class RetryPolicy:
         """An attempt succeeded: the next failure starts a new period."""
         if self._since is not None:
             waited = time.monotonic() - self._since
-            self._say(f"storage works again, after {waited:.0f} s")
+            self._notify(f"storage works again, after {waited:.0f} s")
         self._since, self._pause = None, FIRST
 
     def call(self, action: Callable[[], _T]) -> _T:

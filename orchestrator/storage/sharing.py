@@ -18,19 +18,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 from orchestrator.errors import InvalidInput, LedgerError
 from orchestrator.storage.addresses import location
-from orchestrator.storage.files import write_whole
+from orchestrator.storage.files import reason, write_whole
 
-PATIENCE = 1.5
+TIMEOUT = 1.5
 """Seconds for which a file that must be there may stay unseen."""
 NETWORK = ("nfs", "cifs", "smb", "9p", "ceph", "lustre", "gpfs", "beegfs", "glusterfs", "fuse.")
 """How the names of file systems begin that several machines can mount."""
 _MARKER, _LOCK = "marker", "lock"
-_MOST_NAMES = 4
+_V = TypeVar("_V")
 
 Locks = Literal["kept", "ignored", "refused", ""]
 """Whether a machine is kept out by a lock that another one holds; empty: nothing to lock."""
@@ -49,10 +48,10 @@ class Marker:
 
 
 @dataclass(frozen=True)
-class Sight:
+class MarkerReply:
     """What a machine saw of a marker; `problem` is empty if it saw it and could answer.
 
-    `kind` is the file system's, `answer` what it wrote, to be found in the file `file`.
+    `kind` is the file system's; `answer` is what the machine wrote into the file `file`.
     """
 
     problem: str = ""
@@ -89,23 +88,18 @@ class SharedCheck:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._end()
 
-    def confirm(self, sight: Sight) -> str:
-        """What is wrong with a machine's sight of the place; empty if its answer came back."""
-        if sight.problem:
-            return sight.problem
+    def confirm(self, reply: MarkerReply) -> str:
+        """What is wrong with a machine's view of the place; empty if its answer came back."""
+        if reply.problem:
+            return reply.problem
         try:
-            found = _await(lambda: self._where.get(sight.file))
+            found = _await(lambda: self._where.get(reply.file))
         except OSError as error:
-            return f"what it wrote does not arrive here ({said(error)})"
-        return "" if found == sight.answer.encode() else "what it wrote arrives here as another"
+            return f"what it wrote does not arrive here ({short_error(error)})"
+        return "" if found == reply.answer.encode() else "what it wrote arrives here as another"
 
     def _lock(self, path: Path) -> None:
         self._locked = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -122,23 +116,23 @@ class SharedCheck:
         self._where.remove()
 
 
-def check_marker(marker: Marker) -> Sight:
+def check_marker(marker: Marker) -> MarkerReply:
     """What this machine sees of a marker; it answers beside it and creates no folder."""
     try:
         where = _where(marker)
-        kind = filesystem(Path(marker.place)) if isinstance(where, _MarkerFolder) else ""
+        kind = filesystem(where.path) if isinstance(where, _MarkerFolder) else ""
         try:
             found = _await(lambda: where.get(_MARKER))
         except FileNotFoundError:
-            return Sight(_unseen(marker, kind), kind)
+            return MarkerReply(_unseen(marker, kind), kind)
         if found != marker.content.encode():
-            return Sight("it reads something else than was written", kind)
+            return MarkerReply("it reads something else than was written", kind)
         file, answer = f"answer-{secrets.token_hex(6)}", secrets.token_hex(16)
         locks = _try_lock(where.path / _LOCK) if isinstance(where, _MarkerFolder) else ""
         where.put(file, answer.encode())
-        return Sight("", kind, file, answer, locks)
+        return MarkerReply("", kind, file, answer, locks)
     except (OSError, InvalidInput) as error:
-        return Sight(said(error))
+        return MarkerReply(short_error(error))
 
 
 class _MarkerFolder:
@@ -181,7 +175,7 @@ class _MarkerFolder:
 
 
 class _MarkerPrefix:
-    """The same in an object store, where the first file makes the folder."""
+    """The same in an object store, where the first file creates the folder."""
 
     def __init__(self, marker: Marker) -> None:
         from orchestrator.storage.object_store import ObjectStore, storage
@@ -205,7 +199,7 @@ class _MarkerPrefix:
             return self._store.read(self._folder, name)
 
     def remove(self) -> None:
-        with contextlib.suppress(LedgerError):  # it could not be written, which was said by then
+        with contextlib.suppress(LedgerError):  # it could not be written, which `put` has reported
             for name in self._store.walk(self._folder):
                 self._store.delete(self._folder, name)
 
@@ -225,8 +219,8 @@ def _where(marker: Marker) -> _MarkerFolder | _MarkerPrefix:
 
 
 def _await(read: Callable[[], bytes]) -> bytes:
-    """What `read` returns, once the file is there; its `FileNotFoundError` after `PATIENCE`."""
-    until = time.monotonic() + PATIENCE
+    """What `read` returns, once the file is there; its `FileNotFoundError` after `TIMEOUT`."""
+    until = time.monotonic() + TIMEOUT
     while True:
         try:
             return read()
@@ -294,27 +288,27 @@ def is_uri(place: str | Path) -> bool:
     return "://" in str(place)
 
 
-def said(error: Exception) -> str:
+def short_error(error: Exception) -> str:
     """An error in one short line without credentials."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    line = text.splitlines()[0].rstrip(".")
-    return " ".join(location(word) for word in line.split())
+    return " ".join(location(word) for word in reason(error).split())
 
 
-def told(problems: Mapping[str, str]) -> str:
-    """Machine → what is wrong with it, in one phrase; machines with the same trouble together.
-
-    Empty if nothing is wrong with any of them.
-    """
-    names: dict[str, list[str]] = {}
-    for name, why in problems.items():
-        if why:
-            names.setdefault(why, []).append(name)
-    return "; ".join(f"{listed(some)}: {why}" for why, some in names.items())
+def by_value(values: Mapping[str, _V]) -> dict[_V, list[str]]:
+    """Value → the names that have it, in their order."""
+    found: dict[_V, list[str]] = {}
+    for name, value in values.items():
+        found.setdefault(value, []).append(name)
+    return found
 
 
-def listed(names: Sequence[str]) -> str:
-    """Names of machines in one phrase; of many, the first few and how many more there are."""
-    if len(names) <= _MOST_NAMES:
+def describe_problems(problems: Mapping[str, str]) -> str:
+    """Machine → what is wrong with it (empty: nothing), as one phrase, grouped by problem."""
+    grouped = by_value(problems).items()
+    return "; ".join(f"{name_list(names)}: {problem}" for problem, names in grouped if problem)
+
+
+def name_list(names: Sequence[str], most: int = 4) -> str:
+    """Names in one phrase; of more than `most`, the first ones and how many more there are."""
+    if len(names) <= most:
         return ", ".join(names)
-    return f"{', '.join(names[: _MOST_NAMES - 1])} and {len(names) - _MOST_NAMES + 1} more"
+    return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"

@@ -7,12 +7,12 @@ lock on this machine's working copy is joined by a lease in the store.
 from __future__ import annotations
 
 import _thread
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Self
 
-from orchestrator.storage.folder_lock import FolderLock, WorkerLock, hold_worker_lock, token_of
+from orchestrator.storage.folder_lock import FolderLock, hold_worker_lock, token_of
 from orchestrator.storage.lease import Lease, LeaseReader
 from orchestrator.storage.sweep_storage import SweepStorage
 
@@ -39,25 +39,14 @@ class SweepLock:
         with ExitStack() as held:
             held.enter_context(self._folder)
             if self._storage.store is not None:
-                self._lease = Lease(
-                    self._storage.store,
-                    self._storage.paths.name,
-                    self.token,
-                    self._folder.former,
-                    self._waiting,
-                    _thread.interrupt_main,
-                )
-                held.enter_context(self._lease)
+                name, former = self._storage.paths.name, self._folder.former
+                options = (self._storage.store, name, self.token, former, self._waiting)
+                self._lease = held.enter_context(Lease(*options, _thread.interrupt_main))
                 self._storage.before_write = self._lease.check
             self._held = held.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._storage.before_write = lambda: None
         self._held.close()
         if isinstance(error, KeyboardInterrupt) and self._lease is not None:
@@ -77,7 +66,7 @@ class Worker:
 
     def __init__(self, storage: SweepStorage, token: str) -> None:
         self._lease: LeaseReader | None = None
-        self._lock: WorkerLock | None = None
+        self._lock: int | None = None
         if storage.store is not None:
             self._lease = LeaseReader(storage.store, storage.paths.name, token)
             self._lease.check(now=True)
@@ -93,4 +82,4 @@ class Worker:
     def close(self) -> None:
         """Lets the next command begin."""
         if self._lock is not None:
-            self._lock.close()
+            os.close(self._lock)

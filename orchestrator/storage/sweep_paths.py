@@ -6,6 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+class _Entry:
+    """A file or folder of a sweep, as an attribute of its `SweepPaths`."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, paths: SweepPaths, owner: object) -> Path:
+        return paths.out / self._name
+
+
 @dataclass(frozen=True)
 class SweepPaths:
     """The files and folders of one sweep.
@@ -17,70 +27,38 @@ class SweepPaths:
     out: Path
     uri: str = ""
 
+    sweep = _Entry("sweep.json")
+    """The frozen Sweep with its identities."""
+    asks = _Entry("asks")
+    """The samplers' suggestions."""
+    adapters = _Entry("adapters")
+    """Trained adapters of final trials, by key."""
+    checkpoints = _Entry("checkpoints")
+    """Checkpoints of running trials."""
+    registry = _Entry("registry")
+    """The exported best configurations."""
+    report = _Entry("report.html")
+    """The page for people."""
+    sheets = _Entry("sheets")
+    """Contact sheets of the tasks' training images."""
+    data = _Entry("data")
+    """Prepared tasks, for machines that share nothing but the object store."""
+    logs = _Entry("logs")
+    """Logs."""
+    pools = _Entry("pools")
+    """Device utilisation of the pools: derived, nothing depends on it."""
+    trial_log = _Entry("logs/trials.log")
+    """When which process started and recorded which trial; nothing reads it back."""
+
     @property
     def name(self) -> str:
         """The folder or address as a person would name it, without options."""
         return self.uri.partition("?")[0] or str(self.out)
 
     @property
-    def sweep(self) -> Path:
-        """The frozen Sweep with its identities."""
-        return self.out / "sweep.json"
-
-    @property
-    def asks(self) -> Path:
-        """The samplers' suggestions."""
-        return self.out / "asks"
-
-    @property
     def ledger(self) -> Path | str:
         """The results: the only source of truth. A folder, or the address of one."""
         return under(self.uri, "ledger") if self.uri else self.out / "ledger"
-
-    @property
-    def adapters(self) -> Path:
-        """Trained adapters of final trials, by key."""
-        return self.out / "adapters"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Checkpoints of running trials."""
-        return self.out / "checkpoints"
-
-    @property
-    def registry(self) -> Path:
-        """The exported best configurations."""
-        return self.out / "registry"
-
-    @property
-    def report(self) -> Path:
-        """The page for people."""
-        return self.out / "report.html"
-
-    @property
-    def sheets(self) -> Path:
-        """Contact sheets of the tasks' training images."""
-        return self.out / "sheets"
-
-    @property
-    def data(self) -> Path:
-        """Prepared tasks, for machines that share nothing but the object store."""
-        return self.out / "data"
-
-    @property
-    def logs(self) -> Path:
-        """Logs."""
-        return self.out / "logs"
-
-    @property
-    def pools(self) -> Path:
-        """Device utilisation of the pools: derived, nothing depends on it."""
-        return self.out / "pools"
-
-    @property
-    def trial_log(self) -> Path:
-        """When which process started and recorded which trial; nothing reads it back."""
-        return self.logs / "trials.log"
 
     def shown(self, path: Path) -> str:
         """A file or folder of the sweep as a person would name it."""

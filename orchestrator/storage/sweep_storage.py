@@ -41,9 +41,9 @@ class SweepStorage:
         self.store: ObjectStore | None = None
         if paths.uri:
             found = storage(paths.uri)
-            assert isinstance(found, ObjectStore)  # `paths_of` has seen to it
+            assert isinstance(found, ObjectStore)  # `paths_of` ensures it
             self.store = found
-            self._mark()
+            self._write_marker()
 
     @classmethod
     def at(cls, place: str | Path) -> Self:
@@ -112,7 +112,7 @@ class SweepStorage:
         if self.store is not None:
             self._delete(folder, self.store.walk(self._name(folder)))
 
-    def _mark(self) -> None:
+    def _write_marker(self) -> None:
         """Write the sweep's address into the working copy, so that commands may name the copy."""
         marker = self.paths.out / _MARKER
         try:
@@ -187,7 +187,11 @@ def paths_of(place: str | Path) -> SweepPaths:
     address, _, options = rest.partition("?")
     _check_secrets(scheme, address, options)
     if scheme == "file":
-        return SweepPaths(_folder(address))
+        if not address.startswith("/"):
+            raise InvalidInput(
+                f"'file://{address}' is no folder; write file:///FOLDER, or the folder."
+            )
+        return SweepPaths(Path(address))
     bucket, _, name = address.strip("/").partition("/")
     if not bucket.removeprefix(f"{ANONYMOUS}@") or not name:
         raise InvalidInput(
@@ -197,12 +201,6 @@ def paths_of(place: str | Path) -> SweepPaths:
     return SweepPaths(
         _copies() / hashlib.sha256(uri.partition("?")[0].encode()).hexdigest()[:16], uri
     )
-
-
-def _folder(address: str) -> Path:
-    if not address.startswith("/"):
-        raise InvalidInput(f"'file://{address}' is no folder; write file:///FOLDER, or the folder.")
-    return Path(address)
 
 
 def _check_secrets(scheme: str, address: str, options: str) -> None:

@@ -18,9 +18,8 @@ from orchestrator.results.sweep_file import SweepFile, read_sweep
 from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.storage.sweep_storage import paths_of
 from orchestrator.tracking import locations
-from orchestrator.tracking.lock import only_writer
 from orchestrator.tracking.records import SYSTEM, Measure, RunRecord
-from orchestrator.tracking.tracker import Run, Tracker
+from orchestrator.tracking.tracker import Run, Tracker, only_writer
 
 locations.set_variables()
 
@@ -33,7 +32,7 @@ PARENT = "mlflow.parentRunId"
 MOST_METRICS, MOST_PARAMS = 900, 100
 """Limits of one `log_batch`: 100 params, and 1,000 items in all."""
 PAGE = 1000
-PATIENCE = 30.0
+TIMEOUT = 30.0
 """Seconds that `track` waits for another writer of the same folder."""
 
 _T = TypeVar("_T")
@@ -55,7 +54,7 @@ def track(
     out: Path,
     uri: str | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-    patience: float = PATIENCE,
+    timeout: float = TIMEOUT,
     ledger: str | Path | None = None,
 ) -> TrackCounts:
     """Write what MLflow lacks of the sweep in `out`; a second call changes nothing.
@@ -67,7 +66,7 @@ def track(
         out: the sweep's folder.
         uri: any MLflow tracking address; default: the database in `out`.
         on_progress: called with (rows done, rows in all).
-        patience: seconds to wait while another command writes the same folder.
+        timeout: seconds to wait while another command writes the same folder.
         ledger: folder or address of the results, if not in `out`.
 
     Raises:
@@ -77,7 +76,7 @@ def track(
     uri = uri or locations.default_uri(out)
     read_sweep(paths_of(out))
     rows = Ledger(ledger or SweepPaths(out).ledger).results()
-    with only_writer(out, patience):
+    with only_writer(out, timeout):
         tracker = open_tracker(out, uri)
         written = tracker.update(rows, lambda done: on_progress(done, len(rows)))
         tracker.note(throughput.read(SweepPaths(out).pools))
@@ -125,26 +124,18 @@ class MlflowStore:
                     return found
 
     def create(self, record: RunRecord, parent: str | None) -> str:
-        tags = {
-            **record.tags,
-            KEY: record.key,
-            VERSION: record.version,
-            OF_SWEEP: self._sweep,
-            **({PARENT: parent} if parent else {}),
-        }
+        ours = {KEY: record.key, VERSION: record.version, OF_SWEEP: self._sweep}
+        tags = {**record.tags, **ours, **({PARENT: parent} if parent else {})}
         with self._explained():
             run = self._client.create_run(self._experiment, record.start, tags, record.name)
             return str(run.info.run_id)
 
-    def measure(self, run: str, measures: Sequence[Measure]) -> None:
-        self._log(run, measures)
-
     def complete(self, run: str, record: RunRecord) -> None:
         params = [entities.Param(name, value) for name, value in record.params.items()]
-        self._log(run, record.measures, params, [entities.RunTag(COMPLETE, "true")])
+        self.measure(run, record.measures, params, [entities.RunTag(COMPLETE, "true")])
         self.end(run, record.status, record.end)
 
-    def _log(
+    def measure(
         self,
         run: str,
         measures: Sequence[Measure],
@@ -169,7 +160,7 @@ class MlflowStore:
     def resume(self, run: str, tags: Mapping[str, str]) -> None:
         with self._explained():
             self._client.update_run(run, status="RUNNING")
-        self._log(run, (), tags=[entities.RunTag(name, value) for name, value in tags.items()])
+        self.measure(run, (), tags=[entities.RunTag(name, value) for name, value in tags.items()])
 
     def delete(self, run: str) -> None:
         with self._explained():

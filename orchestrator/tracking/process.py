@@ -86,20 +86,17 @@ class TrackingProcess:
         except OSError as error:
             self.stop()
             return self._incomplete(f"its process ended early ({error}).")
-        return self._outcome(answer)
+        try:
+            content: dict[str, Any] = json.loads(answer)
+            return TrackingOutcome(bool(content["complete"]), str(content["message"]))
+        except (ValueError, KeyError, TypeError):
+            return self._incomplete(f"its process ended early; see {log_file(self._out)}.")
 
     def stop(self) -> None:
         """Kill the process; `orchestrate track` writes what is missing then."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-
-    def _outcome(self, answer: str) -> TrackingOutcome:
-        try:
-            content: dict[str, Any] = json.loads(answer)
-            return TrackingOutcome(bool(content["complete"]), str(content["message"]))
-        except (ValueError, KeyError, TypeError):
-            return self._incomplete(f"its process ended early; see {log_file(self._out)}.")
 
     def _incomplete(self, reason: str) -> TrackingOutcome:
         return TrackingOutcome(False, str(unreachable(self._out, self._uri, reason)))

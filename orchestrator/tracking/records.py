@@ -6,7 +6,7 @@ import json
 import re
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from orchestrator.results.sweep_file import SweepFile
@@ -40,12 +40,12 @@ class RunRecord:
 
     key: str
     name: str
-    version: str
     tags: Mapping[str, str]
-    params: Mapping[str, str]
-    measures: Sequence[Measure]
     start: int
-    end: int
+    end: int = 0
+    version: str = ""
+    params: Mapping[str, str] = field(default_factory=dict)
+    measures: Sequence[Measure] = ()
     status: str = "FINISHED"
 
 
@@ -76,20 +76,8 @@ def study_record(result: TrialResult) -> RunRecord:
     return RunRecord(
         key=study_key(trial.study),
         name=trial.study,
-        version="",
-        tags={
-            "kind": "study",
-            "suite": trial.suite,
-            "task": trial.task,
-            "adapter": trial.adapter,
-            "backbone": trial.backbone,
-            "protocol": trial.protocol,
-            NOTE: note,
-        },
-        params={},
-        measures=(),
+        tags={"kind": "study", **_values(trial, _STUDY_TAGS), NOTE: note},
         start=milliseconds(result.started),
-        end=0,
     )
 
 
@@ -100,17 +88,12 @@ def sweep_record(file: SweepFile, start: float) -> RunRecord:
         f"Sweep of {', '.join(sweep.adapters)} over {', '.join(sweep.tasks)} (suite {sweep.suite}, "
         f"backbone {sweep.backbone}): `{file.command}`"
     )
-    plain = {name: getattr(sweep, name) for name in _SWEEP_TAGS}
-    tags = {"kind": "sweep", "command": file.command, **plain, NOTE: note}
+    tags = {"kind": "sweep", "command": file.command, **_values(sweep, _SWEEP_TAGS), NOTE: note}
     return RunRecord(
         key="sweep",
         name=f"{sweep.suite} {file.id[:8]}",
-        version="",
         tags={name: redacted(_text(value)) for name, value in tags.items()},
-        params={},
-        measures=(),
         start=milliseconds(start),
-        end=0,
     )
 
 
@@ -169,39 +152,26 @@ _SWEEP_TAGS = (
     *("suite", "backbone", "protocols", "sampler", "stopping", "trials", "seeds", "replicate"),
     "seed",
 )
+_STUDY_TAGS = ("suite", "task", "adapter", "backbone", "protocol")
+_TRIAL_TAGS = (*_STUDY_TAGS, "seed", "stage", "config")
+_RESULT_TAGS = ("key", "status", "stopping", "host", "device", "code", "message")
+
+
+def _values(record: object, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in names}
 
 
 def _trial_tags(result: TrialResult) -> dict[str, str]:
-    trial = result.trial
-    tags = {
-        "kind": "trial",
-        "key": result.key,
-        "suite": trial.suite,
-        "task": trial.task,
-        "adapter": trial.adapter,
-        "backbone": trial.backbone,
-        "seed": trial.seed,
-        "stage": trial.stage,
-        "protocol": trial.protocol,
-        "status": result.status,
-        "config": trial.config,
-        "stopping": result.stopping,
-        "host": result.host,
-        "device": result.device,
-        "code": result.code,
-        "message": result.message,
-        NOTE: _note(result),
-    }
-    return {name: _text(value) for name, value in tags.items() if value != ""}
-
-
-def _note(result: TrialResult) -> str:
-    trial, split = result.trial, _split(result)
-    value = "no accuracy" if result.value is None else f"{split} accuracy {result.value:.4f}"
-    return (
+    trial, value = result.trial, "no accuracy"
+    if result.value is not None:
+        value = f"{_split(result)} accuracy {result.value:.4f}"
+    note = (
         f"{trial.adapter} on {trial.task} ({trial.stage}, seed {trial.seed}): {value} "
         f"at epoch {result.epochs_run}, {result.status}."
     )
+    about = _values(trial, _TRIAL_TAGS) | _values(result, _RESULT_TAGS)
+    tags = {"kind": "trial", **about, NOTE: note}
+    return {name: _text(value) for name, value in tags.items() if value != ""}
 
 
 def _params(result: TrialResult) -> dict[str, str]:

@@ -36,7 +36,7 @@ NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 HOST, PORT = "127.0.0.1", 5000
 HOSTS = "localhost,localhost:*,127.0.0.1,127.0.0.1:*"
 """Allowed `Host` headers; others are refused, which prevents DNS rebinding."""
-PATIENCE = 120.0
+TIMEOUT = 120.0
 """Seconds until the server must answer; on an empty database it first creates its tables."""
 GRACE = 10.0
 PAUSE = 0.2
@@ -192,7 +192,7 @@ def _free(handle: int) -> bool:
 
 
 def _wait(home: Path, port: int, lives: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while _answers(port) != "OK":
         if not lives() or time.monotonic() > deadline:
             lines = log_file(home).read_text(errors="replace").splitlines()[-LAST_LINES:]
@@ -232,19 +232,16 @@ def main() -> None:
     if not options.stop and not options.artifacts:
         parser.error("--artifacts is needed")
     try:
-        print(_do(options))
+        if options.foreground:
+            os.execvpe(sys.executable, command(options.artifacts, options.port), variables())
+        if options.stop:
+            print(f"MLflow's server {'has ended' if stop(options.home) else 'was not running'}")
+        else:
+            new = "runs" if start(options.home, options.artifacts, options.port) else "was running"
+            print(f"MLflow's server {new}: http://{HOST}:{options.port}")
     except OrchestrateError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-def _do(options: argparse.Namespace) -> str:
-    if options.foreground:
-        os.execvpe(sys.executable, command(options.artifacts, options.port), variables())
-    if options.stop:
-        return f"MLflow's server {'has ended' if stop(options.home) else 'was not running'}"
-    new = start(options.home, options.artifacts, options.port)
-    return f"MLflow's server {'runs' if new else 'was running'}: http://{HOST}:{options.port}"
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,14 @@ import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from filelock import FileLock, Timeout
+
+from orchestrator.errors import TrackingError
 from orchestrator.results.sweep_file import SweepFile
 from orchestrator.results.throughput import Window
 from orchestrator.spec import TrialResult
@@ -33,6 +37,7 @@ from orchestrator.tracking.records import (
 
 SWEEP, RUNNING = "sweep", "RUNNING"
 ARTIFACTS = ("report.html", "registry")
+LOCK = ".lock-tracking"
 
 
 @dataclass(frozen=True)
@@ -93,15 +98,11 @@ class Tracker:
         self._store = store
         self._sweep = sweep
         self._runs = _single(store)
-        self._found = self._runs[SWEEP].status if SWEEP in self._runs else ""
+        self.found = self._runs[SWEEP].status if SWEEP in self._runs else ""
+        """The status of the sweep's run when this tracker was opened; empty if there was none."""
         self._rows: dict[str, TrialResult] = {}
         self._noted: Collection[tuple[str, int]] = ()
         self._studies: defaultdict[str, dict[str, TrialResult]] = defaultdict(dict)
-
-    @property
-    def found(self) -> str:
-        """The status of the sweep's run when this tracker was opened; empty if there was none."""
-        return self._found
 
     @property
     def seen(self) -> Collection[str]:
@@ -115,7 +116,8 @@ class Tracker:
 
         `progress` is called after each row with the number of `rows` done.
         """
-        self._open_sweep(rows)
+        began = min((row.started for row in rows), default=time.time())
+        self._open(sweep_record(self._sweep, began), None)
         written = 0
         for done, row in enumerate(rows, 1):
             written += self._write(row)
@@ -150,13 +152,10 @@ class Tracker:
         """
         for key, run in sorted(self._runs.items()):
             if run.status != status and not run.version:
-                rows = self._rows.values() if key == SWEEP else self._of_study(_study_name(key))
+                study = key.removeprefix(study_key(""))
+                rows = self._rows.values() if key == SWEEP else self._of_study(study)
                 self._store.end(run.id, status, _last(rows) or milliseconds(time.time()))
                 self._runs[key] = replace(run, status=status)
-
-    def _open_sweep(self, rows: Sequence[TrialResult]) -> None:
-        start = min((row.started for row in rows), default=time.time())
-        self._open(sweep_record(self._sweep, start), None)
 
     def _open(self, record: RunRecord, parent: str | None) -> None:
         """Create or resume the run of a sweep or study, with the tags of the present command."""
@@ -210,6 +209,20 @@ class Tracker:
         return list(self._studies[name].values())
 
 
+def only_writer(out: Path, timeout: float) -> AbstractContextManager[object]:
+    """Take the lock of the sweep's one writer; `TrackingError` after `timeout` seconds of waiting.
+
+    The system releases the lock when its holder ends.
+    """
+    try:
+        return FileLock(out / LOCK).acquire(timeout=timeout)
+    except Timeout:
+        raise TrackingError(
+            f"another command is writing '{out}' to MLflow now, probably the sweep itself. "
+            "Wait until it has ended, then try again."
+        ) from None
+
+
 def _single(store: Store) -> dict[str, Run]:
     """Runs by key. Of duplicates, which a lost answer of a server causes, one is kept."""
     kept: dict[str, Run] = {}
@@ -223,10 +236,6 @@ def _single(store: Store) -> dict[str, Run]:
         else:
             store.delete(run.id)
     return kept
-
-
-def _study_name(key: str) -> str:
-    return key.removeprefix(study_key(""))
 
 
 def _last(rows: Iterable[TrialResult]) -> int:

@@ -27,9 +27,8 @@ from orchestrator.storage.folder_lock import hold_worker_lock
 from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.storage.sweep_storage import SweepStorage
 from orchestrator.tracking.locations import chosen_uri
-from orchestrator.tracking.lock import only_writer
 from orchestrator.tracking.process import FINISH, INTERRUPT
-from orchestrator.tracking.tracker import Tracker
+from orchestrator.tracking.tracker import Tracker, only_writer
 
 PERIOD = 1.0
 LONGEST_PAUSE = 60.0
@@ -38,7 +37,7 @@ GONE = ""
 """The order where the input has ended."""
 REMOTE_PERIOD, SYNC_PERIOD = 5.0, 15.0
 """Seconds between reads of a ledger in an object store, and of the pools' utilisation there."""
-LAST_ATTEMPTS, LAST_PATIENCE = 3, 10.0
+LAST_ATTEMPTS, LAST_TIMEOUT = 3, 10.0
 LIFE_AFTER_PARENT = 3.0
 """Seconds to record in MLflow that the sweep was killed; the next command waits for this."""
 
@@ -86,10 +85,10 @@ class Writer:
         out: Path,
         uri: str,
         open_tracker: Callable[[Path, str], Tracker],
-        storage: SweepStorage | None = None,
+        storage: SweepStorage,
     ) -> None:
         self._out, self._uri, self._open_tracker = out, uri, open_tracker
-        self._storage = storage or SweepStorage(SweepPaths(out))
+        self._storage = storage
         self._ledger = Ledger(self._storage.paths.ledger)
         self._synced = 0.0
         self._tracker: Tracker | None = None
@@ -99,11 +98,12 @@ class Writer:
         """Write until an order arrives; the answer for the sweep."""
         period = pause = PERIOD if self._storage.store is None else REMOTE_PERIOD
         while (order := orders.wait(pause)) is None:
-            pause = period if self._attempt(self.copy) else min(2 * pause, LONGEST_PAUSE)
+            failed = self._failure(self.copy) is not None
+            pause = min(2 * pause, LONGEST_PAUSE) if failed else period
         if order in (FINISH, INTERRUPT):
             return self._finish("FINISHED" if order == FINISH else "KILLED")
         if self._tracker is not None:
-            self._attempt(lambda: self._write_rest("KILLED"))
+            self._failure(lambda: self._write_rest("KILLED"))
         return {"complete": False, "message": "the sweep ended without an order"}
 
     def copy(self) -> None:
@@ -122,17 +122,17 @@ class Writer:
             self._synced = time.monotonic()
         tracker.note(throughput.read(pools))
 
-    def _opened(self, patience: float) -> Tracker:
+    def _opened(self, timeout: float) -> Tracker:
         if self._tracker is None:
             with ExitStack() as stack:
-                stack.enter_context(only_writer(self._out, patience))
+                stack.enter_context(only_writer(self._out, timeout))
                 self._tracker = self._open_tracker(self._out, self._uri)
                 self._held = stack.pop_all()
             log.info("writing to %s", self._uri)
         return self._tracker
 
     def _write_rest(self, status: str) -> None:
-        tracker = self._opened(LAST_PATIENCE)
+        tracker = self._opened(LAST_TIMEOUT)
         tracker.update(self._ledger.new_results(tracker.seen))
         self._synced = 0.0
         self._note(tracker)
@@ -147,9 +147,6 @@ class Writer:
                 log.info("everything is written")
                 return {"complete": True, "message": ""}
         return {"complete": False, "message": failure}
-
-    def _attempt(self, work: Callable[[], None]) -> bool:
-        return self._failure(work) is None
 
     def _failure(self, work: Callable[[], None]) -> str | None:
         """Do `work`; the message if it failed: the tracker is invalid then."""
@@ -176,7 +173,10 @@ def main() -> None:
     parser.add_argument("--storage", help="address of a sweep whose working copy --out is")
     options = parser.parse_args()
     os.nice(10)
-    _log_to_stderr()
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.captureWarnings(True)
     orders = Orders(sys.stdin)
     sys.stdout = sys.stderr  # libraries must not print into the answer
     try:
@@ -192,13 +192,6 @@ def main() -> None:
         answer = {"complete": False, "message": redacted(str(error))}
     with suppress(BrokenPipeError):
         os.write(1, json.dumps(answer).encode())
-
-
-def _log_to_stderr() -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.captureWarnings(True)
 
 
 if __name__ == "__main__":

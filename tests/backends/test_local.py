@@ -64,7 +64,7 @@ class Scripted:
 
 
 def run(search: Any, out: Path, data: Path, width: int, observe: Callable[[], None]) -> None:
-    with FolderLock(out, patience=0) as lease:
+    with FolderLock(out, timeout=0) as lease:
         config = pool_config(out, data, lease.token, width=width)
         local.run(search, config, device="cpu", observe=observe)
 
@@ -125,7 +125,7 @@ def test_a_refused_trial_ends_it_and_keeps_the_results(tmp_path: Path, mini_data
     with pytest.raises(CheckpointError, match=bad.key):
         run(Scripted([good], [bad]), tmp_path, mini_data, 2, lambda: None)
     assert keys(tmp_path) == {good.key}
-    with FolderLock(tmp_path, patience=0):  # and no lock is left
+    with FolderLock(tmp_path, timeout=0):  # and no lock is left
         pass
 
 
@@ -138,7 +138,7 @@ def test_ctrl_c_leaves_no_lock(
     monkeypatch.setattr(PoolWorker, "advance", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(Scripted([trial(mini_data)]), tmp_path, mini_data, 1, lambda: None)
-    with FolderLock(tmp_path, patience=0):
+    with FolderLock(tmp_path, timeout=0):
         pass
 
 

@@ -17,7 +17,7 @@ from orchestrator.results.ledger import Ledger
 from orchestrator.storage.lease import NAME
 from orchestrator.storage.object_store import ObjectStore
 from orchestrator.storage.sweep_storage import SweepStorage, paths_of
-from tests.backends.worlds import TASK, pool_config, trial
+from tests.backends.worlds import TASK, pool_config, train, trial
 from tests.object_stores import Memory, memory, on_machine
 
 __all__ = ["memory"]
@@ -46,12 +46,6 @@ def lease(storage: SweepStorage, token: str = TOKEN) -> None:
     storage.store.write("", NAME, f'{{"token": "{token}"}}'.encode())
 
 
-def run(worker: PoolWorker, epochs: int = 1000) -> None:
-    """Steps until nothing is left, or a checkpoint of that many epochs is published."""
-    while len(worker.pool) and not any(t.epoch >= epochs for t in worker.pool._trainings.values()):
-        worker.advance()
-
-
 def test_a_trial_goes_on_where_another_machine_left_it(
     far: PoolConfig,
     mini_data: Path,
@@ -62,14 +56,15 @@ def test_a_trial_goes_on_where_another_machine_left_it(
     one = trial(mini_data, epochs=5)
     first = PoolWorker(far, "cpu")
     first.add(one, ())
-    run(first, epochs=3)
+    while first.pool.epoch(one.key) < 3:
+        first.advance()
     assert memory.names("sweep/checkpoints") == [f"{one.key}.safetensors"]
 
     on_machine("three", tmp_path, monkeypatch)
     second = PoolWorker(far, "cpu")
     second.add(one, ())
-    assert second.pool._trainings[one.key].epoch == 3
-    run(second)
+    assert second.pool.epoch(one.key) == 3
+    train(second)
     second.close()
     assert Ledger(f"{URI}/ledger").keys() == {one.key}
     assert memory.names("sweep/checkpoints") == []
@@ -92,12 +87,9 @@ def test_weights_are_in_the_store_before_the_row(
         "append",
         lambda row: (there.append(memory.names("sweep/adapters")), append(row)),
     )
-    worker.add(one, ())
-    run(worker)
+    train(worker, one)
     worker.close()
-    assert there == [
-        [f"{one.key}/adapter_config.json", f"{one.key}/adapter_model.safetensors"],
-    ]
+    assert there == [[f"{one.key}/adapter_config.json", f"{one.key}/adapter_model.safetensors"]]
 
 
 def test_a_pool_ends_when_another_command_has_the_sweep(
@@ -108,13 +100,13 @@ def test_a_pool_ends_when_another_command_has_the_sweep(
     worker.add(one, ())
     lease(SweepStorage.at(URI), "another")
     with pytest.raises(SweepConflict, match=f"no longer holds '{URI}'"):
-        run(worker)
-    assert Ledger(f"{URI}/ledger").keys() == frozenset(), "not even before it looks again"
+        train(worker)
+    assert Ledger(f"{URI}/ledger").keys() == frozenset(), "the lease is read again before a row"
     with pytest.raises(SweepConflict, match="no longer holds"):
         PoolWorker(far, "cpu")
 
 
-def test_what_is_for_people_may_fail(
+def test_records_for_people_may_fail(
     far: PoolConfig, mini_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upload = ObjectStore.upload
@@ -128,7 +120,6 @@ def test_what_is_for_people_may_fail(
     monkeypatch.setattr(pool_records, "UPLOAD_SECONDS", 0.0)
     one = trial(mini_data, epochs=1)
     worker = PoolWorker(far, "cpu")
-    worker.add(one, ())
-    run(worker)
+    train(worker, one)
     worker.close()
     assert Ledger(f"{URI}/ledger").keys() == {one.key}

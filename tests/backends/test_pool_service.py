@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from orchestrator.spec import Trial
 from orchestrator.storage.folder_lock import FolderLock
 from orchestrator.storage.sweep_paths import SweepPaths
 from tests.backends.worlds import keys, logged, pool_config, trial
+from tests.commands import until
 
 
 class Asked:
@@ -55,13 +54,6 @@ def service(tmp_path: Path, mini_data: Path, token: str) -> PoolService:
 
 def train(service: PoolService, one: Trial, *rungs: int) -> Asked:
     return Asked(service.train, one.to_dict(), rungs)
-
-
-def wait_until(there: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not there():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 def rows(out: Path) -> dict[str, tuple[str, str, int]]:
@@ -106,16 +98,6 @@ def test_a_stopped_trial_is_recorded_with_its_rule(
     assert logged(tmp_path, one.key) == ["started", "recorded"]
 
 
-def test_a_trial_proceeds_from_its_rung(
-    service: PoolService, tmp_path: Path, mini_data: Path
-) -> None:
-    one = trial(mini_data)
-    assert train(service, one, 1).report().status == "rung"
-    report = Asked(service.proceed, one.key).report()
-    assert report.status == "ended"
-    assert rows(tmp_path) == {one.key: ("finished", "", 2)}
-
-
 def test_a_recorded_trial_is_not_run_again(
     service: PoolService, tmp_path: Path, mini_data: Path
 ) -> None:
@@ -134,6 +116,7 @@ def test_a_trial_that_waits_at_its_rung_reports_it_to_the_next_caller(
     assert train(service, one, 1).report() == first
     assert logged(tmp_path, one.key) == ["started"]
     assert Asked(service.proceed, one.key).report().status == "ended"
+    assert rows(tmp_path) == {one.key: ("finished", "", 2)}
 
 
 def test_the_second_caller_of_a_trial_takes_it_over(
@@ -145,7 +128,7 @@ def test_the_second_caller_of_a_trial_takes_it_over(
     monkeypatch.setattr(Pool, "advance", lambda pool: (go_on.wait(20), advance(pool))[1])
     one = trial(mini_data)
     first = train(service, one)
-    wait_until(lambda: logged(tmp_path, one.key) == ["started"])
+    until(lambda: logged(tmp_path, one.key) == ["started"])
     second = train(service, one)
     go_on.set()
     assert second.report().status == "ended"
@@ -183,16 +166,6 @@ def test_a_damaged_checkpoint_is_refused_and_harms_no_neighbour(
     assert "delete it" in report.message
     assert neighbour.report().status == "ended"
     assert keys(tmp_path) == {other.key}
-
-
-def test_data_of_another_fingerprint_is_refused(
-    service: PoolService, tmp_path: Path, mini_data: Path
-) -> None:
-    report = train(service, replace(trial(mini_data), data="f" * 64)).report()
-    assert report.status == "refused"
-    assert "'orientation'" in report.message
-    assert "ffffffffffff" in report.message
-    assert keys(tmp_path) == frozenset()
 
 
 def test_a_row_that_cannot_be_written_is_refused(
@@ -255,7 +228,7 @@ def test_a_closed_pool_refuses_what_runs_waits_and_comes(
     waiting, running = trial(mini_data, 1), trial(mini_data, 2, epochs=500)
     assert train(service, waiting, 1).report().status == "rung"
     asked = train(service, running)
-    wait_until(lambda: logged(tmp_path, running.key) == ["started"])
+    until(lambda: logged(tmp_path, running.key) == ["started"])
     assert asked.pending
     Asked(service.close, "the disk is full").report()
     assert throughput.read(SweepPaths(tmp_path).pools), "written before that is heard"

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from orchestrator import tasks
 from orchestrator.backbones import fingerprint
 from orchestrator.backends.pool_config import PoolConfig
+from orchestrator.backends.pool_worker import PoolWorker
 from orchestrator.data.prepared.prepare import prepare_tasks
 from orchestrator.results.ledger import Ledger
 from orchestrator.spec import Stage, Trial
+from orchestrator.storage.folder_lock import FolderLock
 from orchestrator.storage.sweep_paths import SweepPaths
 from tests.commands import events
 
@@ -44,6 +48,27 @@ def trial(data: Path, seed: int = 0, stage: Stage = "search", **recipe: Any) -> 
         data=identity.final if stage == "final" else identity.search,
         weights=fingerprint("vit_mini"),
     )
+
+
+@contextmanager
+def pool_worker(
+    out: Path, data: Path, notify: Callable[[str], None] | None = None, **changes: Any
+) -> Iterator[PoolWorker]:
+    """A worker of the command that holds the folder's lock; changes are the config's."""
+    with FolderLock(out) as lock:
+        worker = PoolWorker(pool_config(out, data, lock.token, **changes), "cpu", notify=notify)
+        try:
+            yield worker
+        finally:
+            worker.close()
+
+
+def train(worker: PoolWorker, *trials: Trial) -> None:
+    """Train trials to their ends."""
+    for one in trials:
+        worker.add(one, ())
+    while len(worker.pool):
+        worker.advance()
 
 
 def keys(out: Path) -> frozenset[str]:

@@ -144,11 +144,6 @@ def test_a_password_is_not_submitted(address: str, tmp_path: Path) -> None:
         _prepare({"config": [str(tmp_path / "c.yaml")]})
 
 
-def test_a_tracking_address_without_one_is() -> None:
-    words = _words(_prepare({"tracking_uri": ["http://head:5000"]}))
-    assert words[words.index("--tracking-uri") + 1] == "http://head:5000"
-
-
 def _suite(folder: Path, train: str) -> Path:
     path = folder / "garden.yaml"
     path.write_text(

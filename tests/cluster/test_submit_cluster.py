@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 
 from orchestrator import registry
 from tests.cluster.headnode import TOKEN, Head, head_node
-from tests.commands import check_once_each, results, small_sweep
+from tests.commands import check_once_each, results, small_sweep, until
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(420), pytest.mark.xdist_group("submit")]
 
@@ -102,7 +101,7 @@ def test_a_sweep_that_is_stopped_ends_in_good_order(head: Head) -> None:
     early = head.type("status", "long")
     assert early.returncode == 0, early.stdout
     assert "long: " in early.stdout
-    _wait_for(head.home / "shared" / "long" / "logs" / "trials.log")
+    until((head.home / "shared" / "long" / "logs" / "trials.log").exists, 100)
     stopped = head.type("stop", "long")
     assert "is stopping" in stopped.stdout
     log = head.type("logs", "long", "--follow").stdout
@@ -113,13 +112,6 @@ def test_a_sweep_that_is_stopped_ends_in_good_order(head: Head) -> None:
     assert "ended already: stopped" in head.type("stop", "long").stdout
     assert head.type("fetch", "long", "here").returncode == 0
     assert (head.laptop / "here" / "sweep.json").exists()
-
-
-def _wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 100
-    while not path.exists():
-        assert time.monotonic() < deadline, f"no {path} yet"
-        time.sleep(0.3)
 
 
 def test_wrong_tokens_and_names_are_refused(head: Head, tmp_path: Path) -> None:

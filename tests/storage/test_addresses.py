@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from orchestrator.storage.addresses import has_secret, location, redacted
@@ -27,5 +29,5 @@ def test_secrets_of_the_environment_are_hidden(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_location_has_neither_user_nor_options() -> None:
     assert location("s3://key:secret@bucket/sweep?region=x") == "s3://bucket/sweep"
-    assert location("/data/a@b?c") == "/data/a@b?c"
+    assert location("/data/a@b?c") == location(Path("/data/a@b?c")) == "/data/a@b?c"
     assert not has_secret("s3://anonymous@bucket/x")

@@ -9,19 +9,12 @@ import pytest
 from orchestrator.storage.files import fingerprint, make_folder, write_whole
 
 
-def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    write_whole(path, b"one")
-    write_whole(path, b"two")
-    assert path.read_bytes() == b"two"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 @pytest.mark.parametrize("step", ["fsync", "rename"])
-def test_a_failed_write_keeps_what_was_there(
+def test_a_file_is_replaced_whole_or_not_at_all(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.json"
+    write_whole(path, b"zero")
     write_whole(path, b"one")
 
     def fail(*_: object) -> None:

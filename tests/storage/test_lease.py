@@ -15,12 +15,13 @@ from obstore.store import MemoryStore
 from orchestrator.errors import StorageError, SweepConflict
 from orchestrator.storage import lease
 from orchestrator.storage.lease import NAME, Lease, LeaseReader, read
-from orchestrator.storage.object_store import ObjectStore, Version
+from orchestrator.storage.object_store import ObjectStore, Version, storage
+from tests.commands import until
 from tests.imports import ROOT
 from tests.object_stores import s3_server
 
 WHERE = "s3://bucket/sweep"
-QUICK = {"BEAT": 0.05, "LOOK": 0.05, "VALID": 0.8, "TAKEOVER": 1.0, "_POLL_S": 0.05}
+QUICK = {"BEAT": 0.05, "READ_EVERY": 0.05, "VALID": 0.8, "TAKEOVER": 1.0, "_POLL_S": 0.05}
 
 
 @pytest.fixture(autouse=True)
@@ -50,55 +51,43 @@ def beat(store: ObjectStore) -> int:
     return int(read(store)[0]["beat"])
 
 
-def wait_until(there: Any) -> None:
-    deadline = time.monotonic() + 30
-    while not there():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
-
-
 def test_it_is_taken_renewed_and_released(store: ObjectStore) -> None:
     with Lease(store, WHERE, "one") as held:
         first = beat(store)
         assert token_in(store) == "one"
-        wait_until(lambda: beat(store) > first + 1)
+        until(lambda: beat(store) > first + 1)
         held.check()
         LeaseReader(store, WHERE, "one").check(now=True)
     assert not held.held
     with pytest.raises(SweepConflict, match="no longer holds"):
         LeaseReader(store, WHERE, "one").check(now=True)
-    said: list[str] = []
-    with Lease(store, WHERE, "two", waiting=said.append):
-        assert not said, "a released lease is free at once"
+    messages: list[str] = []
+    with Lease(store, WHERE, "two", waiting=messages.append):
+        assert not messages, "a released lease is free at once"
 
 
 def test_a_second_command_watches_and_is_refused(store: ObjectStore) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     with Lease(store, WHERE, "one") as held:
         with pytest.raises(SweepConflict, match=rf"is running in '{WHERE}'.*--out"):
-            Lease(store, WHERE, "two", waiting=said.append).__enter__()
+            Lease(store, WHERE, "two", waiting=messages.append).__enter__()
         held.check()
-    assert len(said) == 1
-    assert "watching for 1 s" in said[0]
+    (message,) = messages
+    assert "watching for 1 s" in message
 
 
-def test_the_lease_of_a_dead_command_is_taken_over(store: ObjectStore) -> None:
+@pytest.mark.parametrize("known", [True, False])
+def test_the_lease_of_a_dead_command_is_taken_over(store: ObjectStore, known: bool) -> None:
+    """At once if the command is known to be dead; else after watching the lease."""
     left_by(store, "dead")
     began = time.monotonic()
-    with Lease(store, WHERE, "two"):
-        assert time.monotonic() - began > QUICK["TAKEOVER"]
+    with Lease(store, WHERE, "two", dead="dead" if known else ""):
+        assert (time.monotonic() - began > QUICK["TAKEOVER"]) != known
         assert token_in(store) == "two"
 
 
-def test_nobody_watches_a_command_that_died_on_this_machine(store: ObjectStore) -> None:
-    left_by(store, "dead")
-    said: list[str] = []
-    with Lease(store, WHERE, "two", dead="dead", waiting=said.append):
-        assert not said
-
-
 @pytest.mark.parametrize("content", [b"", b"[", b"[]"])
-def test_a_lease_that_makes_no_sense_holds_nobody_off(store: ObjectStore, content: bytes) -> None:
+def test_a_damaged_lease_keeps_nobody_out(store: ObjectStore, content: bytes) -> None:
     store.write("", NAME, content)
     with Lease(store, WHERE, "one"):
         assert token_in(store) == "one"
@@ -140,7 +129,7 @@ class SlowStore(ObjectStore):
 
 
 @pytest.mark.timeout(300)
-def test_never_do_two_believe_that_they_hold_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_commands_never_hold_it_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight commands start, hold it for a while, and start again, over a store that is slow."""
     monkeypatch.setattr(lease, "VALID", 0.24)
     monkeypatch.setattr(lease, "TAKEOVER", 0.3)
@@ -179,12 +168,12 @@ def test_never_do_two_believe_that_they_hold_it(monkeypatch: pytest.MonkeyPatch)
         last_end, last = max(finish, last_end) if number == last else finish, number
 
 
-def test_who_loses_it_is_told_and_leaves_it_alone(store: ObjectStore) -> None:
+def test_a_holder_that_lost_it_is_notified_and_does_not_release_it(store: ObjectStore) -> None:
     """It was stopped for so long that another took over."""
-    told = threading.Event()
-    with Lease(store, WHERE, "one", lost=told.set) as held:
+    lost = threading.Event()
+    with Lease(store, WHERE, "one", lost=lost.set) as held:
         left_by(store, "two")
-        assert told.wait(30)
+        assert lost.wait(30)
         assert not held.held
         with pytest.raises(SweepConflict, match="another command has taken"):
             held.check()
@@ -209,12 +198,10 @@ except lease.SweepConflict:
 """
 
 
-def test_a_holder_that_was_stopped_knows_at_once_that_it_is_none(
+def test_a_stopped_holder_knows_at_once_that_it_lost_the_lease(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """SIGSTOP for longer than the take-over takes, then SIGCONT."""
-    from orchestrator.storage.object_store import storage
-
+    """SIGSTOP for longer than a takeover takes, then SIGCONT."""
     monkeypatch.setattr(lease, "TAKEOVER", 2.0)
     with (
         s3_server(),
@@ -230,14 +217,13 @@ def test_a_holder_that_was_stopped_knows_at_once_that_it_is_none(
         try:
             with Lease(there, WHERE, "two") as held:
                 one.send_signal(signal.SIGCONT)
-                said = one.stdout.read().split()
+                lines = one.stdout.read().split()
                 held.check()
         finally:
             one.kill()
-    # What it said before it was stopped, at most one line that was on its way, and nothing true.
-    after = said[said.index("False") :]
-    assert set(after) <= {"False", "lost"}
-    assert said[-1] == "lost"
+    # Lines from before it was stopped, at most one that was on its way, and no "True" after that.
+    assert set(lines[lines.index("False") :]) <= {"False", "lost"}
+    assert lines[-1] == "lost"
 
 
 def test_a_store_that_is_away_suspends_the_lease_until_it_is_renewed(
@@ -251,15 +237,15 @@ def test_a_store_that_is_away_suspends_the_lease_until_it_is_renewed(
         with monkeypatch.context() as patch:
             patch.setattr(ObjectStore, "replace", away)
             patch.setattr(ObjectStore, "read_version", away)
-            worker.check()  # nothing to be known
+            worker.check()  # the next one may succeed
             with pytest.raises(StorageError):
-                worker.check(now=True)  # but no row without
-            wait_until(lambda: not held.held)
+                worker.check(now=True)  # before a row it must
+            until(lambda: not held.held)
             with pytest.raises(StorageError, match="cannot renew the lease"):
                 held.check()
         held.check()
         before = beat(store)
-        wait_until(lambda: beat(store) > before)
+        until(lambda: beat(store) > before)
 
 
 def test_a_renewal_whose_answer_was_lost_is_no_loss(
@@ -272,14 +258,14 @@ def test_a_renewal_whose_answer_was_lost_is_no_loss(
             patch.setattr(ObjectStore, "replace", lambda *a: (replace(*a), None)[1])
             time.sleep(0.2)
         before = beat(store)
-        wait_until(lambda: beat(store) > before)
+        until(lambda: beat(store) > before)
         held.check()
 
 
-def test_a_worker_looks_only_now_and_then(
+def test_a_worker_reads_the_lease_periodically(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "LOOK", 60.0)
+    monkeypatch.setattr(lease, "READ_EVERY", 60.0)
     left_by(store, "one")
     worker = LeaseReader(store, WHERE, "one")
     worker.check()

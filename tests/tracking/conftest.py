@@ -11,7 +11,7 @@ from orchestrator.storage.folder_lock import FolderLock
 from orchestrator.tracking.locations import default_uri
 from orchestrator.tracking.mlflow import track
 from orchestrator.tracking.process import TrackingProcess
-from tests.tracking.database import until
+from tests.commands import until
 from tests.tracking.synthetic import make_sweep
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sqlite3
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -120,11 +119,3 @@ def _runs(ask: Ask, sweep: str) -> list[Stored]:
         if run in found:
             found[run].points[key].append((step, math.nan if nan else value))
     return list(found.values())
-
-
-def until(true: Callable[[], bool], seconds: float = 40.0) -> None:
-    """Wait for it; closely, because the tests kill at the moment it is so."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.01)

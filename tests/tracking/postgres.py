@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.tracking.database import until
+from tests.commands import until
 
 OWNER = "postgres" if os.geteuid() == 0 else getpass.getuser()
 """PostgreSQL refuses to run as root."""

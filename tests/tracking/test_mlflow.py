@@ -14,9 +14,8 @@ from orchestrator.results import throughput
 from orchestrator.results.ledger import Ledger
 from orchestrator.results.throughput import GroupUse, Window
 from orchestrator.storage.sweep_paths import SweepPaths
-from orchestrator.tracking.lock import only_writer
 from orchestrator.tracking.mlflow import MlflowStore, TrackCounts, open_tracker, track
-from orchestrator.tracking.tracker import Tracker
+from orchestrator.tracking.tracker import Tracker, only_writer
 from tests.tracking.database import check_agrees, content, count, stored
 from tests.tracking.synthetic import append, make_sweep, result, results, sweep_of
 
@@ -31,9 +30,9 @@ def uri(out: Path) -> str:
 def test_every_row_becomes_one_run_and_a_second_call_changes_nothing(sweep: Path) -> None:
     rows = append(sweep, results(12))
     assert {row.status for row in rows} == {"finished", "stopped", "diverged"}
-    heard: list[tuple[int, int]] = []
-    assert track(sweep, on_progress=lambda *done: heard.append(done)) == TrackCounts(12, 12)
-    assert heard[-1] == (12, 12)
+    progress: list[tuple[int, int]] = []
+    assert track(sweep, on_progress=lambda *done: progress.append(done)) == TrackCounts(12, 12)
+    assert progress[-1] == (12, 12)
     runs = check_agrees(sweep, rows)
     assert runs["sweep"].status == "FINISHED"
     before = content(sweep)
@@ -64,17 +63,10 @@ def test_a_trial_shows_its_tags_and_params(sweep: Path) -> None:
     track(sweep)
     run = stored(sweep)[row.key]
     expected = {
-        "key": row.key,
-        "task": "digits",
-        "adapter": "lora",
-        "seed": "0",
-        "stage": "final",
-        "status": "finished",
-        "suite": "mini",
-        "backbone": "vit_mini",
-        "config": row.trial.config,
-        "host": "node1",
-    }
+        "key": row.key, "task": "digits", "adapter": "lora", "seed": "0", "stage": "final",
+        "status": "finished", "suite": "mini", "backbone": "vit_mini", "protocol": "honest",
+        "config": row.trial.config, "host": "node1", "device": "cpu", "code": "0.1.0",
+    }  # fmt: skip
     assert expected.items() <= run.tags.items()
     assert run.params["rank"] == "4"
     assert json.loads(run.params["sites"]) == ["q", "v"]
@@ -97,29 +89,24 @@ def test_studies_and_sweep_show_totals(sweep: Path) -> None:
     assert study.tags["task"] == "digits"
 
 
-def test_a_sweep_that_is_extended_keeps_its_runs(sweep: Path) -> None:
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_sweep_that_is_extended_keeps_its_runs(sweep: Path, killed: bool) -> None:
+    """Its run shows the present command, even if the writer before was killed."""
     rows = list(results(10))
     append(sweep, rows[:6])
-    track(sweep)
+    if killed:
+        open_tracker(sweep, uri(sweep)).update(rows[:6])
+    else:
+        track(sweep)
     before = stored(sweep)
     append(sweep, rows[6:])
     text = (sweep / "sweep.json").read_text().replace("sweep mini", "sweep mini --seeds 5")
     (sweep / "sweep.json").write_text(text)
     assert track(sweep) == TrackCounts(10, 4)
     after = check_agrees(sweep, rows)
-    assert {key: run.id for key, run in before.items()}.items() <= {
-        key: run.id for key, run in after.items()
-    }.items()
+    assert all(after[key].id == run.id for key, run in before.items())
     assert after["sweep"].tags["command"] == "orchestrate sweep mini --seeds 5"
     assert after["sweep"].points["trials"] == [(6, 6.0), (10, 10.0)]
-
-
-def test_a_sweep_whose_writer_was_killed_shows_the_present_command(sweep: Path) -> None:
-    open_tracker(sweep, uri(sweep)).update([])
-    text = (sweep / "sweep.json").read_text().replace("sweep mini", "sweep mini --seeds 5")
-    (sweep / "sweep.json").write_text(text)
-    track(sweep)
-    assert stored(sweep)["sweep"].tags["command"] == "orchestrate sweep mini --seeds 5"
 
 
 class Cut(Exception):
@@ -287,7 +274,7 @@ def test_an_address_that_cannot_be_used_is_named(sweep: Path, address: str) -> N
 
 def test_a_second_writer_is_locked_out(sweep: Path) -> None:
     with only_writer(sweep, 0.0), pytest.raises(TrackingError, match="another command"):
-        track(sweep, patience=0.2)
+        track(sweep, timeout=0.2)
     track(sweep)
 
 
@@ -300,12 +287,6 @@ def test_a_folder_without_a_sweep_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "sweep.json"]
 
 
-@pytest.mark.parametrize(
-    ("counts", "sentence"),
-    [
-        (TrackCounts(1, 1), "1 trial, 1 of them written now"),
-        (TrackCounts(130, 0), "130 trials, none of them written now"),
-    ],
-)
-def test_what_was_done_reads_as_words(counts: TrackCounts, sentence: str) -> None:
-    assert str(counts) == sentence
+def test_the_counts_are_a_sentence() -> None:
+    assert str(TrackCounts(1, 1)) == "1 trial, 1 of them written now"
+    assert str(TrackCounts(130, 0)) == "130 trials, none of them written now"

@@ -18,16 +18,16 @@ from orchestrator.data.prepared.store import Present, presence
 from orchestrator.errors import BackendError, InvalidInput
 from orchestrator.spec import Suite, Task
 from orchestrator.storage.addresses import location
-from orchestrator.storage.files import storage_error
+from orchestrator.storage.files import reason, storage_error
 from orchestrator.storage.sharing import (
     Marker,
+    MarkerReply,
     SharedCheck,
-    Sight,
     check_marker,
+    describe_problems,
     is_uri,
-    listed,
-    said,
-    told,
+    name_list,
+    short_error,
 )
 
 NAMESPACE = "orchestrate"
@@ -79,21 +79,16 @@ class Answer(Generic[T]):
 
 def connect(cluster: Cluster) -> None:
     """Join the cluster at its address, or start one here; `BackendError` says what to do."""
+    options: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False}
+    options["logging_level"] = "ERROR"
     if cluster.address:
         check_reachable(cluster.address)
-    where = f"Ray cluster '{cluster.address}'" if cluster.address else "a local Ray cluster"
-    options: dict[str, Any] = {
-        "namespace": NAMESPACE,
-        "log_to_driver": False,
-        "logging_level": "ERROR",
-    }
-    if not cluster.address:
+    else:
         options |= {"include_dashboard": False, "object_store_memory": 100 * 2**20}
     try:
         ray.init(address=cluster.address or "local", **options)
-    except (ConnectionError, ValueError, RuntimeError, RayError) as error:
-        why, *_ = str(error).strip().splitlines() or [type(error).__name__]
-        raise _unusable(where, why) from error
+    except Exception as error:  # Ray raises plain ones too, such as when it starts too slowly
+        raise _unusable(cluster.address, reason(error)) from error
 
 
 @contextmanager
@@ -114,7 +109,7 @@ def check_reachable(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, OverflowError, UnicodeError) as error:
-        raise _unusable(f"Ray cluster '{address}'", str(error)) from error
+        raise _unusable(address, str(error)) from error
 
 
 def device_kind(device: str) -> str:
@@ -179,10 +174,8 @@ def clocks(of: Sequence[Node], seconds: float) -> dict[str, float]:
         for answer in ask(_now, of=of, seconds=seconds):
             if answer.value is not None:
                 trip = answer.received - answer.sent
-                ahead = answer.value - (answer.sent + answer.received) / 2
-                best[answer.node.name] = min(
-                    (trip, ahead), best.get(answer.node.name, (trip, ahead))
-                )
+                reading = trip, answer.value - (answer.sent + answer.received) / 2
+                best[answer.node.name] = min(reading, best.get(answer.node.name, reading))
     return {name: ahead for name, (_, ahead) in best.items()}
 
 
@@ -200,12 +193,12 @@ def check_storage(
     training = [node for node in nodes() if node.trains(kind)]
     try:
         with SharedCheck(out) as shared:
-            answers = ask(_see, shared.marker, *given, of=training, seconds=seconds)
+            answers = ask(_check_node, shared.marker, *given, of=training, seconds=seconds)
             seen = {answer.node.name: answer.value for answer in answers if answer.value}
-            blind = {name: shared.confirm(sight) for name, (sight, _) in seen.items()}
+            problems = {name: shared.confirm(reply) for name, (reply, _) in seen.items()}
     except OSError as error:
-        raise storage_error(f"write to '{location(out)}'", OSError(said(error))) from error
-    if unseen := told(blind):
+        raise storage_error(f"write to '{location(out)}'", OSError(short_error(error))) from error
+    if unseen := describe_problems(problems):
         raise InvalidInput(
             f"the output folder '{location(out)}' is not shared with every node that would train "
             f"for this command ({unseen}). Give --out a folder that all of them see at the same "
@@ -217,8 +210,8 @@ def check_storage(
     lacking = [name for name, (_, there) in seen.items() if _has_none(present, there)]
     if lacking and not is_uri(out):
         raise InvalidInput(
-            f"the prepared data in '{data_root}' is not on {listed(lacking)}. Give --data-root (or "
-            "$ORCHESTRATE_DATA) a folder that all nodes see at the same path, or copy this one "
+            f"the prepared data in '{data_root}' is not on {name_list(lacking)}. Give --data-root "
+            "(or $ORCHESTRATE_DATA) a folder that all nodes see at the same path, or copy this one "
             "there."
         )
 
@@ -227,11 +220,11 @@ def _now() -> float:
     return time.time()
 
 
-def _see(
-    sign: Marker, store: str, tasks: Sequence[Task], root: Path
-) -> tuple[Sight, tuple[Present, ...]]:
+def _check_node(
+    marker: Marker, store: str, tasks: Sequence[Task], root: Path
+) -> tuple[MarkerReply, tuple[Present, ...]]:
     """What one node sees of the sweep's folder and of the data."""
-    return check_marker(sign), presence(store, tasks, root)
+    return check_marker(marker), presence(store, tasks, root)
 
 
 def _has_none(here: Sequence[Present], there: Sequence[Present]) -> bool:
@@ -274,10 +267,16 @@ def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[-1]}".rstrip(": .")
 
 
-def _unusable(where: str, why: str) -> BackendError:
+def _unusable(address: str | None, why: str) -> BackendError:
+    if address is None:
+        return BackendError(
+            f"--backend ray cannot start a cluster on this machine: {why}. Run the same command "
+            "again when the machine has cores, memory and space in /tmp free, or use --backend "
+            "local, which starts nothing."
+        )
     return BackendError(
-        f"{where} cannot be used: {why.rstrip('.')}. Start one (`ray up cluster.yaml`, "
-        "`ray start --head`), leave --address out for a local one, or use --backend local. One "
-        "that asks for a token (InvalidAuthToken) wants its own in ~/.ray/auth_token here, and "
-        "RAY_AUTH_MODE=token."
+        f"Ray cluster '{address}' cannot be used: {why.rstrip('.')}. Start one (`ray up "
+        "cluster.yaml`, `ray start --head`), leave --address out for a local one, or use --backend "
+        "local. One that asks for a token (InvalidAuthToken) wants its own in ~/.ray/auth_token "
+        "here, and RAY_AUTH_MODE=token."
     )

@@ -56,17 +56,10 @@ class Dispatched:
 
 
 class Dispatcher:
-    """Drives `Search` for Tune.
+    """Drives `search` for Tune, with trials in `pools`; the other arguments are those of `run`.
 
     Tune would end the sweep with a traceback if one of these methods raised. So the first error is
     kept, the pools are closed, every trial ends, and `raise_error` raises it when Tune is done.
-
-    Args:
-        search: gives trials, decides at rungs, hears results.
-        config: where the ledger is, and for how long storage may fail.
-        pools: where trials run.
-        observe: called at every step, for progress displays and time budgets.
-        notify: called with a sentence when storage fails and is retried, and when it works again.
     """
 
     def __init__(
@@ -81,8 +74,8 @@ class Dispatcher:
         """The trials that Tune has, by Tune's ids."""
         self.pools, self._search, self._observe = pools, search, observe
         self._ledger = Ledger(config.paths.ledger)
-        self._asking = RetryPolicy(config.storage_patience, notify)
-        self._reading = RetryPolicy(config.storage_patience, notify)
+        self._asking = RetryPolicy(config.storage_timeout, notify)
+        self._reading = RetryPolicy(config.storage_timeout, notify)
         self._ask_again_at = 0.0
         self._error: Exception | None = None
 

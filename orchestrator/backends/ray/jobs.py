@@ -80,7 +80,13 @@ class Jobs:
             logging.getLogger(module).setLevel(logging.ERROR)
         with _explained(self.address), _without_addresses():
             self._client = _Client(self.address)
-            _check_version(self.address, self._client.ray_version())
+            there, here = self._client.ray_version(), ray.__version__
+        if there.split(".")[:2] != here.split(".")[:2]:
+            raise BackendError(
+                f"the cluster at {self.address} has Ray {there}, this machine has {here}; install "
+                f"the same one here (`pip install 'ray[default]=={there}'`), or `ray up` it again "
+                "from here."
+            )
 
     def submit(
         self, name: str, entrypoint: str, files: Mapping[str, bytes], metadata: Mapping[str, str]
@@ -96,22 +102,15 @@ class Jobs:
                 (Path(folder) / path).write_bytes(content)
             if files:
                 environment["working_dir"] = folder
-            self._submit(
-                entrypoint=entrypoint,
-                submission_id=name,
-                runtime_env=environment,
-                metadata=dict(metadata),
-            )
-
-    def _submit(self, **what: Any) -> None:
-        deadline = time.monotonic() + _STARTING
-        while True:
-            try:
-                self._client.submit_job(**what)
-                return
-            except RuntimeError as error:
-                if "No available agent" not in str(error) or time.monotonic() > deadline:
-                    raise
+            job: dict[str, Any] = {"entrypoint": entrypoint, "metadata": dict(metadata)}
+            deadline = time.monotonic() + _STARTING
+            while True:
+                try:
+                    self._client.submit_job(**job, submission_id=name, runtime_env=environment)
+                    return
+                except RuntimeError as error:
+                    if "No available agent" not in str(error) or time.monotonic() > deadline:
+                        raise
 
     def all(self) -> list[Job]:
         """Every command that was submitted, the oldest first."""
@@ -170,9 +169,8 @@ class _Client(JobSubmissionClient):
     """Ray's client, with a time limit for answers."""
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> requests.Response:
-        answer: requests.Response = super()._do_request(
-            method, endpoint, timeout=_TIMEOUT, **options
-        )
+        options["timeout"] = _TIMEOUT
+        answer: requests.Response = super()._do_request(method, endpoint, **options)
         return answer
 
     def ray_version(self) -> str:
@@ -218,15 +216,6 @@ def _without_addresses() -> Iterator[None]:
         yield
     finally:
         os.environ.update(kept)
-
-
-def _check_version(address: str, there: str) -> None:
-    here = ray.__version__
-    if there.split(".")[:2] != here.split(".")[:2]:
-        raise BackendError(
-            f"the cluster at {address} has Ray {there}, this machine has {here}; install the same "
-            f"one here (`pip install 'ray[default]=={there}'`), or `ray up` it again from here."
-        )
 
 
 @contextmanager

@@ -99,11 +99,11 @@ class PoolManager:
         if not asked:
             return None
         answered, _ = ray.wait(asked, num_returns=len(asked), timeout=_SLOTS_SECONDS)
-        found: list[int | None] = []
+        most = 0
         for answer in answered:
             with suppress(RayError):  # whoever needs that pool will find out
-                found.append(ray.get(answer))
-        return max((slots for slots in found if slots), default=None)
+                most = max(most, ray.get(answer) or 0)
+        return most or None
 
     def close(self, message: str, seconds: float = 0.0) -> None:
         """Make every pool refuse what it has and what still comes, with this message.
@@ -130,15 +130,11 @@ class PoolManager:
         """The pool's handle; the pool is started if need be."""
         if place not in self._pools:
             remote: Any = ray.remote(PoolService)
-            actor = remote.options(
-                num_cpus=0,
-                max_concurrency=_CALLERS,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(place.node, soft=False),
-            )
+            there = NodeAffinitySchedulingStrategy(place.node, soft=False)
+            options = {"num_cpus": 0, "max_concurrency": _CALLERS, "scheduling_strategy": there}
             part = str(place.number) if place.pools > 1 else ""
-            share = 1 / place.pools
-            pool = actor.remote(self._config, place.device, place.threads, part, share)
-            self._pools[place] = pool
+            given = (self._config, place.device, place.threads, part, 1 / place.pools)
+            pool = self._pools[place] = remote.options(**options).remote(*given)
             if self._closed:
                 pool.close.remote(self._closed)
         return self._pools[place]
@@ -233,11 +229,6 @@ class Pools:
             if self._asked is None:
                 self._asked = self._manager.slots.remote()
         return self.capacity.in_flight
-
-    @property
-    def share(self) -> float:
-        """The part of a device that a trial asks for."""
-        return self.capacity.share
 
     def stop(self, key: str) -> Report | None:
         """End a trial at its rung, and return its pool's report; None if its pool is gone."""

@@ -120,7 +120,7 @@ class TuneSearcher(Searcher):
                 "trial": asked.to_dict(),
                 "key": asked.key,
                 "rungs": self._dispatcher.rungs(asked),
-                "share": self._dispatcher.pools.share,
+                "share": self._dispatcher.pools.capacity.share,
             }
         return str(Searcher.FINISHED) if isinstance(asked, Done) else None
 

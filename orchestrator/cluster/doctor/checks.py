@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 
 from orchestrator.cluster.doctor import shared_checks
 from orchestrator.cluster.doctor.probe import code_digest
@@ -13,12 +14,11 @@ from orchestrator.cluster.doctor.records import (
     Level,
     Machine,
     ProbeResult,
-    by_value,
     size,
     size_range,
 )
 from orchestrator.storage.addresses import location
-from orchestrator.storage.sharing import listed
+from orchestrator.storage.sharing import by_value, name_list
 
 GIB = 2**30
 MIN_MEMORY, MIN_DISK = 2 * GIB, GIB
@@ -26,7 +26,6 @@ MIN_MEMORY, MIN_DISK = 2 * GIB, GIB
 MAX_CLOCK_SECONDS = 2.0
 _COMMAND_ONLY = ("optuna", "mlflow")
 """Packages that the command needs and the pools on other machines do not."""
-_MOST_FILES = 2
 
 
 def check_all(found: Inspection) -> list[Finding]:
@@ -39,83 +38,68 @@ def summary(findings: Iterable[Finding]) -> str:
     levels = [finding.level for finding in findings]
     wrong, warnings = levels.count("wrong"), levels.count("warn")
     text = f"{wrong} wrong" if wrong else "nothing is wrong"
-    if not warnings:
-        return text
-    return f"{text}, {warnings} warning{'s' if warnings > 1 else ''}"
+    more = f", {warnings} warning{'s' if warnings > 1 else ''}" if warnings else ""
+    return text + more
 
 
-def _cluster(found: Inspection) -> list[Finding]:
+def _cluster(found: Inspection) -> Iterator[Finding]:
     """Which nodes there are, and which of them do not answer."""
-    if not found.address:
-        return []
     names = [machine.name for machine in found.nodes if machine.probe]
-    findings = [
-        Finding("cluster", "wrong", f"{m.name}: {m.trouble}", _silent_fix(m.trouble))
-        for m in found.nodes
-        if not m.probe
-    ]
     if names:
         answer = "node answers" if len(names) == 1 else "nodes answer"
-        findings.insert(0, Finding("cluster", "ok", f"{len(names)} {answer}: {listed(names)}"))
-    return findings
+        yield Finding("cluster", "ok", f"{len(names)} {answer}: {name_list(names)}")
+    for machine in found.nodes:
+        if not machine.probe:
+            fix = "look at the machine: `ray status`, its load, /tmp/ray/session_latest/logs"
+            if "ModuleNotFoundError" in machine.trouble or "AttributeError" in machine.trouble:
+                fix = "install this version of the project there (on a cluster, `ray up` does it)"
+            yield Finding("cluster", "wrong", f"{machine.name}: {machine.trouble}", fix)
 
 
-def _silent_fix(trouble: str) -> str:
-    if "ModuleNotFoundError" in trouble or "AttributeError" in trouble:
-        return "install this version of the project there (on a cluster, `ray up` does it)"
-    return "look at the machine: `ray status`, its load, /tmp/ray/session_latest/logs"
-
-
-def _code(found: Inspection) -> list[Finding]:
+def _code(found: Inspection) -> Iterator[Finding]:
     """Whether every machine runs the command's own code."""
     mine = found.here.probe.code if found.here.probe else ()
     others = by_value({name: probe.code for name, probe in found.probes.items()})
-    changed = [(theirs, names) for theirs, names in others.items() if theirs != mine]
-    if not changed:
+    if not others.keys() - {mine}:
         same = found.on(list(found.probes), same=True)
-        return [Finding("code", "ok", f"{code_digest(mine)}{same}")]
-    fix = (
-        "bring the same code to every node: `ray up` again, or copy it and `ray stop`, "
-        "`ray start` there"
-    )
-    findings = []
-    for theirs, names in changed:
-        files = sorted({name for name, _ in set(mine) ^ set(theirs)})
-        more = f" and {len(files) - _MOST_FILES} more" if len(files) > _MOST_FILES else ""
-        differing = ", ".join(files[:_MOST_FILES]) + more
-        text = f"{listed(names)}: other code than this command's ({differing})"
-        findings.append(Finding("code", "wrong", text, fix))
-    return findings
+        yield Finding("code", "ok", f"{code_digest(mine)}{same}")
+    fix = "bring the same code to every node: `ray up` again, or copy it and `ray stop`, "
+    for theirs, names in others.items():
+        if theirs != mine:
+            files = name_list(sorted({name for name, _ in set(mine) ^ set(theirs)}), most=3)
+            text = f"{name_list(names)}: other code than this command's ({files})"
+            yield Finding("code", "wrong", text, f"{fix}`ray start` there")
 
 
-def _versions(found: Inspection) -> list[Finding]:
+def _versions(found: Inspection) -> Iterator[Finding]:
     """Whether every machine has the command's packages."""
     mine = dict(found.here.probe.versions) if found.here.probe else {}
-    findings = [f for package, own in mine.items() for f in _other_versions(found, package, own)]
+    others = [f for package, own in mine.items() for f in _other_versions(found, package, own)]
     installed = ", ".join(
         f"{'Python' if name == 'python' else name} {own}" for name, own in mine.items() if own
     )
-    same = " here" if findings else found.on(list(found.probes), same=True)
-    return [Finding("versions", "ok", installed + same), *findings]
+    same = " here" if others else found.on(list(found.probes), same=True)
+    yield Finding("versions", "ok", installed + same)
+    yield from others
 
 
-def _other_versions(found: Inspection, package: str, own: str) -> list[Finding]:
+def _other_versions(found: Inspection, package: str, own: str) -> Iterator[Finding]:
     """One finding for each other version of a package, and one if the command lacks it."""
-    findings = [] if own else [_missing_package(package, "this command")]
+    if not own:
+        yield _missing_package(package, "this command")
     versions = {n: dict(probe.versions).get(package, "") for n, probe in found.probes.items()}
     for theirs, names in by_value(versions).items():
         if theirs == own:
             continue
         if not theirs:
-            findings.append(_missing_package(package, listed(names)))
+            yield _missing_package(package, name_list(names))
             continue
         level: Level = "warn" if package in _COMMAND_ONLY else "wrong"
         fix = f"`pip install {package}=={own}` there, then `ray stop`, `ray start`"
         if package == "python":
             fix = f"make their environments with Python {own}"
-        text = f"{listed(names)}: {package} {theirs}, this command has {own or 'none'}"
-        findings.append(Finding("versions", level, text, fix))
-    return findings
+        text = f"{name_list(names)}: {package} {theirs}, this command has {own or 'none'}"
+        yield Finding("versions", level, text, fix)
 
 
 def _missing_package(package: str, whose: str) -> Finding:
@@ -123,52 +107,46 @@ def _missing_package(package: str, whose: str) -> Finding:
     return Finding("versions", "wrong", f"{whose}: {package} is not installed", fix)
 
 
-def _cores(found: Inspection) -> list[Finding]:
+def _cores(found: Inspection) -> Iterator[Finding]:
     """How many cores pools may use."""
     kinds = by_value({name: probe.cores for name, probe in found.probes.items()})
-    if len(kinds) == 1:
-        return [Finding("cores", "ok", f"{next(iter(kinds))}{found.on(list(found.probes))}")]
-    text = "; ".join(f"{count} on {listed(names)}" for count, names in kinds.items())
-    return [Finding("cores", "ok", text)] if kinds else []
+    if kinds:
+        text = "; ".join(f"{count}{found.on(names)}" for count, names in kinds.items())
+        yield Finding("cores", "ok", text)
 
 
-def _memory(found: Inspection) -> list[Finding]:
+def _memory(found: Inspection) -> Iterator[Finding]:
     """Whether there is memory for a pool."""
     free = {name: probe.memory_free for name, probe in found.probes.items()}
     fix = "end what uses it, or start Ray there with a smaller --object-store-memory"
     return _free_space(found, "memory", "", free, MIN_MEMORY, fix)
 
 
-def _disk(found: Inspection) -> list[Finding]:
+def _disk(found: Inspection) -> Iterator[Finding]:
     """Whether there is space in /tmp, where Ray keeps its logs, and in the output folder."""
     tmp = {name: probe.tmp_free for name, probe in found.probes.items()}
     fix = "make space: `ray stop`, then remove /tmp/ray"
-    findings = _free_space(found, "disk", " in /tmp", tmp, MIN_DISK, fix)
+    yield from _free_space(found, "disk", " in /tmp", tmp, MIN_DISK, fix)
     here = found.here.probe.out_free if found.here.probe else None
     if here is not None:
         fix, where = "make space there, or give another --out", f" in {location(found.out)}"
-        findings += _free_space(found, "disk", where, {found.here.name: here}, MIN_DISK, fix)
-    return findings
+        yield from _free_space(found, "disk", where, {found.here.name: here}, MIN_DISK, fix)
 
 
 def _free_space(
     found: Inspection, subject: str, where: str, free: dict[str, int], least: int, fix: str
-) -> list[Finding]:
+) -> Iterator[Finding]:
     """One finding for all machines with enough, one for each machine with less than `least`."""
-    few = {name: count for name, count in free.items() if count < least}
-    enough = {name: count for name, count in free.items() if name not in few}
-    findings = []
+    enough = {name: count for name, count in free.items() if count >= least}
     if enough:
         whose = "" if found.here.name in enough else found.on(list(enough))
-        text = f"{size_range(enough.values())} free{where}{whose}"
-        findings.append(Finding(subject, "ok", text))
-    return findings + [
-        Finding(subject, "warn", f"{name}: only {size(count)} free{where}", fix)
-        for name, count in few.items()
-    ]
+        yield Finding(subject, "ok", f"{size_range(enough.values())} free{where}{whose}")
+    for name, count in free.items():
+        if count < least:
+            yield Finding(subject, "warn", f"{name}: only {size(count)} free{where}", fix)
 
 
-def _gpus(found: Inspection) -> list[Finding]:
+def _gpus(found: Inspection) -> Iterator[Finding]:
     """Which GPUs there are, and which of them cannot be used."""
     kinds = by_value({n: (p.gpus, p.driver) for n, p in found.probes.items() if p.gpus})
     findings = [
@@ -176,21 +154,21 @@ def _gpus(found: Inspection) -> list[Finding]:
         for (some, driver), names in kinds.items()
     ]
     for machine in found.machines:
-        findings += _unusable_gpus(machine, machine.probe) if machine.probe else []
-    return findings or [_no_gpu(found)]
+        if machine.probe:
+            findings += _unusable_gpus(machine, machine.probe)
+    yield from findings or [_no_gpu(found)]
 
 
 def _described(gpus: tuple[Gpu, ...]) -> str:
-    kinds = by_value({str(index): gpu for index, gpu in enumerate(gpus)})
     return ", ".join(
-        f"{len(which)} × {gpu.name}, {size(gpu.memory)}, {'bf16' if gpu.bf16 else 'no bf16'}"
-        for gpu, which in kinds.items()
+        f"{count} × {gpu.name}, {size(gpu.memory)}, {'bf16' if gpu.bf16 else 'no bf16'}"
+        for gpu, count in Counter(gpus).items()
     )
 
 
-def _unusable_gpus(machine: Machine, probe: ProbeResult) -> list[Finding]:
+def _unusable_gpus(machine: Machine, probe: ProbeResult) -> Iterator[Finding]:
     """GPUs that torch cannot use or Ray does not count."""
-    name, usable, findings = machine.name, len(probe.gpus), []
+    name, usable = machine.name, len(probe.gpus)
     if len(probe.driver_gpus) > usable:
         built = f"is built for CUDA {probe.cuda}" if probe.cuda else "is built without CUDA"
         text = (
@@ -200,17 +178,16 @@ def _unusable_gpus(machine: Machine, probe: ProbeResult) -> list[Finding]:
         fix = "install torch with CUDA there: https://pytorch.org/get-started/locally"
         if probe.cuda:
             fix = "install a newer driver there, or a torch for its CUDA (the same on every node)"
-        findings.append(Finding("GPUs", "wrong", text, fix))
+        yield Finding("GPUs", "wrong", text, fix)
     counted = machine.ray_gpus
     if counted is not None and counted != usable:
         text = f"{name}: Ray counts {counted:g}, torch can use {usable}"
         fix = f"start Ray there with `ray start --num-gpus={usable} …`"
         # If Ray counts more, trials would be sent to a device that does not exist.
-        findings.append(Finding("GPUs", "wrong" if counted > usable else "warn", text, fix))
+        yield Finding("GPUs", "wrong" if counted > usable else "warn", text, fix)
     if any(not gpu.bf16 for gpu in probe.gpus):
         text = f"{name}: a GPU without bf16, which --precision auto would use"
-        findings.append(Finding("GPUs", "warn", text, "give `orchestrate sweep` --precision fp32"))
-    return findings
+        yield Finding("GPUs", "warn", text, "give `orchestrate sweep` --precision fp32")
 
 
 def _no_gpu(found: Inspection) -> Finding:
@@ -223,53 +200,34 @@ def _no_gpu(found: Inspection) -> Finding:
     return Finding("GPUs", "wrong", "none, and --device cuda needs some", "leave --device out")
 
 
-def _clocks(found: Inspection) -> list[Finding]:
+def _clocks(found: Inspection) -> Iterator[Finding]:
     """Whether the nodes' clocks agree with the command's."""
     ahead = {m.name: m.ahead for m in found.nodes if m.ahead is not None}
-    if not ahead:
-        return []
-    wrong = [
-        Finding(
-            "clocks",
-            "warn",
-            f"{name}: {abs(seconds):.1f} s {'ahead of' if seconds > 0 else 'behind'} this machine",
-            "set the time there: `sudo timedatectl set-ntp true`",
-        )
-        for name, seconds in ahead.items()
-        if abs(seconds) > MAX_CLOCK_SECONDS
-    ]
-    most = max(map(abs, ahead.values()))
-    return wrong or [Finding("clocks", "ok", f"agree within {max(most, 0.01):.2f} s")]
+    most = max(map(abs, ahead.values()), default=0.0)
+    if ahead and most <= MAX_CLOCK_SECONDS:
+        yield Finding("clocks", "ok", f"agree within {max(most, 0.01):.2f} s")
+    fix = "set the time there: `sudo timedatectl set-ntp true`"
+    for name, seconds in ahead.items():
+        if abs(seconds) > MAX_CLOCK_SECONDS:
+            how = "ahead of" if seconds > 0 else "behind"
+            text = f"{name}: {abs(seconds):.1f} s {how} this machine"
+            yield Finding("clocks", "warn", text, fix)
 
 
-def _failed_probes(found: Inspection) -> list[Finding]:
+def _failed_probes(found: Inspection) -> Iterator[Finding]:
     """The probes that raised an error."""
-    probes = found.probes
-    if found.here.probe:
-        probes = {found.here.name: found.here.probe, **probes}
+    probes = {m.name: m.probe for m in (found.here, *found.machines) if m.probe}
     machines: dict[str, list[str]] = {}
     for name, probe in probes.items():
         for trouble in probe.troubles:
             machines.setdefault(trouble, []).append(name)
-    return [
-        Finding("probe", "wrong", f"{listed(names)}: cannot check {trouble}", "repair that first")
-        for trouble, names in machines.items()
-    ]
+    for trouble, names in machines.items():
+        text = f"{name_list(names)}: cannot check {trouble}"
+        yield Finding("probe", "wrong", text, "repair that first")
 
 
-_CHECKS: tuple[Callable[[Inspection], list[Finding]], ...] = (
-    _cluster,
-    _code,
-    _versions,
-    _cores,
-    _memory,
-    _disk,
-    _gpus,
-    _clocks,
-    shared_checks.shared,
-    shared_checks.locks,
-    shared_checks.data,
-    shared_checks.weights,
-    shared_checks.tracking,
-    _failed_probes,
+_CHECKS: tuple[Callable[[Inspection], Iterator[Finding]], ...] = (
+    *(_cluster, _code, _versions, _cores, _memory, _disk, _gpus, _clocks),
+    *(shared_checks.shared, shared_checks.locks, shared_checks.data, shared_checks.weights),
+    *(shared_checks.tracking, _failed_probes),
 )

@@ -7,15 +7,14 @@ import socket
 import sqlite3
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from orchestrator.cluster.doctor.probe import SECONDS, probe_machine
 from orchestrator.cluster.doctor.records import (
+    DoctorOptions,
     Inspection,
     Machine,
     ProbeRequest,
@@ -23,9 +22,15 @@ from orchestrator.cluster.doctor.records import (
 )
 from orchestrator.data.prepared.store import presence
 from orchestrator.errors import InvalidInput
-from orchestrator.spec import Suite
 from orchestrator.storage.addresses import redacted
-from orchestrator.storage.sharing import SharedCheck, filesystem, is_network, is_uri, said
+from orchestrator.storage.files import reason
+from orchestrator.storage.sharing import (
+    SharedCheck,
+    filesystem,
+    is_network,
+    is_uri,
+    short_error,
+)
 from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.tracking.locations import is_database, sqlite_file
 
@@ -33,20 +38,8 @@ NODE_SECONDS = SECONDS + 30
 """Time limit for a node: torch's own, and that of starting a process."""
 _CLOCK_SECONDS = 10.0
 _TRACKING_SECONDS = 3.0
+_START = "start it, or give another --tracking-uri"
 _OTHER_URI = "--tracking-uri sqlite:///$HOME/mlflow.db, or a server"
-
-
-@dataclass(frozen=True)
-class DoctorOptions:
-    """The options of `orchestrate doctor`. `out` is absolute or an address, empty for none."""
-
-    address: str | None = None
-    device: str = "auto"
-    out: str = ""
-    suite: Suite | None = None
-    backbone: str = ""
-    data_root: Path = Path()
-    tracking_uri: str = ""
 
 
 def inspect(options: DoctorOptions) -> Inspection:
@@ -55,7 +48,8 @@ def inspect(options: DoctorOptions) -> Inspection:
     Raises `BackendError` if the cluster cannot be reached, `InvalidInput` for a malformed address.
     """
     suite, out = options.suite, options.out
-    with _cluster(options.address) as nodes, contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
+        nodes = _connect(options.address, stack)
         shared, problem = _leave_marker(out, stack)
         data, _ = _leave_marker(_unprepared_root(options) if nodes else "", stack)
         request = ProbeRequest(
@@ -74,18 +68,13 @@ def inspect(options: DoctorOptions) -> Inspection:
             machines = _probe_nodes(request, nodes, shared, data) if nodes else ()
             probe = here.result()
         return Inspection(
+            **vars(options),
             here=Machine("this machine", probe),
             nodes=machines,
-            address=options.address,
-            device=options.device,
-            out=out,
             out_kind="" if not out or is_uri(out) else filesystem(Path(out)),
             out_problem=problem,
             locks=shared.locks if shared else "",
             tracking=tracking.result() if tracking else None,
-            suite=suite,
-            data_root=options.data_root,
-            backbone=options.backbone,
         )
 
 
@@ -99,19 +88,17 @@ def absolute_location(paths: SweepPaths) -> str:
     return str(path)
 
 
-@contextlib.contextmanager
-def _cluster(address: str | None) -> Iterator[Any]:
-    """The nodes of the cluster while connected to it; None without an address."""
+def _connect(address: str | None, stack: contextlib.ExitStack) -> Any:
+    """The nodes of the cluster, which stays connected; None without an address."""
     if address is None:
-        yield None
-        return
+        return None
     from orchestrator.backends import ray_settings
 
     ray_settings.apply(address)
     from orchestrator.backends.ray import cluster
 
-    with cluster.connected(address):
-        yield cluster.nodes()
+    stack.enter_context(cluster.connected(address))
+    return cluster.nodes()
 
 
 def _leave_marker(out: str, stack: contextlib.ExitStack) -> tuple[SharedCheck | None, str]:
@@ -121,7 +108,7 @@ def _leave_marker(out: str, stack: contextlib.ExitStack) -> tuple[SharedCheck | 
     try:
         return stack.enter_context(SharedCheck(out)), ""
     except OSError as error:
-        return None, said(error)
+        return None, short_error(error)
 
 
 def _unprepared_root(options: DoctorOptions) -> str:
@@ -164,22 +151,17 @@ def tracking_status(uri: str) -> TrackingStatus:
     if uri.startswith(("http://", "https://")):
         return _server_status(uri, where)
     if not is_database(uri):
-        return TrackingStatus(
-            where,
-            problem="is neither a server nor a database, and MLflow refuses folders",
-            fix=f"give {_OTHER_URI}",
-        )
+        problem = "is neither a server nor a database, and MLflow refuses folders"
+        return TrackingStatus(where, problem, fix=f"give {_OTHER_URI}")
     file = sqlite_file(uri)
     return _database_status(uri, where) if file is None else _sqlite_status(file, where)
 
 
 def _server_status(uri: str, where: str) -> TrackingStatus:
-    start = "start it, or give another --tracking-uri (a sweep goes on without; then "
-    fix = start + "`orchestrate track DIR` writes what is missing)"
+    fix = f"{_START} (a sweep goes on without; then `orchestrate track DIR` writes what is missing)"
+    version_of = f"{uri.rstrip('/')}/version"
     try:
-        with urllib.request.urlopen(
-            f"{uri.rstrip('/')}/version", timeout=_TRACKING_SECONDS
-        ) as answer:
+        with urllib.request.urlopen(version_of, timeout=_TRACKING_SECONDS) as answer:
             version = answer.read(40).decode(errors="replace").strip()
             return TrackingStatus(f"{where}, MLflow {version}")
     except urllib.error.HTTPError as error:
@@ -205,24 +187,20 @@ def _sqlite_status(file: Path, where: str) -> TrackingStatus:
         with contextlib.closing(sqlite3.connect(read_only, uri=True)) as opened:
             opened.execute("SELECT version_num FROM alembic_version").fetchone()
     except sqlite3.Error as error:
-        return TrackingStatus(
-            where,
-            problem=f"is not an MLflow database ({error})",
-            fix="move it away: `orchestrate track DIR` writes it again from the ledger",
-        )
+        fix = "move it away: `orchestrate track DIR` writes it again from the ledger"
+        return TrackingStatus(where, f"is not an MLflow database ({error})", fix=fix)
     return TrackingStatus(where)
 
 
 def _database_status(uri: str, where: str) -> TrackingStatus:
     """Try the port first, since drivers wait for minutes; then connect, which creates nothing."""
-    fix = "start it, or give another --tracking-uri"
     try:
         parts = urlsplit(uri)
         host, port = parts.hostname, parts.port or (5432 if uri.startswith("postgres") else 3306)
         if host:
             socket.create_connection((host, port), timeout=_TRACKING_SECONDS).close()
     except (OSError, ValueError) as error:
-        return TrackingStatus(where, problem=f"does not answer ({_reason(error)})", fix=fix)
+        return TrackingStatus(where, f"does not answer ({_reason(error)})", fix=_START)
     import sqlalchemy
 
     try:
@@ -232,15 +210,16 @@ def _database_status(uri: str, where: str) -> TrackingStatus:
             return TrackingStatus(where)
     except ImportError as error:
         package = error.name or "its driver"
-        fix = '`pip install "psycopg[binary]"` where the command runs'
-        if not uri.startswith("postgres"):
-            fix = f"install {package} where the command runs"
-        return TrackingStatus(where, problem=f"needs the package {package}", fix=fix)
+        fix = (
+            '`pip install "psycopg[binary]"`'
+            if uri.startswith("postgres")
+            else f"install {package}"
+        )
+        problem = f"needs the package {package}"
+        return TrackingStatus(where, problem, fix=f"{fix} where the command runs")
     except sqlalchemy.exc.SQLAlchemyError as error:
-        return TrackingStatus(where, problem=f"refuses ({_reason(error)})", fix=fix)
+        return TrackingStatus(where, f"refuses ({_reason(error)})", fix=_START)
 
 
 def _reason(error: Exception) -> str:
-    reason = getattr(error, "reason", None) or error
-    text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
-    return redacted(text.strip().splitlines()[0].rstrip("."))
+    return redacted(reason(getattr(error, "reason", None) or error))

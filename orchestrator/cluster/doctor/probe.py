@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -37,18 +37,12 @@ def probe_machine(request: ProbeRequest) -> ProbeResult:
     """
     result = ProbeResult()
     for probe in (_software, _machine, _driver, _torch, _data, _out):
-        result = _add(probe, request, result)
+        try:
+            result = replace(result, **probe(request))
+        except Exception as error:  # a failed probe is a finding, and the others go on
+            name = probe.__name__.strip("_")
+            result = replace(result, troubles=(*result.troubles, f"{name}: {error}"))
     return result
-
-
-def _add(
-    probe: Callable[[ProbeRequest], dict[str, Any]], request: ProbeRequest, result: ProbeResult
-) -> ProbeResult:
-    try:
-        return replace(result, **probe(request))
-    except Exception as error:  # a failed probe is a finding, and the others go on
-        name = probe.__name__.strip("_")
-        return replace(result, troubles=(*result.troubles, f"{name}: {error}"))
 
 
 def code_fingerprints() -> tuple[tuple[str, str], ...]:
@@ -73,10 +67,8 @@ def parse_smi(lines: Sequence[str]) -> dict[str, Any]:
     rows = [line.partition(",") for line in lines if line.strip()]
     if not rows:
         return {}
-    return {
-        "driver": rows[0][0].strip(),
-        "driver_gpus": tuple(name.strip() for _, _, name in rows),
-    }
+    names = tuple(name.strip() for _, _, name in rows)
+    return {"driver": rows[0][0].strip(), "driver_gpus": names}
 
 
 def _software(_: ProbeRequest) -> dict[str, Any]:

@@ -6,17 +6,16 @@ report has an immutable default, which stands for what an older copy does not re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 from orchestrator.data.prepared.store import Present
 from orchestrator.spec import Suite, Task
-from orchestrator.storage.sharing import Marker, Sight, listed
+from orchestrator.storage.sharing import Marker, MarkerReply, name_list
 
 Level = Literal["ok", "note", "warn", "wrong"]
-_K = TypeVar("_K")
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -74,8 +73,8 @@ class ProbeResult:
     weights: str = ""
     weights_problem: str = ""
     weights_fetchable: bool = False
-    out_reply: Sight | None = None
-    data_reply: Sight | None = None
+    out_reply: MarkerReply | None = None
+    data_reply: MarkerReply | None = None
     troubles: tuple[str, ...] = ()
 
 
@@ -111,7 +110,20 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Inspection:
+class DoctorOptions:
+    """The options of `orchestrate doctor`. `out` is absolute or an address, empty for none."""
+
+    address: str | None = None
+    device: str = "auto"
+    out: str = ""
+    suite: Suite | None = None
+    backbone: str = ""
+    data_root: Path = Path()
+    tracking_uri: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection(DoctorOptions):
     """All reports, the input of the checks. `here` is the command's own machine and environment.
 
     `nodes` are the cluster's, none without an address. `out_problem` is why nothing can be written
@@ -120,16 +132,10 @@ class Inspection:
 
     here: Machine
     nodes: tuple[Machine, ...] = ()
-    address: str | None = None
-    device: str = "auto"
-    out: str = ""
     out_kind: str = ""
     out_problem: str = ""
     locks: str = ""
     tracking: TrackingStatus | None = None
-    suite: Suite | None = None
-    data_root: Path = Path()
-    backbone: str = ""
 
     @property
     def machines(self) -> tuple[Machine, ...]:
@@ -150,7 +156,7 @@ class Inspection:
             return ""
         alike = ", the same" if same and len(names) > 1 else ""
         every = len(names) == len(self.nodes) > 1
-        return f"{alike} on every node" if every else f"{alike} on {listed(names)}"
+        return f"{alike} on every node" if every else f"{alike} on {name_list(names)}"
 
 
 @dataclass(frozen=True)
@@ -164,14 +170,6 @@ class Finding:
     level: Level
     text: str
     fix: str = ""
-
-
-def by_value(values: Mapping[str, _K]) -> dict[_K, list[str]]:
-    """Value → the machines that have it, in their order."""
-    found: dict[_K, list[str]] = {}
-    for name, value in values.items():
-        found.setdefault(value, []).append(name)
-    return found
 
 
 def size(count: int) -> str:

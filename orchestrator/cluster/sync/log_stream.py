@@ -85,7 +85,10 @@ class Receiver:
 
     def _line(self, line: str) -> None:
         if line.startswith(END):
-            self._expected = _parse_end(line.removeprefix(END))
+            try:
+                self._expected = dict(json.loads(line.removeprefix(END)))
+            except (ValueError, TypeError) as error:
+                raise _incomplete(f"its last line is damaged: {error}") from error
         elif line.startswith(DATA):
             try:
                 data = base64.b64decode(line.removeprefix(DATA), validate=True)
@@ -96,16 +99,6 @@ class Receiver:
             self.bytes += len(data)
         else:
             self.other_lines.append(line)
-
-
-def _parse_end(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise _incomplete(f"its last line is damaged: {error}") from error
-    if not isinstance(found, dict):
-        raise _incomplete("its last line is damaged")
-    return found
 
 
 def _incomplete(why: str) -> BackendError:

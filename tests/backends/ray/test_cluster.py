@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -78,24 +79,32 @@ def test_an_address_where_nobody_listens_is_named_at_once() -> None:
     with pytest.raises(BackendError, match="cannot be used"):
         check_reachable(f"{'a' * 70}.example:6379")
     assert time.monotonic() - began < 2
-
-
-def test_an_address_where_somebody_listens_is_left_to_ray() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         check_reachable(f"127.0.0.1:{server.getsockname()[1]}")
     check_reachable("auto")
 
 
-@pytest.mark.parametrize("error", [ConnectionError("no token\ndetails"), ray.exceptions.RayError()])
-def test_what_ray_says_about_a_cluster_is_one_sentence(
-    error: Exception, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("address", "error", "message"),
+    [
+        ("auto", ConnectionError("no token\ndetails"), r"'auto' cannot be used: no token\. Start"),
+        ("auto", ray.exceptions.RayError(), r"'auto' cannot be used: RayError\. Start one"),
+        ("auto", TimeoutError("Timed out after 5 s"), r"cannot be used: Timed out after 5 s\. "),
+        (None, Exception("The current node timed out during startup. This …"), r"--backend ray .* "
+         r"timed out during startup.*Run the same command again.*--backend local"),
+    ],
+)  # fmt: skip
+def test_an_error_of_ray_is_one_sentence_with_the_ways_out(
+    address: str | None, error: Exception, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def init(**_: Any) -> None:
         raise error
 
     monkeypatch.setattr(ray, "init", init)
-    with pytest.raises(BackendError, match=r"cannot be used: (no token|RayError)\. Start one"):
-        connect(Cluster("auto"))
+    with pytest.raises(BackendError, match=message) as caught:
+        connect(Cluster(address))
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
 
 
 def _two_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,24 +118,26 @@ def _on(
     """Nodes whose folder at the path of --out is this one; None: they do not answer."""
     _two_nodes(monkeypatch)
 
-    def ask(call: Any, sign: Marker, *_: Any, of: list[Node], seconds: float) -> list[Answer[Any]]:
-        return [_answer(node, sign) for node in of]
-
-    def _answer(node: Node, sign: Marker) -> Answer[Any]:
+    def answer(node: Node, marker: Marker) -> Answer[Any]:
         place = places[node.name]
         if place is None:
             return Answer(node, None, "no answer within 20 s")
-        seen = check_marker(Marker(str(place), sign.name, sign.content))
+        seen = check_marker(replace(marker, place=str(place)))
         return Answer(node, (seen, presence(SUITE.store, SUITE.tasks, data[node.name])))
+
+    def ask(_: Any, marker: Marker, *__: Any, of: list[Node], seconds: float) -> list[Answer[Any]]:
+        return [answer(node, marker) for node in of]
 
     monkeypatch.setattr(cluster, "ask", ask)
 
 
-def test_a_folder_that_all_see_is_fine(
-    tmp_path: Path, mini_data: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_folder_that_every_node_sees_is_accepted(
+    answers: bool, tmp_path: Path, mini_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A node that does not answer is left to its pool."""
     everywhere = dict.fromkeys(("head", "worker1"), mini_data)
-    _on(monkeypatch, {"head": tmp_path, "worker1": tmp_path}, everywhere)
+    _on(monkeypatch, {"head": tmp_path, "worker1": tmp_path if answers else None}, everywhere)
     check_storage(tmp_path, SUITE, mini_data, "auto")
     assert list(tmp_path.iterdir()) == []
 
@@ -139,10 +150,10 @@ def test_a_folder_that_one_does_not_see_is_refused_with_the_ways_out(
     _on(monkeypatch, {"head": out, "worker1": own}, everywhere)
     with pytest.raises(InvalidInput) as refused:
         check_storage(out, SUITE, mini_data, "auto")
-    said = str(refused.value)
-    for told in (f"'{out}'", "worker1: there is no such folder", "NFS", "s3://", "one node"):
-        assert told in said
-    assert "head" not in said
+    text = str(refused.value)
+    for part in (f"'{out}'", "worker1: there is no such folder", "NFS", "s3://", "one node"):
+        assert part in text
+    assert "head" not in text
     assert refused.value.exit_code == 2
     assert not own.exists()
 
@@ -154,14 +165,7 @@ def test_a_node_without_the_data_is_refused(
     _on(monkeypatch, {"head": tmp_path, "worker1": tmp_path}, data)
     with pytest.raises(InvalidInput, match=r"is not on worker1\. Give --data-root"):
         check_storage(tmp_path, SUITE, mini_data, "auto")
-
-
-def test_an_object_store_brings_the_data_along(
-    tmp_path: Path, mini_data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = {"head": mini_data, "worker1": tmp_path / "none"}
-    _on(monkeypatch, {"head": tmp_path, "worker1": tmp_path}, data)
-    monkeypatch.setattr(cluster, "is_uri", lambda _: True)
+    monkeypatch.setattr(cluster, "is_uri", lambda _: True)  # an object store carries the data
     check_storage(tmp_path, SUITE, mini_data, "auto")
 
 
@@ -179,13 +183,6 @@ def test_data_that_is_there_in_part_is_left_to_the_pools() -> None:
     assert not cluster._has_none(here, [Present("a", "1"), Present("b", problem="missing")])
     assert cluster._has_none(here, [Present("a", "9"), Present("b", problem="missing")])
     assert not cluster._has_none([Present("a", problem="missing")], [])
-
-
-def test_a_node_that_does_not_answer_is_left_to_its_pool(
-    tmp_path: Path, mini_data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _on(monkeypatch, {"head": tmp_path, "worker1": None}, {"head": mini_data})
-    check_storage(tmp_path, SUITE, mini_data, "auto")
 
 
 def test_clocks_take_half_of_the_quickest_round_trip(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,4 +253,3 @@ def test_a_node_whose_cores_are_all_taken_answers(tmp_path: Path, mini_data: Pat
     assert [abs(ahead) < 0.5 for ahead in said["ahead"]] == [True]
     assert said["checked"] < 10
     assert list(tmp_path.iterdir()) == []
-    print(said)

@@ -54,8 +54,6 @@ class FakeSearch:
 class FakePools:
     """Room for `in_flight` trials; a trial that is to stop is answered by `stopped`."""
 
-    share = 0.25
-
     def __init__(self, in_flight: int = 2, stopped: Report | None = None) -> None:
         self.in_flight, self.stopped = in_flight, stopped
         self.closed = ""
@@ -222,7 +220,7 @@ def test_a_suggestion_that_cannot_be_written_is_asked_for_again(
     while isinstance(answer := dispatcher.propose("t2"), Wait):
         now += 1
     assert isinstance(answer, Done)
-    assert 400 < now < 405, "after the 300 seconds of `storage_patience`"
+    assert 400 < now < 405, "after the 300 seconds of `storage_timeout`"
     assert pools.closed == f"the sweep ends: {full}"
     with pytest.raises(StorageError, match="No space left"):
         dispatcher.raise_error()

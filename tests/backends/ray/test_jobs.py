@@ -3,46 +3,15 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 import ray
 
 from orchestrator.backends.ray.jobs import Jobs
 from orchestrator.errors import BackendError, InvalidInput, OrchestrateError
+from tests.http_server import http_server
 
-Answers = Mapping[str, tuple[int, str]]
 VERSION = (200, json.dumps({"ray_version": ray.__version__}))
-
-
-@contextmanager
-def _dashboard(answers: Answers) -> Iterator[str]:
-    """A server that answers paths so, and everything else with 404; its address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, text = answers.get(f"{self.command} {self.path}", (404, "not found"))
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-        do_POST = do_GET
-
-        def log_message(self, *_: object) -> None:
-            return
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.mark.parametrize(
@@ -53,17 +22,13 @@ def _dashboard(answers: Answers) -> Iterator[str]:
         (200, "<html>Jupyter</html>", "is no Ray dashboard"),
         (200, "{}", "is no Ray dashboard"),
         (404, "", "is no Ray dashboard"),
-        (
-            401,
-            "Unauthorized: Missing authentication token",
-            "asks for its token, and there is none",
-        ),
+        (401, "Unauthorized: Missing authentication token", "asks for its token, and there is"),
         (403, "Forbidden: Invalid authentication token", "refuses this machine's token"),
     ],
 )
 def test_who_answers(status: int, text: str, sentence: str) -> None:
     with (
-        _dashboard({"GET /api/version": (status, text)}) as address,
+        http_server({"GET /api/version": (status, text)}) as address,
         pytest.raises(BackendError, match=sentence) as refusal,
     ):
         Jobs(address)
@@ -75,7 +40,7 @@ def test_the_address_given_is_the_one_asked(monkeypatch: pytest.MonkeyPatch) -> 
     """Ray prefers the environment's."""
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1")
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:2")
-    with _dashboard({"GET /api/version": VERSION, "GET /api/jobs/": (200, "[]")}) as address:
+    with http_server({"GET /api/version": VERSION, "GET /api/jobs/": (200, "[]")}) as address:
         assert Jobs(f"{address}/").all() == []
         assert Jobs(address.removeprefix("http://")).address == address
     with pytest.raises(BackendError, match="no cluster answers"):
@@ -101,12 +66,12 @@ def test_a_command_that_is_not_taken(
     status: int, text: str, kind: type[OrchestrateError], sentence: str
 ) -> None:
     answers = {"GET /api/version": VERSION, "POST /api/jobs/": (status, text)}
-    with _dashboard(answers) as address, pytest.raises(kind, match=sentence) as refusal:
+    with http_server(answers) as address, pytest.raises(kind, match=sentence) as refusal:
         Jobs(address).submit("a", "true", {}, {})
     assert "\n" not in str(refusal.value)
 
 
 def test_a_command_that_is_not_there() -> None:
     answers = {"GET /api/version": VERSION, "GET /api/jobs/a": (404, "Job a does not exist")}
-    with _dashboard(answers) as address, pytest.raises(InvalidInput, match="knows no 'a'"):
+    with http_server(answers) as address, pytest.raises(InvalidInput, match="knows no 'a'"):
         Jobs(address).one("a")

@@ -16,7 +16,7 @@ from orchestrator.cluster.doctor.records import (
     TrackingStatus,
 )
 from orchestrator.data.prepared.store import Present
-from orchestrator.storage.sharing import Sight
+from orchestrator.storage.sharing import MarkerReply
 
 SUITE = tasks.suite("mini")
 VERSIONS = {"python": "3.11.7", "torch": "2.15.0", "timm": "1.0.31", "mlflow": "3.17.2"}
@@ -29,7 +29,7 @@ HEALTHY = ProbeResult(
     out_free=100 * GIB,
     data=tuple(Present(task.name, "f1") for task in SUITE.tasks),
     weights="c0ffee",
-    out_reply=Sight(kind="nfs4", locks="kept"),
+    out_reply=MarkerReply(kind="nfs4", locks="kept"),
 )
 NAMES = ("head", "worker1", "worker2")
 

@@ -3,53 +3,26 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from orchestrator.cluster.doctor import collect
 from orchestrator.cluster.doctor.collect import tracking_status
+from tests.http_server import http_server
+
+VERSION = "GET /version"
 
 
-@contextmanager
-def _server(code: int, body: str = "") -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(code if self.path == "/version" else 404)
-            self.end_headers()
-            self.wfile.write(body.encode())
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def test_a_server_says_its_version() -> None:
-    with _server(200, "3.17.2\n") as uri:
+def test_a_server_is_asked_for_its_version() -> None:
+    with http_server({VERSION: (200, "3.17.2\n")}) as uri:
         found = tracking_status(uri)
-    assert (found.where, found.problem, found.risk) == (f"{uri}, MLflow 3.17.2", "", "")
-
-
-def test_a_server_that_requires_authentication_is_a_risk() -> None:
-    with _server(401) as uri:
+        assert (found.where, found.problem, found.risk) == (f"{uri}, MLflow 3.17.2", "", "")
+    with http_server({VERSION: (401, "")}) as uri:
         found = tracking_status(uri)
-    assert "401" in found.risk
-    assert "MLFLOW_TRACKING_USERNAME" in found.fix
-
-
-def test_something_else_at_the_address_is_a_problem() -> None:
-    with _server(500) as uri:
+        assert "401" in found.risk
+        assert "MLFLOW_TRACKING_USERNAME" in found.fix
+    with http_server({VERSION: (500, "")}) as uri:
         assert "is not an MLflow server (HTTP 500)" in tracking_status(uri).problem
 
 
