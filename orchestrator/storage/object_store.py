@@ -19,7 +19,6 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
 from orchestrator.errors import LedgerError
-from orchestrator.storage.addresses import location
 from orchestrator.storage.buckets import credentials_hint, open_bucket
 from orchestrator.storage.files import make_folder, storage_error, write_whole
 
@@ -69,8 +68,8 @@ def storage(uri: str | Path) -> Storage:
         return LocalFolder(Path(uri))
     if scheme == "file":
         return LocalFolder(Path(unquote(rest)))
-    shown = location(uri)  # an address may hold credentials and options
-    root = shown.partition("://")[2].partition("/")[2]
+    bucket, _, root = rest.partition("?")[0].partition("/")
+    shown = f"{scheme}://{bucket.rpartition('@')[2]}/{root}"  # no credentials, no options
     try:
         return ObjectStore(*open_bucket(str(uri)), root, shown)
     except (BaseError, OSError, ValueError) as error:

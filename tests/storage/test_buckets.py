@@ -60,6 +60,14 @@ def test_credentials_of_a_profile_are_found(
     assert open_bucket("s3://bucket/x")[0].config["access_key_id"] == "two"
 
 
+def test_an_at_sign_belongs_to_the_path_after_the_bucket() -> None:
+    for uri in ("s3://bucket/me@host/run", "s3://anonymous@bucket/me@host/run?region=eu-north-1"):
+        found = storage(uri)
+        assert isinstance(found, ObjectStore)
+        assert found.path("ledger", "x") == "s3://bucket/me@host/run/ledger/x"
+        assert found._key("ledger", "x") == "me@host/run/ledger/x"
+
+
 def test_who_may_not_is_told_where_credentials_are_looked_for() -> None:
     assert "~/.aws" in credentials_hint("s3", "Access Denied")
     assert "AZURE_STORAGE_ACCOUNT_KEY" in credentials_hint("az", "status code: 403 Forbidden")
