@@ -22,7 +22,8 @@ from urllib.parse import parse_qsl, unquote
 
 from obstore import store as stores
 
-ANONYMOUS = "anonymous"
+from orchestrator.storage.addresses import ANONYMOUS
+
 ALLOWED = "s3://BUCKET/NAME, gs://BUCKET/NAME or az://CONTAINER/NAME"
 WHERE = {
     "s3": "the environment (AWS_ACCESS_KEY_ID …), ~/.aws, or the machine's role",

@@ -19,7 +19,8 @@ from typing import Self
 from urllib.parse import parse_qsl
 
 from orchestrator.errors import InvalidInput, StorageError
-from orchestrator.storage.buckets import ALLOWED, ANONYMOUS, WHERE
+from orchestrator.storage.addresses import ANONYMOUS
+from orchestrator.storage.buckets import ALLOWED, WHERE
 from orchestrator.storage.files import make_folder, storage_error, write_whole
 from orchestrator.storage.object_store import ObjectStore, storage
 from orchestrator.storage.sweep_paths import SweepPaths

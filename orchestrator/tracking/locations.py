@@ -76,7 +76,7 @@ def sqlite_file(uri: str) -> Path | None:
 
 def unreachable(out: Path, uri: str, reason: object) -> TrackingError:
     """The error of a failed exchange with MLflow: address, reason, next step; no secrets."""
-    lines = redacted(str(reason)).strip().splitlines() or ["no reason given."]
+    lines = redacted(str(reason), uri).strip().splitlines() or ["no reason given."]
     return TrackingError(
         f"tracking at {redacted(uri)} does not work: {lines[0][:300]} Nothing is lost: the ledger "
         f"has every result, and `orchestrate track {paths_of(out).name}{_option(out, uri)}` writes "

@@ -115,8 +115,11 @@ def serve(out: Path, uri: str, host: str = HOST, port: int = PORT) -> int:
 
     No process of the server is left when this returns. Errors: see `ui_command`.
     """
+    command = ui_command(out, uri, host, port)
+    # The address is no argument: everybody may read those, and it may hold a password.
+    settings = {**os.environ, **locations.VARIABLES, **NO_JOBS, DATABASE_VARIABLE: uri}
     # A session of its own: Ctrl-C would make both of MLflow's processes print a traceback.
-    server = subprocess.Popen(ui_command(out, uri, host, port), start_new_session=True)
+    server = subprocess.Popen(command, env=settings, start_new_session=True)
     try:
         return server.wait()
     except KeyboardInterrupt:
@@ -145,13 +148,10 @@ def ui_command(out: Path, uri: str, host: str = HOST, port: int = PORT) -> list[
             f"there is no MLflow database at '{file}' yet; `orchestrate track "
             f"{paths_of(out).name}` writes it from the ledger."
         )
-    # The address is no argument: everybody may read those, and it may hold a password.
-    settings = {**locations.VARIABLES, **NO_JOBS, DATABASE_VARIABLE: uri}
     server = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
     root = locations.artifact_root(out, uri)
     artifacts = ["--default-artifact-root", root, "--no-serve-artifacts"]
-    assigned = [f"{name}={value}" for name, value in settings.items()]
-    return ["env", *assigned, *server, "--workers", "1", *artifacts]
+    return [*server, "--workers", "1", *artifacts]
 
 
 def _launch(home: Path, handle: int, artifacts: str, port: int) -> subprocess.Popen[bytes]:

@@ -158,6 +158,8 @@ def test_the_interface_is_served_on_loopback_and_leaves_no_process(sweep: Path) 
         assert f"0100007F:{port:04X}" in Path("/proc/net/tcp").read_text()
         assert f"00000000:{port:04X}" not in Path("/proc/net/tcp").read_text()
         assert 2 <= len(processes_on(port)) <= 3
+        told = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes_on(port)]
+        assert not any(b"mlflow.db" in words for words in told), "an address may hold a password"
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=20)
     finally:

@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -30,6 +31,12 @@ from orchestrator.backends.ray.dispatcher import Dispatcher
 from orchestrator.backends.ray.pool_manager import POOL_GONE, Capacity, Pools
 from orchestrator.search.search import Done, Search
 from orchestrator.spec import Trial
+
+# Tune would write the driver's AWS keys into each trainable's runtime environment, which Ray logs
+# for everybody to read. Pools find credentials on their machines.
+class_cache.ENV_VARS_TO_PROPAGATE = {
+    name for name in class_cache.ENV_VARS_TO_PROPAGATE if not name.startswith("AWS_")
+}
 
 _POOL_ATTEMPTS = 5
 _LAST_RECORDS_SECONDS = 3.0

@@ -10,7 +10,6 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from orchestrator.cluster.doctor.probe import SECONDS, probe_machine
 from orchestrator.cluster.doctor.records import (
@@ -171,7 +170,7 @@ def _server_status(uri: str, where: str) -> TrackingStatus:
             return TrackingStatus(where, risk=f"requires authentication {status}", fix=fix)
         return TrackingStatus(where, problem=f"is not an MLflow server {status}", fix=fix)
     except (OSError, ValueError) as error:
-        return TrackingStatus(where, problem=f"does not answer ({_reason(error)})", fix=fix)
+        return TrackingStatus(where, problem=f"does not answer ({_reason(error, uri)})", fix=fix)
 
 
 def _sqlite_status(file: Path, where: str) -> TrackingStatus:
@@ -194,15 +193,18 @@ def _sqlite_status(file: Path, where: str) -> TrackingStatus:
 
 def _database_status(uri: str, where: str) -> TrackingStatus:
     """Try the port first, since drivers wait for minutes; then connect, which creates nothing."""
-    try:
-        parts = urlsplit(uri)
-        host, port = parts.hostname, parts.port or (5432 if uri.startswith("postgres") else 3306)
-        if host:
-            socket.create_connection((host, port), timeout=_TRACKING_SECONDS).close()
-    except (OSError, ValueError) as error:
-        return TrackingStatus(where, f"does not answer ({_reason(error)})", fix=_START)
     import sqlalchemy
 
+    try:
+        parts = sqlalchemy.make_url(uri)
+        host, port = parts.host, parts.port or (5432 if uri.startswith("postgres") else 3306)
+        if host:
+            socket.create_connection((host, port), timeout=_TRACKING_SECONDS).close()
+    except sqlalchemy.exc.ArgumentError:
+        problem = "is no address of a database: SCHEME://USER:PASSWORD@HOST:PORT/NAME"
+        return TrackingStatus(where, problem, fix=f"give {_OTHER_URI}")
+    except (OSError, ValueError) as error:
+        return TrackingStatus(where, f"does not answer ({_reason(error, uri)})", fix=_START)
     try:
         limit = {} if uri.startswith("mssql") else {"connect_timeout": int(_TRACKING_SECONDS)}
         engine = sqlalchemy.create_engine(uri, connect_args=limit)
@@ -218,8 +220,8 @@ def _database_status(uri: str, where: str) -> TrackingStatus:
         problem = f"needs the package {package}"
         return TrackingStatus(where, problem, fix=f"{fix} where the command runs")
     except sqlalchemy.exc.SQLAlchemyError as error:
-        return TrackingStatus(where, f"refuses ({_reason(error)})", fix=_START)
+        return TrackingStatus(where, f"refuses ({_reason(error, uri)})", fix=_START)
 
 
-def _reason(error: Exception) -> str:
-    return redacted(reason(getattr(error, "reason", None) or error))
+def _reason(error: Exception, uri: str) -> str:
+    return redacted(reason(getattr(error, "reason", None) or error), uri)
