@@ -34,13 +34,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def mini_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data store with the suite `mini`, made once for all workers of pytest-xdist."""
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data store, for all workers of pytest-xdist; sweeps prepare in it what they need."""
     own = tmp_path_factory.getbasetemp()
-    root = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "data"
+    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "data"
+
+
+@pytest.fixture(scope="session")
+def mini_data(data_root: Path) -> Path:
+    """The same with the whole suite `mini`."""
     suite = tasks.suite("mini")
-    prepare_tasks(suite, suite.tasks, root, None)
-    return root
+    prepare_tasks(suite, suite.tasks, data_root, None)
+    return data_root
 
 
 class Untracked:
@@ -61,7 +66,7 @@ class Untracked:
 
 @pytest.fixture
 def here(
-    mini_data: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    data_root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Iterator[Here]:
     """Runs `orchestrate` in this process: checks the exit code, returns all it printed.
 
@@ -69,7 +74,7 @@ def here(
     to reach MLflow is run by `commands.run`.
     """
     monkeypatch.setattr(sweep, "TrackingProcess", Untracked)
-    monkeypatch.setenv("ORCHESTRATE_DATA", str(mini_data))
+    monkeypatch.setenv("ORCHESTRATE_DATA", str(data_root))
     monkeypatch.setenv("COLUMNS", "200")
     for suite in tasks.SUITES.values():
         if suite.variable:

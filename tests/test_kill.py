@@ -41,10 +41,10 @@ def _kill_at(arguments: list[str], data: Path, out: Path, lines: int, delay: flo
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory, mini_data: Path) -> dict[str, TrialResult]:
+def calm(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> dict[str, TrialResult]:
     """The ledger of the same sweep, undisturbed."""
     out = tmp_path_factory.mktemp("calm") / "out"
-    ended = run(_sweep(out, "local"), mini_data)
+    ended = run(_sweep(out, "local"), data_root)
     assert ended.returncode == 0, ended.stdout
     return results(out)
 
@@ -54,7 +54,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory, mini_data: Path) -> dict[str,
     ("backend", "moments"), [("local", 6), pytest.param("ray", 5, marks=pytest.mark.long)]
 )
 def test_a_killed_sweep_goes_on_without_losing_or_repeating_a_trial(
-    backend: str, moments: int, tmp_path: Path, mini_data: Path, calm: dict[str, TrialResult]
+    backend: str, moments: int, tmp_path: Path, data_root: Path, calm: dict[str, TrialResult]
 ) -> None:
     out = tmp_path / "killed"
     arguments = _sweep(out, backend)
@@ -66,11 +66,11 @@ def test_a_killed_sweep_goes_on_without_losing_or_repeating_a_trial(
         seen = len(events(out))
         lines = min(max(target, seen + 1), 2 * TRIALS) if index else 0
         delay = rng.uniform(0, 2) if index in (0, moments - 1) else rng.uniform(0, 0.3)
-        killed += _kill_at(arguments, mini_data, out, lines, delay)
+        killed += _kill_at(arguments, data_root, out, lines, delay)
         check_once_each(out)
     assert killed >= moments - 1
 
-    final = run(arguments, mini_data)
+    final = run(arguments, data_root)
     assert final.returncode == 0, final.stdout
     check_once_each(out)
     assert len(results(out)) == TRIALS
@@ -87,11 +87,11 @@ def test_a_killed_sweep_goes_on_without_losing_or_repeating_a_trial(
 @pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_killed_pool_is_started_again_and_takes_its_trials_up(
-    tmp_path: Path, mini_data: Path, calm: dict[str, TrialResult]
+    tmp_path: Path, data_root: Path, calm: dict[str, TrialResult]
 ) -> None:
     """SIGKILL of a pool in the middle of every stage; the command itself goes on."""
     out = tmp_path / "out"
-    process = start(_sweep(out, "ray"), mini_data)
+    process = start(_sweep(out, "ray"), data_root)
     killed: set[int] = set()
     for part in (0.2, 0.5, 0.8):
         pool = _busy_pool(process, out, round(2 * TRIALS * part), killed)

@@ -11,14 +11,14 @@ from tests.commands import check_once_each, results, run, small_sweep, widest
 
 
 @pytest.mark.timeout(300)
-def test_ray_and_local_fill_the_same_ledger(tmp_path: Path, mini_data: Path) -> None:
+def test_ray_and_local_fill_the_same_ledger(tmp_path: Path, data_root: Path) -> None:
     ledgers = []
     for backend in ("local", "ray"):
         out = tmp_path / backend / "out"
         out.parent.mkdir()
         # Trials of a second, so that the second pool starts before the first has taken them all.
         options = ("--sampler", "random", "--trials", "2", "--width", "1", "--epochs", "20")
-        ended = run(small_sweep(out, backend, *options, tasks="tulips"), mini_data)
+        ended = run(small_sweep(out, backend, *options, tasks="tulips"), data_root)
         assert ended.returncode == 0, ended.stdout
         check_once_each(out)
         # A custom Searcher gets one pending trial from Tune by default, which would starve pools.
@@ -38,10 +38,11 @@ def test_ray_and_local_fill_the_same_ledger(tmp_path: Path, mini_data: Path) -> 
         assert [p.loss for p in row.curve] == pytest.approx([p.loss for p in other.curve], abs=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("backend", ["local", pytest.param("ray", marks=pytest.mark.long)])
+@pytest.mark.parametrize("backend", ["local", "ray"])
 def test_an_asynchronous_search_keeps_the_invariants(
-    backend: str, tmp_path: Path, mini_data: Path
+    backend: str, tmp_path: Path, data_root: Path
 ) -> None:
     out = tmp_path / "out"
     space = tmp_path / "wide.yaml"
@@ -50,7 +51,7 @@ def test_an_asynchronous_search_keeps_the_invariants(
     space.write_text("lora: {rank: [2, 4, 8, 16], lr: {low: 1.0e-5, high: 0.02, log: true}}\n")
     arguments[arguments.index("--space") + 1] = str(space)
     arguments[arguments.index("--epochs") + 1] = "4"
-    ended = run(arguments, mini_data)
+    ended = run(arguments, data_root)
     assert ended.returncode == 0, ended.stdout
     check_once_each(out)
     rows = results(out)

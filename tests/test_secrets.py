@@ -78,7 +78,7 @@ def ray_files(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.mark.long
 @pytest.mark.timeout(400)
 def test_no_secret_is_left_by_any_command(
-    tmp_path: Path, mini_data: Path, ray_files: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data_root: Path, ray_files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in VARIABLES.items():
         monkeypatch.setenv(name, value)
@@ -88,16 +88,16 @@ def test_no_secret_is_left_by_any_command(
     printed = {}
     with Arguments() as arguments:
         sweep = small_sweep(out, "ray", tasks="tulips")
-        printed["sweep"] = _finish(start(sweep, mini_data), 0)
+        printed["sweep"] = _finish(start(sweep, data_root), 0)
         assert len(results(out)) == 16
         for number, address in enumerate(others):
             monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-            printed[f"track {number}"] = _finish(start(["track", str(out)], mini_data), 2)
+            printed[f"track {number}"] = _finish(start(["track", str(out)], data_root), 2)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", first)
-        printed["doctor"] = _finish(start(["doctor", "--out", str(out)], mini_data), 1)
+        printed["doctor"] = _finish(start(["doctor", "--out", str(out)], data_root), 1)
         submit = ["submit", "mini", "--dry-run", "--out", str(out), "--address", "127.0.0.1:9"]
-        printed["submit"] = _finish(start(submit, mini_data), 0)
-        ui = start(["ui", str(out), "--port", "0"], mini_data)
+        printed["submit"] = _finish(start(submit, data_root), 0)
+        ui = start(["ui", str(out), "--port", "0"], data_root)
         time.sleep(15)
         ui.terminate()
         printed["ui"] = ui.communicate(timeout=60)[0]

@@ -26,10 +26,15 @@ Size = tuple[int, int]
 AHEAD = 256
 """Results that `map_ahead` holds in memory at most."""
 
-_GREY_16_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
-"""Pillow's modes for grey images of more than 8 bits."""
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""What is decoded. Pillow knows more, and hands some (EPS) to other programs."""
+MAX_PIXELS = 50_000_000
+"""Of one image: decoding takes five bytes for each, on every core at once."""
 
-# What it warns of (transparency in a palette, many pixels) is handled here, or an error anyway.
+_GREY_16_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+"""Pillow's modes for grey images of more than 8 bits; "I" may hold 32."""
+
+# What it warns of (transparency in a palette, …) is handled here, or an error anyway.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
@@ -51,13 +56,20 @@ def decode(data: bytes, side: int) -> tuple[Pixels, Size]:
 def load(data: bytes) -> Picture:
     """The decoded image as RGB; `ImageError` if it is damaged, cut off or not an image."""
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise ImageError(
+                    f"it has {picture.width} × {picture.height} pixels; at most "
+                    f"{MAX_PIXELS // 10**6} million are decoded: make it smaller"
+                )
             picture.load()
             if picture.mode == "F":
                 raise ImageError("it has floating-point values; save it with 8 or 16 bits")
             if picture.mode in _GREY_16_BIT:
                 # Scaled to 8 bits; Pillow's own conversion would clip.
                 values = np.asarray(picture).astype(np.float64)
+                if values.min() < 0 or values.max() > 65535:
+                    raise ImageError("it is grey with 32 bits; save it with 8 or 16 bits")
                 grey = np.clip(np.rint(values / 257), 0, 255).astype(np.uint8)
                 return Image.fromarray(grey).convert("RGB")
             return picture.convert("RGB")
@@ -68,10 +80,12 @@ def load(data: bytes) -> Picture:
 def _reason(data: bytes, error: Exception) -> str:
     if not data:
         return "the file is empty"
-    if isinstance(error, Image.DecompressionBombError):
-        return "it has more than 179 million pixels; make it smaller"
+    if isinstance(error, Image.DecompressionBombError):  # twice Pillow's own bound
+        return f"it has more than {MAX_PIXELS // 10**6} million pixels; make it smaller"
     text = " ".join(str(error).split()) or type(error).__name__
-    return "it is no image that Pillow knows" if "cannot identify" in text else text
+    if "cannot identify" in text:
+        return f"it is no image of a known format ({', '.join(FORMATS)})"
+    return text
 
 
 def map_ahead(

@@ -105,10 +105,10 @@ def test_one_folder_from_first_run_to_extension(tmp_path: Path, here: Here) -> N
     [("local", signal.SIGINT), ("ray", signal.SIGTERM)],
 )
 def test_ctrl_c_and_kill_stop_cleanly_and_say_how_to_go_on(
-    backend: str, number: signal.Signals, tmp_path: Path, mini_data: Path
+    backend: str, number: signal.Signals, tmp_path: Path, data_root: Path
 ) -> None:
     out = tmp_path / "out"
-    process = start(small_sweep(out, backend), mini_data)
+    process = start(small_sweep(out, backend), data_root)
     while len(events(out)) < 6 and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(number)
@@ -121,10 +121,10 @@ def test_ctrl_c_and_kill_stop_cleanly_and_say_how_to_go_on(
 
 @pytest.mark.timeout(120)
 def test_a_second_command_on_the_same_folder_is_refused(
-    tmp_path: Path, mini_data: Path, here: Here
+    tmp_path: Path, data_root: Path, here: Here
 ) -> None:
     out = tmp_path / "out"
-    first = start(small_sweep(out, "local", "--epochs", "500"), mini_data)
+    first = start(small_sweep(out, "local", "--epochs", "500"), data_root)
     try:
         while not events(out) and first.poll() is None:
             time.sleep(0.05)
@@ -136,11 +136,11 @@ def test_a_second_command_on_the_same_folder_is_refused(
 
 @pytest.mark.timeout(120)
 def test_a_damaged_checkpoint_is_named_and_nothing_is_lost(
-    tmp_path: Path, mini_data: Path, here: Here
+    tmp_path: Path, data_root: Path, here: Here
 ) -> None:
     out = tmp_path / "out"
     command = small_sweep(out, "local", "--stopping", "asha", "--epochs", "30", tasks="tulips")
-    process = start(command, mini_data)
+    process = start(command, data_root)
     checkpoints = SweepPaths(out).checkpoints
     while process.poll() is None and not list(checkpoints.glob("*.safetensors")):
         time.sleep(0.05)

@@ -75,7 +75,19 @@ def test_a_picture_that_is_cut_off_is_refused(form: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "words"), [(b"", "empty"), (b"hello", "no image"), (b"\x89PNG\r\n\x1a\n", ".")]
+    ("data", "words"),
+    [
+        (b"", "empty"),
+        (b"hello", "no image of a known format"),
+        (b"\x89PNG\r\n\x1a\n", "."),
+        (encoded(ramp("RGB"), "EPS"), "no image of a known format"),  # Pillow would run Ghostscript
+        (encoded(ramp("F"), "TIFF"), "floating-point"),
+        (encoded(Image.fromarray(np.full((9, 9), 70_000, np.int32)), "TIFF"), "32 bits"),
+        (encoded(Image.fromarray(np.full((9, 9), -1, np.int32)), "TIFF"), "32 bits"),
+        (encoded(Image.new("1", (8_000, 6_251)), "PNG"), "8000 × 6251 pixels; at most 50 million"),
+        (encoded(Image.new("1", (20_000, 20_000)), "PNG"), "more than 50 million"),
+    ],
+    ids=range(9),
 )
 def test_what_is_no_picture_is_refused(data: bytes, words: str) -> None:
     with pytest.raises(ImageError, match=words):

@@ -89,10 +89,10 @@ def test_a_bucket_that_is_not_there_is_named(s3: dict[str, str], quick: None, he
 @pytest.mark.long
 @pytest.mark.timeout(400)
 def test_a_new_head_goes_on_with_what_a_killed_one_began(
-    s3: dict[str, str], mini_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: dict[str, str], data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They share the object store alone; while the first one lives, the second is refused."""
-    calm = run(small_sweep(tmp_path / "calm", "local"), mini_data)
+    calm = run(small_sweep(tmp_path / "calm", "local"), data_root)
     assert calm.returncode == 0, calm.stdout
     uri = f"{URI}/killed"
     sweep = [
@@ -101,14 +101,14 @@ def test_a_new_head_goes_on_with_what_a_killed_one_began(
     ]
     ledger = Ledger(f"{uri}/ledger")
     on_machine("one", tmp_path, monkeypatch)
-    first = start(sweep, mini_data, subprocess.DEVNULL)
+    first = start(sweep, data_root, subprocess.DEVNULL)
     deadline = time.monotonic() + 200
     while len(ledger.keys()) < 5:
         assert first.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.2)
     on_machine("two", tmp_path, monkeypatch)
-    second = run(sweep, mini_data)
+    second = run(sweep, data_root)
     assert second.returncode == 2, second.stdout
     assert f"is running in '{uri}'" in second.stdout
     first.kill()
@@ -116,7 +116,7 @@ def test_a_new_head_goes_on_with_what_a_killed_one_began(
     shutil.rmtree(tmp_path / "machine one")
     before = len(ledger.keys())
 
-    third = run(sweep, mini_data, timeout=300)
+    third = run(sweep, data_root, timeout=300)
     assert third.returncode == 0, third.stdout
     assert "watching for 20 s whether that still runs" in third.stdout
     expected = results(tmp_path / "calm")

@@ -47,7 +47,7 @@ def _agrees(postgres: Postgres, name: str, out: Path) -> str:
 
 
 def test_two_sweeps_at_once_through_one_server(
-    postgres: Postgres, tmp_path: Path, mini_data: Path, monkeypatch: pytest.MonkeyPatch
+    postgres: Postgres, tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port, home, artifacts = free_port(), tmp_path / "server", tmp_path / "artifacts"
     monkeypatch.setenv(server.DATABASE_VARIABLE, postgres.make("shared"))
@@ -60,7 +60,7 @@ def test_two_sweeps_at_once_through_one_server(
         assert _serve(home, port, "--artifacts", str(artifacts)) == said
         assert len(processes_on(port)) == 2, "MLflow's command and its one worker"
 
-        sweeps = [start(small_sweep(out, "local"), mini_data) for out in outs]
+        sweeps = [start(small_sweep(out, "local"), data_root) for out in outs]
         for sweep in sweeps:
             text, _ = sweep.communicate(timeout=300)
             assert sweep.returncode == 0, text
@@ -73,7 +73,7 @@ def test_two_sweeps_at_once_through_one_server(
 
         before = postgres.content("shared")
         for out in outs:
-            assert "none of them written now" in run(["track", str(out)], mini_data).stdout
+            assert "none of them written now" in run(["track", str(out)], data_root).stdout
         assert postgres.content("shared") == before
 
         shelves = postgres.ask("shared", "SELECT name FROM experiments ORDER BY experiment_id")
@@ -87,11 +87,11 @@ def test_two_sweeps_at_once_through_one_server(
     # without a lock, so one of them may come too late; it says so, and typed again it works.
     uri = postgres.make("straight")
     again = [["track", str(out), "--tracking-uri", uri] for out in outs]
-    tracks = [start(command, mini_data) for command in again]
+    tracks = [start(command, data_root) for command in again]
     for track in tracks:
         text, _ = track.communicate(timeout=120)
         assert track.returncode == 0 or "does not work: (psycopg.errors." in text, text
     assert 0 in {track.returncode for track in tracks}
     for out, command in zip(outs, again, strict=True):
-        assert run(command, mini_data).returncode == 0
+        assert run(command, data_root).returncode == 0
         _agrees(postgres, "straight", out)
