@@ -55,7 +55,7 @@ def test_all_of_vtab_from_folders_to_the_registry(
     assert 'id="papers"' in page
     assert page.count("data:image/png;base64,") == 19
     for row in published.for_suite("vtab"):
-        if row.name in ("hta", "efft2") and row.backbone.label.startswith("ViT-B/16"):
+        if row.name == "hta" and row.backbone.label.startswith("ViT-B/16"):
             assert f"{100 * row.accuracy['dsprites_ori']:.1f}" in page
     for mean in ("natural", "specialized", "structured"):
         assert f"mean of {mean}" in page

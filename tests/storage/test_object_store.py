@@ -92,12 +92,13 @@ def test_a_new_head_goes_on_with_what_a_killed_one_began(
     s3: dict[str, str], data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They share the object store alone; while the first one lives, the second is refused."""
-    calm = run(small_sweep(tmp_path / "calm", "local"), data_root)
+    longer = ("--epochs", "20")  # than the test takes to look
+    calm = run(small_sweep(tmp_path / "calm", "local", *longer), data_root)
     assert calm.returncode == 0, calm.stdout
     uri = f"{URI}/killed"
     sweep = [
         uri if word == str(tmp_path / "x") else word
-        for word in small_sweep(tmp_path / "x", "local")
+        for word in small_sweep(tmp_path / "x", "local", *longer)
     ]
     ledger = Ledger(f"{uri}/ledger")
     on_machine("one", tmp_path, monkeypatch)

@@ -77,7 +77,7 @@ def test_two_sweeps_at_once_through_one_server(
         assert postgres.content("shared") == before
 
         shelves = postgres.ask("shared", "SELECT name FROM experiments ORDER BY experiment_id")
-        assert shelves == [("Default",), ("orchestrate/mini/vit_mini",)]
+        assert shelves == [("Default",), ("orchestrate/garden/vit_mini",)]
     finally:
         ended = _serve(home, port, "--stop")
     assert ended == "MLflow's server has ended"
