@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import nn
 
 from adapters.attach import attach_members, attached, free_sites
@@ -31,17 +32,20 @@ def save(model: nn.Module, folder: str | Path) -> None:
     save_tensors(stack.members[0].adapter, stack.tensors_of(0), folder)
 
 
-def save_tensors(adapter: Adapter, tensors: Tensors, folder: str | Path) -> None:
-    """Writes an adapter and its tensors, head included: each file whole or absent, config last."""
+def save_tensors(adapter: Adapter, tensors: Tensors, folder: str | Path) -> dict[str, str]:
+    """Writes an adapter and its tensors, head included: each file whole or absent, config last.
+
+    Returns the SHA-256 (hex) of each file's bytes by its name, computed before they are written.
+    """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     config = {"format": FORMAT, "adapter": adapter.name, "hyper_parameters": adapter.to_dict()}
     host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    _replace(target / WEIGHTS, lambda path: save_file(host, path))
-    _replace(
-        target / CONFIG,
-        lambda path: path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n"),
-    )
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    contents = {WEIGHTS: to_bytes(host), CONFIG: text.encode()}
+    for name, content in contents.items():
+        _replace(target / name, content)
+    return {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
 
 
 def load(model: M, folder: str | Path) -> M:
@@ -87,11 +91,12 @@ def _read_config(path: Path) -> Adapter:
         raise AdapterError(f"{path}: {error}") from error
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
+def _replace(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        write(temporary)
-        with temporary.open("rb+") as file:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:

@@ -329,6 +329,8 @@ class TrialResult:
     code: str = ""
     """Package version and, where known, commit."""
     versions: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Of a final trial: the files of its adapter → their SHA-256 (hex)."""
 
     @property
     def key(self) -> str:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 
 from adapters import build
 from adapters.storage import CONFIG, WEIGHTS, save_tensors
@@ -144,20 +143,24 @@ class PoolWorker:
         return self._search_data[trial.task]
 
     def _keep(self, ended: Ended) -> TrialResult:
+        result = ended.result
         if ended.tensors is not None:
             # Before the ledger's row: a finished final trial always has its weights.
-            self._records.call(lambda: self._save(ended))
-        return self._record(ended.result)
+            files = self._records.call(lambda: self._save(ended))
+            result = replace(result, files=files)
+        return self._record(result)
 
-    def _save(self, ended: Ended) -> None:
+    def _save(self, ended: Ended) -> dict[str, str]:
+        """Write the trained adapter; the checksums of its files."""
         trial = ended.result.trial
         assert ended.tensors is not None
         folder = self._paths.adapters / trial.key
         try:
-            save_tensors(build(trial.adapter, trial.params), ended.tensors, folder)
-        except (OSError, SafetensorError) as error:  # the library's own, where the disk is full
+            files = save_tensors(build(trial.adapter, trial.params), ended.tensors, folder)
+        except OSError as error:
             raise storage_error(f"write the adapter '{folder}'", error) from error
         self._storage.upload(folder / WEIGHTS, folder / CONFIG)
+        return files
 
     def _record(self, result: TrialResult) -> TrialResult:
         self._records.call(lambda: self._append(result))

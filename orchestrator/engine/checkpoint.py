@@ -134,8 +134,9 @@ def _digest(progress: str, tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 (hex) of the whole content: safetensors itself detects only missing bytes."""
     digest = hashlib.sha256(progress.encode())
     for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].numpy().tobytes())
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
 
 

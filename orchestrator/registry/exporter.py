@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -60,7 +61,7 @@ def export(
                 for study in summary.studies
                 if study.winner is not None and not study.missing
             ]
-            index = Index(created=time.time(), entries=tuple(entries))
+            index = Index(created=time.time(), entries=tuple(entries)).sealed()
             write_json(draft / INDEX, index.model_dump(mode="json"))
             _swap(draft, registry)
     except OSError as error:
@@ -88,7 +89,7 @@ def _write(
     folder = draft / relative
     files.make_folder(folder)
     fetch(*(adapters / final.key / name for name in WEIGHTS))
-    _copy_weights(adapters / final.key, folder)
+    _copy_weights(adapters / final.key, final.files, folder)
     write_json(
         folder / CONFIG,
         {
@@ -148,17 +149,26 @@ def _evidence(study: StudySummary, final: TrialResult, accuracy: float | None) -
     }
 
 
-def _copy_weights(source: Path, folder: Path) -> None:
+def _copy_weights(source: Path, checksums: Mapping[str, str], folder: Path) -> None:
+    """Copy the files of an adapter; `CheckpointError` where they are not those of the row.
+
+    `checksums` is empty in rows of earlier versions.
+    """
     for name in WEIGHTS:
         try:
             content = (source / name).read_bytes()
         except OSError as error:
-            raise CheckpointError(
-                f"'{source / name}' of a finished final trial cannot be copied ({error.strerror}). "
-                f"Move its row ledger/fragments/{source.name}.parquet away and run the same "
-                "command again."
-            ) from error
+            raise _unusable(source, name, f"cannot be copied ({error.strerror})") from error
+        if checksums and hashlib.sha256(content).hexdigest() != checksums.get(name):
+            raise _unusable(source, name, "is not what was trained (its SHA-256 differs)")
         files.write_whole(folder / name, content)  # an OSError here is the target's: see `export`
+
+
+def _unusable(source: Path, name: str, problem: str) -> CheckpointError:
+    return CheckpointError(
+        f"'{source / name}' of a finished final trial {problem}. Restore it, or move its row "
+        f"ledger/fragments/{source.name}.parquet away and run the same command again."
+    )
 
 
 def _swap(draft: Path, registry: Path) -> None:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orchestrator.errors import CheckpointError, InvalidInput, unknown
+from orchestrator.spec import digest
 from orchestrator.storage import files
 
 INDEX, CONFIG, EVIDENCE = "index.json", "config.json", "evidence.json"
@@ -68,6 +69,19 @@ class Index(BaseModel):
     format: Literal[1] = 1
     created: float
     entries: tuple[RegistryEntry, ...]
+    checksum: str = ""
+    """SHA-256 (hex) of the entries; indexes of earlier versions lack it."""
+
+    def sealed(self) -> Index:
+        """The same with its checksum."""
+        return self.model_copy(update={"checksum": self._digest()})
+
+    def is_sound(self) -> bool:
+        """Whether the entries are those that the checksum was made of."""
+        return self.checksum in ("", self._digest())
+
+    def _digest(self) -> str:
+        return digest([entry.model_dump(mode="json") for entry in self.entries])
 
     def find(
         self, task: str, adapter: str, suite: str | None = None, backbone: str | None = None
@@ -96,7 +110,7 @@ def read_index(registry: Path) -> Index:
     """The index of a registry: `InvalidInput` if there is none, `CheckpointError` if damaged."""
     path = registry / INDEX
     try:
-        return Index.model_validate_json(path.read_bytes())
+        index = Index.model_validate_json(path.read_bytes())
     except OSError as error:
         raise InvalidInput(
             f"'{registry}' is no registry ({INDEX}: {error.strerror}); give the `registry` folder "
@@ -108,6 +122,11 @@ def read_index(registry: Path) -> Index:
         raise CheckpointError(
             f"'{path}' is damaged at {where}: {problem['msg']}. {AGAIN}"
         ) from error
+    if not index.is_sound():
+        raise CheckpointError(
+            f"'{path}' is damaged or edited by hand: its entries do not match its checksum. {AGAIN}"
+        )
+    return index
 
 
 def label(protocol: str) -> dict[str, str]:

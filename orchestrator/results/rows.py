@@ -33,11 +33,14 @@ SCHEMA = pa.schema(
         *((name, _REAL) for name in ("value", "eval_loss", "seconds", "started", "finished")),
         ("correct", pa.binary()),
         ("curve", pa.list_(POINT)),
+        ("files", _TEXT),
     ]
 )
-"""Flat columns; `params`, `recipe` and `versions` are JSON. A last column, `seal`, is the
+"""Flat columns; `params`, `recipe`, `versions` and `files` are JSON. A last column, `seal`, is the
 SHA-256 of the others: a row that was damaged or edited by hand does not match it."""
 
+_LATER = ("files",)
+"""Columns that rows of earlier versions lack; an empty one is not part of the seal."""
 FIELDS = SCHEMA.append(pa.field("seal", _TEXT))
 ALL = tuple(FIELDS.names)
 MANY = 10_000
@@ -70,8 +73,11 @@ def decode(data: bytes, names: Collection[str] = ALL) -> list[dict[str, Any]]:
     """
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
+        stored = [n for n in names if n not in _LATER or n in file.schema_arrow.names]
         # Threads cost more than they save where there are few rows.
-        table = file.read(columns=list(names), use_threads=file.metadata.num_rows > MANY)
+        table = file.read(columns=stored, use_threads=file.metadata.num_rows > MANY)
+        for name in set(names) - set(stored):
+            table = table.append_column(name, pa.array([""] * table.num_rows, _TEXT))
         schema = pa.schema([FIELDS.field(name) for name in names])
         rows: list[dict[str, Any]] = table.select(list(names)).cast(schema).to_pylist()
     except (pa.ArrowException, OSError, KeyError) as error:
@@ -93,6 +99,7 @@ def result(row: dict[str, Any]) -> TrialResult:
         trial=trial,
         curve=tuple(Point(**point) for point in row["curve"]),
         versions=json.loads(row["versions"]),
+        files=json.loads(row["files"] or "{}"),
         **{name: row[name] for name in _RESULT_COLUMNS},
     )
 
@@ -108,10 +115,12 @@ def _row(result: TrialResult) -> dict[str, Any]:
         "recipe": canonical(asdict(trial.recipe)),
         "versions": canonical(dict(result.versions)),
         "curve": [vars(point) for point in result.curve],
+        "files": canonical(dict(result.files)) if result.files else "",
     }
 
 
 def _seal(row: dict[str, Any]) -> str:
-    content = {name: value for name, value in row.items() if name != "seal"}
+    absent = [name for name in _LATER if not row[name]]
+    content = {name: value for name, value in row.items() if name not in ("seal", *absent)}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=bytes.hex)
     return hashlib.sha256(text.encode()).hexdigest()

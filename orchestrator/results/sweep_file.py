@@ -14,6 +14,8 @@ from orchestrator.spec import DataIdentity, Suite, Sweep, digest
 from orchestrator.storage.files import storage_error, write_whole
 from orchestrator.storage.sweep_paths import SweepPaths
 
+_CHECKSUM = "checksum"
+
 
 @dataclass(frozen=True)
 class SweepFile:
@@ -47,9 +49,11 @@ class SweepFile:
         return cls(name, sweep, suite, counts, data, weights, command, created)
 
     def write(self, paths: SweepPaths) -> None:
-        """Writes `sweep.json`, whole; `StorageError` if that is refused."""
+        """Writes `sweep.json` with its checksum, whole; `StorageError` if that is refused."""
+        content = asdict(self)
+        text = json.dumps({**content, _CHECKSUM: digest(content)}, indent=2)
         try:
-            write_whole(paths.sweep, (json.dumps(asdict(self), indent=2) + "\n").encode())
+            write_whole(paths.sweep, f"{text}\n".encode())
         except OSError as error:
             raise storage_error(f"write '{paths.sweep}'", error) from error
 
@@ -59,9 +63,14 @@ class SweepFile:
         if not paths.sweep.exists():
             return None
         try:
+            content = json.loads(paths.sweep.read_bytes())
+            if isinstance(content, dict):
+                checksum = content.pop(_CHECKSUM, None)  # files of earlier versions lack it
+                if checksum is not None and checksum != digest(content):
+                    raise InvalidInput("its content does not match its checksum")
             # Strict: a word where a number belongs is damage, not something to convert.
-            return TypeAdapter(cls).validate_json(paths.sweep.read_bytes(), strict=True)
-        except (OSError, ValidationError, InvalidInput) as error:
+            return TypeAdapter(cls).validate_json(json.dumps(content), strict=True)
+        except (OSError, ValueError, RecursionError, InvalidInput) as error:
             raise InvalidInput(
                 f"'{paths.shown(paths.sweep)}' is damaged ({_why(error)}); restore it, or move "
                 "it away: the same command writes it again, and the ledger's results stay."
@@ -79,7 +88,7 @@ def read_sweep(paths: SweepPaths) -> SweepFile:
     return found
 
 
-def _why(error: OSError | ValidationError | InvalidInput) -> str:
+def _why(error: Exception) -> str:
     """The first problem in one line."""
     if not isinstance(error, ValidationError):
         return str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,12 @@ def test_weights_are_in_the_store_before_the_row(
     train(worker, one)
     worker.close()
     assert there == [[f"{one.key}/adapter_config.json", f"{one.key}/adapter_model.safetensors"]]
+    (row,) = worker._ledger.results()
+    stored = {
+        name: memory.store("bucket/sweep").read(f"adapters/{one.key}", name) for name in row.files
+    }
+    assert row.files == {n: hashlib.sha256(data).hexdigest() for n, data in stored.items()}
+    assert sorted(row.files) == ["adapter_config.json", "adapter_model.safetensors"]
 
 
 def test_a_pool_ends_when_another_command_has_the_sweep(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from orchestrator import registry
+from orchestrator.results.sweep_file import read_sweep
+from orchestrator.storage.sweep_paths import SweepPaths
 from tests.cluster.headnode import TOKEN, Head, head_node
 from tests.commands import check_once_each, results, small_sweep, until
 
@@ -88,8 +90,8 @@ def _check_fetched(head: Head) -> None:
     assert head.type("fetch", "first").returncode == 0
     assert results(home) == results(there)
 
-    file = home / "sweep.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"id": "0" * 16}))
+    paths = SweepPaths(home)
+    replace(read_sweep(paths), id="0" * 16).write(paths)
     other = head.type("fetch", "first")
     assert other.returncode == 2
     assert "holds another sweep" in other.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -121,6 +122,8 @@ def _flip(position: float) -> Callable[[bytes], bytes]:
         lambda content: content[:-10],
         lambda content: content[: len(content) // 2],
         lambda content: b"\x80\x04K\x01.",
+        lambda content: content.replace(b'"F32"', b'"I32"', 1),  # the same bytes as other numbers
+        lambda content: re.sub(rb'"shape":\[(\d+),(\d+)\]', rb'"shape":[\2,\1]', content, count=1),
         *(_flip(position) for position in (0.0, 0.01, 0.03, 0.5, 0.8, 0.999)),
     ],
 )

@@ -23,7 +23,8 @@ LEFT_OUT = {
     "created", "started", "finished", "seconds",  # times
     "host", "device",  # hosts
     "code", "versions",  # versions
-    "adapter_model.safetensors",  # in `sha256`: the weights themselves are compared
+    "adapter_model.safetensors",  # in `sha256` and `files`: the weights themselves are compared
+    "checksum",  # of the index, which has the weights' too
 }  # fmt: skip
 """The fields that may differ, wherever they stand in a record; all others must not."""
 

@@ -185,6 +185,10 @@ def test_epochs_and_warm_up_are_tried_together() -> None:
         ({"preset": "ablations"}, ["preset 'ablations'", "ablation"]),
         ({"preset": "ablation"}, ["preset 'ablation'", "'linear' has no layers, sites"]),
         ({"space": {"lora": {"layers": ["0-2", "x"]}}}, ["'lora'", "layers is 'x'", "'0-2'"]),
+        ({"space": {"lora": {"layers": ["0-99999999999"]}}}, ["'lora'", "0-99999999999"]),
+        ({"space": {"lora": {"rank": [4, 10**9]}}}, ["'lora'", "1000000000", "16,384"]),
+        ({"space": {"lora": {"rank": {"low": 1, "high": 10**9}}}}, ["'lora'", "16,384"]),
+        ({"space": {"lora": {"rank": 10**9}}}, ["'lora'", "16,384"]),
         ({"space": {"lora": {"layers": ["0-1", "3-4"]}}}, ["'lora'", "[4]", "0…3"]),
         ({"space": {"lora": {"sites": "mhssa"}}}, ["'lora'", "'mhssa'", "mhsa"]),
         ({"set": {"lrr": 1}}, ["recipe field 'lrr'", "Did you mean 'lr'?"]),
@@ -321,13 +325,27 @@ def test_a_damaged_sweep_file_is_named(
     for key in path[:-1]:
         inner = inner[key]
     inner[path[-1]] = value
+    del content["checksum"]  # as earlier versions wrote it
     paths.sweep.write_text(json.dumps(content))
     with pytest.raises(InvalidInput, match=r"sweep\.json' is damaged") as error:
         SweepFile.read(paths)
     assert fragment in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\0\0\0"])
+def test_no_flipped_bit_of_a_sweep_file_is_silent(tmp_path: Path) -> None:
+    paths = saved(tmp_path)
+    content, sweep = paths.sweep.read_bytes(), SweepFile.read(paths)
+    for position in range(0, len(content), 7):
+        changed = bytearray(content)
+        changed[position] ^= 1 << position % 8
+        paths.sweep.write_bytes(changed)
+        try:
+            assert SweepFile.read(paths) == sweep, position  # a space, say
+        except InvalidInput as error:
+            assert "is damaged" in str(error)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\0\0\0", "[" * 100_000])
 def test_a_sweep_file_of_other_text_is_named(text: str, tmp_path: Path) -> None:
     paths = SweepPaths(tmp_path)
     paths.sweep.write_text(text)

@@ -27,7 +27,7 @@ from orchestrator.engine.pool import Ended, Pool
 from orchestrator.errors import CheckpointError, InvalidInput
 from orchestrator.registry import INDEX, WEIGHTS, export, export_merged, load, read_index
 from orchestrator.registry.index import CONFIG, EVIDENCE
-from orchestrator.spec import Recipe, Stage, Sweep, Trial, TrialResult
+from orchestrator.spec import Recipe, Stage, Sweep, Trial, TrialResult, digest
 from orchestrator.storage import files
 from orchestrator.storage.retry import is_transient
 from orchestrator.tasks.suites import MINI
@@ -86,10 +86,11 @@ def ran(tmp_path_factory: pytest.TempPathFactory, mini_data: Path) -> Ran:
     while len(pool):
         for event in pool.advance():
             assert isinstance(event, Ended)
-            results.append(event.result)
+            written: dict[str, str] = {}
             if event.tensors is not None:
                 of = event.result.trial
-                save_tensors(build(of.adapter, of.params), event.tensors, folder / of.key)
+                written = save_tensors(build(of.adapter, of.params), event.tensors, folder / of.key)
+            results.append(replace(event.result, files=written))
     return Ran(results, folder, mini_data)
 
 
@@ -265,6 +266,23 @@ def test_lost_weights_say_what_to_do_and_keep_the_old_registry(
     assert read_index(registry) == before
 
 
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_an_adapter_that_is_not_what_was_trained_is_not_exported(
+    name: str, ran: Ran, tmp_path: Path
+) -> None:
+    adapters, registry = shutil.copytree(ran.adapters, tmp_path / "adapters"), tmp_path / "registry"
+    final = next(r for r in ran.results if r.trial.stage == "final" and r.trial.seed == 1)
+    victim = adapters / final.key / name
+    content = bytearray(victim.read_bytes())
+    content[-3] ^= 1
+    victim.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"is not what was trained .*SHA-256.*parquet away"):
+        export(ran.summary, ran.results, adapters, registry)
+    assert not registry.exists()
+    earlier = [replace(row, files={}) for row in ran.results]  # without checksums
+    assert len(export(summarise(earlier, SWEEP, MINI), earlier, adapters, registry).entries) == 2
+
+
 def test_a_full_disk_is_not_taken_for_lost_weights(
     ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,10 +323,28 @@ def test_two_entries_of_one_name_must_be_told_apart(exported: Path) -> None:
     assert twice.find("digits", "lora", suite="vtab").suite == "vtab"
 
 
-def edit_index(registry: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+def edit_index(
+    registry: Path, change: Callable[[dict[str, Any]], Any], forged: bool = True
+) -> None:
+    """Changes the index; `forged`: with the checksum that it must have then."""
     index = json.loads((registry / INDEX).read_text())
     change(index)
+    if forged:
+        index["checksum"] = digest(index["entries"])
     (registry / INDEX).write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"classes": 9}, {"test_accuracy": 0.99}, {"test_mean": 0.99}, {"seeds": 5}, {"leaks": True}],
+    ids=str,
+)
+def test_an_index_that_was_edited_is_refused(change: dict[str, Any], registry: Path) -> None:
+    edit_index(registry, lambda index: index["entries"][0].update(change), forged=False)
+    with pytest.raises(CheckpointError, match=r"damaged or edited by hand.*export DIR"):
+        load(registry, "digits", "lora")
+    edit_index(registry, lambda index: index.pop("checksum"), forged=False)
+    read_index(registry)  # as those of earlier versions
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,17 @@ def test_any_result_comes_back_exactly(row: TrialResult) -> None:
     assert found.key == row.key
 
 
+def test_a_row_of_an_earlier_version_without_checksums_is_read(tmp_path: Path) -> None:
+    Ledger(tmp_path).append(RESULT)
+    path = fragment(tmp_path, RESULT)
+    pq.write_table(pq.read_table(path).drop_columns(["files"]), path)
+    assert Ledger(tmp_path).results() == [RESULT]
+    Ledger(tmp_path).append(result(1, files={"a": "b" * 64}))
+    assert Ledger(tmp_path).compact(least=1) == 2
+    found = {row.trial.seed: row.files for row in Ledger(tmp_path).results()}
+    assert found == {0: {}, 1: {"a": "b" * 64}}
+
+
 def test_columns_are_flat_and_readable_by_anything(tmp_path: Path) -> None:
     Ledger(tmp_path).append(RESULT)
     table = pq.read_table(fragment(tmp_path, RESULT))

@@ -12,6 +12,7 @@ import pytest
 from orchestrator.errors import InvalidInput, TrackingError
 from orchestrator.results import throughput
 from orchestrator.results.ledger import Ledger
+from orchestrator.results.sweep_file import read_sweep
 from orchestrator.results.throughput import GroupUse, Window
 from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.tracking.mlflow import MlflowStore, TrackCounts, open_tracker, track
@@ -100,8 +101,8 @@ def test_a_sweep_that_is_extended_keeps_its_runs(sweep: Path, killed: bool) -> N
         track(sweep)
     before = stored(sweep)
     append(sweep, rows[6:])
-    text = (sweep / "sweep.json").read_text().replace("sweep mini", "sweep mini --seeds 5")
-    (sweep / "sweep.json").write_text(text)
+    paths = SweepPaths(sweep)
+    replace(read_sweep(paths), command="orchestrate sweep mini --seeds 5").write(paths)
     assert track(sweep) == TrackCounts(10, 4)
     after = check_agrees(sweep, rows)
     assert all(after[key].id == run.id for key, run in before.items())
