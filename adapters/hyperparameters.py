@@ -14,6 +14,9 @@ from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type
 
 from adapters.errors import AdapterError
 
+LARGEST = 16_384
+"""Of whole numbers, such as ranks: no backbone is as wide, and memory ends before it."""
+
 
 def hyperparameter(
     default: Any,
@@ -66,6 +69,11 @@ def _coerced(kind: Any, value: Any) -> Any:
 
 def _check(item: Field[Any], value: Any, owner: str) -> None:
     low, below, among = (item.metadata.get(name) for name in ("low", "below", "among"))
+    numbers = value if isinstance(value, tuple) else (value,)
+    if any(type(number) is int and abs(number) > LARGEST for number in numbers):
+        raise AdapterError(
+            f"{owner}.{item.name} is {value!r:.80}; allowed: whole numbers up to {LARGEST:,}."
+        )
     if among is not None and value not in among:
         shown = ", ".join(map(repr, among))
         raise AdapterError(f"{owner}.{item.name} is {value!r}; allowed: {shown}.")

@@ -25,6 +25,8 @@ from optuna.distributions import (
 from search_spaces.selections import to_choice
 
 Space = dict[str, BaseDistribution]
+_MOST_VALUES = 100_000
+"""Of a stepped range of floats: they are listed where a sampler counts or exhausts them."""
 _RANGE_KEYS = ("low", "high", "log", "step")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 _FORMS = "a list of choices, one value, or a mapping {low, high, log?, step?}"
@@ -118,6 +120,11 @@ def _range(name: str, form: Mapping[str, Any], floats: bool) -> BaseDistribution
                 distribution = FloatDistribution(low, high, log=log, step=step)
     except ValueError as error:
         raise ValueError(f"field '{name}' is {dict(form)!r}: {error}") from None
+    step = distribution.step if isinstance(distribution, FloatDistribution) else None
+    if step and (distribution.high - distribution.low) / step >= _MOST_VALUES:
+        raise ValueError(
+            f"field '{name}' is {dict(form)!r}; allowed: at most {_MOST_VALUES:,} steps."
+        )
     if distribution.high != high:
         raise ValueError(
             f"field '{name}' is {dict(form)!r}; allowed: high - low a whole number of steps."

@@ -13,7 +13,7 @@ import re
 from typing import Any
 
 SELECTIONS = ("layers", "sites")
-_BLOCKS = re.compile(r"\d+(-\d+)?(\+\d+(-\d+)?)*")
+_BLOCKS = re.compile(r"\d{1,4}(-\d{1,4})?(\+\d{1,4}(-\d{1,4})?)*")
 
 
 def to_field(name: str, value: Any) -> Any:
@@ -38,7 +38,9 @@ def _blocks(text: str) -> list[int]:
     readable = _BLOCKS.fullmatch(text)
     spans = [[int(end) for end in span.split("-")] for span in text.split("+")] if readable else []
     if not spans or any(span[0] > span[-1] for span in spans):
-        raise ValueError(f"layers is {text!r}; allowed: blocks such as '0-2', '7' or '0-2+9-11'.")
+        raise ValueError(
+            f"layers is {text!r:.80}; allowed: blocks such as '0-2', '7' or '0-2+9-11'."
+        )
     return sorted({block for span in spans for block in range(span[0], span[-1] + 1)})
 
 

@@ -29,7 +29,7 @@ def _kill_at(arguments: list[str], data: Path, out: Path, lines: int, delay: flo
     """Starts the command, kills it once its pools have logged `lines` events; False if it ended."""
     # No pipe: waiting for its end would be waiting for the orphans too.
     process = start(arguments, data, subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 200
     while len(events(out)) < lines and process.poll() is None:
         assert time.monotonic() < deadline, "the command makes no progress"
         time.sleep(0.02)

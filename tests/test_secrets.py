@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import results, small_sweep, start
+from tests.tracking.test_server import free_port
 
 # Every secret begins with "hush" and a number.
 VARIABLES = {
@@ -97,7 +98,7 @@ def test_no_secret_is_left_by_any_command(
         printed["doctor"] = _finish(start(["doctor", "--out", str(out)], data_root), 1)
         submit = ["submit", "mini", "--dry-run", "--out", str(out), "--address", "127.0.0.1:9"]
         printed["submit"] = _finish(start(submit, data_root), 0)
-        ui = start(["ui", str(out), "--port", "0"], data_root)
+        ui = start(["ui", str(out), "--port", str(free_port())], data_root)
         time.sleep(15)
         ui.terminate()
         printed["ui"] = ui.communicate(timeout=60)[0]

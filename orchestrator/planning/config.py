@@ -30,10 +30,10 @@ class SweepConfig(BaseModel):
     warm_start: str | None = None
     stopping: str | None = None
     protocol: str | None = None
-    trials: int | None = Field(None, ge=1, strict=True)
-    seeds: int | None = Field(None, ge=1, strict=True)
-    replicate: int | None = Field(None, ge=1, strict=True)
-    epochs: int | None = Field(None, ge=1, strict=True)
+    trials: int | None = Field(None, ge=1, le=1_000_000, strict=True)
+    seeds: int | None = Field(None, ge=1, le=1_000, strict=True)
+    replicate: int | None = Field(None, ge=1, le=1_000_000, strict=True)
+    epochs: int | None = Field(None, ge=1, le=1_000_000, strict=True)
     set: dict[str, Any] = Field(default_factory=dict)
     space: dict[str, dict[str, Any]] = Field(default_factory=dict)
     time_budget: str | None = None

@@ -10,17 +10,26 @@ import yaml
 from orchestrator.errors import InvalidInput
 
 _MERGE = "tag:yaml.org,2002:merge"
+_MOST_BYTES, _MOST_VALUES = 4_000_000, 100_000
 
 
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
     """A YAML file that holds a mapping; `InvalidInput` naming the file and the line otherwise."""
     try:
-        content = _Unrepeated(path.read_text(encoding="utf-8")).get_single_data()
+        if path.exists() and not path.is_file():  # reading a pipe would wait for its writer
+            raise OSError("it is no regular file")
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise OSError(f"it is larger than {_MOST_BYTES:,} bytes")
+        content = _Loader(data.decode("utf-8")).get_single_data()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"the {what} file '{path}' cannot be read: {error}.") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date like 2024-13-45
+    # ValueError: a date like 2024-13-45, a number of 5,000 digits.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise InvalidInput(
-            f"the {what} file '{path}' is not valid YAML: {' '.join(str(error).split())}"
+            f"the {what} file '{path}' is not valid YAML: {' '.join(why.split())}"
         ) from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise InvalidInput(
@@ -29,8 +38,17 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     return content
 
 
-class _Unrepeated(yaml.SafeLoader):
-    """The safe loader, which also refuses a key that is given twice."""
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which also refuses a key that is given twice, and aliases that expand to
+    more values than a person would write.
+    """
+
+    def get_single_node(self) -> yaml.Node | None:
+        """The document's root."""
+        node = super().get_single_node()
+        if node is not None and _size(node, {}) > _MOST_VALUES:
+            raise yaml.YAMLError(f"its aliases expand to more than {_MOST_VALUES:,} values")
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """A mapping; `ConstructorError` with the line of a repeated key."""
@@ -43,3 +61,13 @@ class _Unrepeated(yaml.SafeLoader):
                     )
                 seen.add(key_node.value)
         return super().construct_mapping(node, deep)
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """The values of a node with every alias expanded; `known`: those of nodes seen before."""
+    if id(node) not in known:
+        known[id(node)] = _MOST_VALUES + 1  # while it is counted: a node inside itself is endless
+        inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+        nodes = [n for item in inner for n in (item if isinstance(item, tuple) else (item,))]
+        known[id(node)] = 1 + sum(_size(one, known) for one in nodes)
+    return known[id(node)]

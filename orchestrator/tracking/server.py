@@ -22,7 +22,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from orchestrator.errors import OrchestrateError, TrackingError
+from orchestrator.errors import InvalidInput, OrchestrateError, TrackingError
 from orchestrator.results.sweep_file import read_sweep
 from orchestrator.storage.addresses import redacted
 from orchestrator.storage.sweep_storage import paths_of
@@ -133,9 +133,11 @@ def serve(out: Path, uri: str, host: str = HOST, port: int = PORT) -> int:
 def ui_command(out: Path, uri: str, host: str = HOST, port: int = PORT) -> list[str]:
     """A command line that serves MLflow's interface over the database at `uri`; see `serve`.
 
-    `InvalidInput` when `out` holds no sweep; `TrackingError` when `uri` is a server (which has an
-    interface of its own) or a database file that does not exist.
+    `InvalidInput` when `out` holds no sweep or there is no such port; `TrackingError` when `uri` is
+    a server (which has an interface of its own) or a database file that does not exist.
     """
+    if not 1 <= port <= 65_535:
+        raise InvalidInput(f"--port is {port}; allowed: 1 to 65535.")
     read_sweep(paths_of(out))
     if not locations.is_database(uri):
         raise TrackingError(

@@ -42,6 +42,8 @@ from tests.commands import Here, check_once_each, events, refused, results, smal
         (["data", "fetch", "vtab", "--from", "nowhere.zip"], ["nowhere.zip", "owner/name"]),
         (["track", "nowhere"], ["nowhere"]),
         (["ui", "nowhere"], ["nowhere"]),
+        (["ui", "nowhere", "--port", "99999"], ["99999", "65535"]),
+        (["sweep", "mini", "--seeds", "1000000000"], ["'seeds' is 1000000000", "1000"]),
     ],
 )
 def test_wrong_input_is_refused_in_words(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,12 @@ from orchestrator.planning.config import (
     read_yaml,
     seconds_of,
 )
+
+ALIASES = "".join(
+    f"{name}: &{name} [{', '.join([inner] * 10)}]\n"
+    for name, inner in zip("abcdef", ("x", "*a", "*b", "*c", "*d", "*e"), strict=True)
+)
+"""Six lines that stand for a million values."""
 
 
 def written(folder: Path, text: str) -> Path:
@@ -68,8 +75,14 @@ def test_the_output_folder_follows_the_suite() -> None:
         ("1: 2", ["config.yaml", "mapping"]),
         ("seeds: [1", ["config.yaml", "not valid YAML", "line 2"]),
         ("seeds: 2024-13-45", ["config.yaml", "not valid YAML"]),
+        ("seeds: " + "9" * 5_000, ["config.yaml", "not valid YAML"]),
+        ("[" * 100_000, ["config.yaml", "nested too deeply"]),
+        (ALIASES, ["config.yaml", "aliases expand to more than 100,000 values"]),
+        ("set: &a {lr: *a}", ["config.yaml", "aliases expand"]),
+        ("seeds: 1000000000", ["'seeds' is 1000000000", "1000"]),
         ("seeds: !!python/object/apply:os.getcwd []", ["config.yaml", "not valid YAML"]),
     ],
+    ids=lambda value: str(value)[:40],
 )
 def test_a_wrong_file_is_refused_in_words(text: str, fragments: list[str], tmp_path: Path) -> None:
     with pytest.raises(InvalidInput) as refused:
@@ -85,8 +98,13 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     file.write_bytes(b"\xff\xfe\xff")
     with pytest.raises(InvalidInput, match=r"search space file '.*bytes\.yaml'"):
         read_yaml(file, "search space")
-    with pytest.raises(InvalidInput, match="cannot be read"):
-        read_yaml(tmp_path, "search space")
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(InvalidInput, match="cannot be read: it is no regular file"):
+            read_yaml(path, "search space")
+    file.write_text("x" * 4_000_001)
+    with pytest.raises(InvalidInput, match="larger than 4,000,000 bytes"):
+        read_yaml(file, "search space")
 
 
 @pytest.mark.parametrize(

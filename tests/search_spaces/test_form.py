@@ -81,6 +81,7 @@ def test_whole_numbers_become_floats_where_the_base_has_floats() -> None:
         ({"low": 0, "high": 10, "step": 3}, "whole number of steps"),
         ({"low": 0.0, "high": 1.0, "step": 0.3}, "whole number of steps"),
         ({"low": 0.0, "high": 1.0, "step": -1}, "'x' is .*step"),
+        ({"low": 0.0, "high": 1.0, "step": 1e-10}, "at most 100,000 steps"),
         ({"low": "a", "high": 2}, "'x' has low 'a'; allowed: a number"),
         ({"low": True, "high": 2}, "'x' has low True; allowed: a number"),
         ({"low": None, "high": 2}, "'x' is .*allowed: numbers"),
