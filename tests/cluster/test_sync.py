@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from orchestrator.cluster.sync.log_stream import BLOCK, DATA, END, Receiver, Sen
 from orchestrator.cluster.sync.pack import local_copy, pack
 from orchestrator.cluster.sync.unpack import existing_files, merge
 from orchestrator.errors import BackendError, DataError, InvalidInput, SweepConflict
+from orchestrator.results.sweep_file import read_sweep
 from orchestrator.storage.files import fingerprint
 from orchestrator.storage.object_store import ObjectStore
 from orchestrator.storage.sweep_paths import SweepPaths
@@ -154,8 +155,7 @@ def test_what_changes_while_it_is_read_is_read_again(
 def test_another_sweep_is_not_mixed_in(remote: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     _fetch(remote, home, tmp_path)
-    file = SweepPaths(home).sweep
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"id": "0" * 16}))
+    replace(read_sweep(SweepPaths(home)), id="0" * 16).write(SweepPaths(home))
     before = {path: fingerprint(path) for path in home.rglob("*") if path.is_file()}
     with pytest.raises(SweepConflict, match="another sweep"):
         _packed(remote, home)
