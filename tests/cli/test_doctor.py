@@ -10,7 +10,7 @@ import pytest
 from tests.commands import Here, refused
 
 
-def test_a_machine_that_is_well(here: Here, tmp_path: Path) -> None:
+def test_a_machine_that_is_well(here: Here, tmp_path: Path, mini_data: Path) -> None:
     out = tmp_path / "out"
     shown = here(["doctor", "--suite", "mini", "--out", str(out)])
     for part in ("ok code", "ok versions Python 3", "ok shared", "ok locks", "tracking sqlite:///"):
