@@ -7,8 +7,8 @@ import shutil
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -99,7 +99,8 @@ def test_no_secret_is_left_by_any_command(
         submit = ["submit", "mini", "--dry-run", "--out", str(out), "--address", "127.0.0.1:9"]
         printed["submit"] = _finish(start(submit, data_root), 0)
         ui = start(["ui", str(out), "--port", str(free_port())], data_root)
-        time.sleep(15)
+        with suppress(subprocess.TimeoutExpired):  # there is no such database
+            ui.wait(15)
         ui.terminate()
         printed["ui"] = ui.communicate(timeout=60)[0]
     found = {name: leaks(text.encode()) for name, text in printed.items()}

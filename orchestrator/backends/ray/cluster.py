@@ -79,8 +79,11 @@ class Answer(Generic[T]):
 
 def connect(cluster: Cluster) -> None:
     """Join the cluster at its address, or start one here; `BackendError` says what to do."""
-    options: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False}
-    options["logging_level"] = "ERROR"
+    options: dict[str, Any] = {
+        "namespace": NAMESPACE,
+        "log_to_driver": False,
+        "logging_level": "ERROR",
+    }
     if cluster.address:
         check_reachable(cluster.address)
     else:

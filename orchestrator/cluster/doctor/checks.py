@@ -63,12 +63,15 @@ def _code(found: Inspection) -> Iterator[Finding]:
     if not others.keys() - {mine}:
         same = found.on(list(found.probes), same=True)
         yield Finding("code", "ok", f"{code_digest(mine)}{same}")
-    fix = "bring the same code to every node: `ray up` again, or copy it and `ray stop`, "
+    fix = (
+        "bring the same code to every node: `ray up` again, or copy it and `ray stop`, "
+        "`ray start` there"
+    )
     for theirs, names in others.items():
         if theirs != mine:
             files = name_list(sorted({name for name, _ in set(mine) ^ set(theirs)}), most=3)
             text = f"{name_list(names)}: other code than this command's ({files})"
-            yield Finding("code", "wrong", text, f"{fix}`ray start` there")
+            yield Finding("code", "wrong", text, fix)
 
 
 def _versions(found: Inspection) -> Iterator[Finding]:

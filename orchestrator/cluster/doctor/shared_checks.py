@@ -168,5 +168,8 @@ def _absent(found: Inspection, fetchable: bool, problem: str, names: list[str]) 
     text = (
         f"{name_list(names)}: {found.backbone} is not in the cache; it is downloaded on first use"
     )
-    fix = "without a network there: copy ~/.cache/huggingface from a machine that has it, or "
-    return Finding("weights", "warn", text, f"{fix}give --backbone {found.backbone}@FILE")
+    fix = (
+        "without a network there: copy ~/.cache/huggingface from a machine that has it, or give "
+        f"--backbone {found.backbone}@FILE"
+    )
+    return Finding("weights", "warn", text, fix)
