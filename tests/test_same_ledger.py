@@ -10,6 +10,7 @@ import pytest
 from tests.commands import check_once_each, results, run, small_sweep, widest
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_ray_and_local_fill_the_same_ledger(tmp_path: Path, data_root: Path) -> None:
     ledgers = []

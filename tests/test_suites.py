@@ -30,6 +30,7 @@ def vtab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: Here) -> Path:
     return root
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_all_of_vtab_from_folders_to_the_registry(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: Here
