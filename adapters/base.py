@@ -119,15 +119,23 @@ class Context:
             self.vectors[key] = column.view(-1, 1, 1)
         return self.vectors[key]
 
+    @property
+    def drops(self) -> bool:
+        """Whether a `dropout` field of some trial acts in this pass."""
+        return self.training and any(self._rates)
+
     def drop_input(self, update: Update) -> Update:
         """`update` after dropout on its input; the update itself where this pass drops nothing."""
-        if not self.training or not any(self._rates):
-            return update
-        return lambda x: update(self.drop_activation(x))
+        return (lambda x: update(self.drop_activation(x))) if self.drops else update
 
     def drop_factor(self, name: str, tensor: Tensor) -> Tensor:
-        """Dropout on a factor (K, …) with every trial's own `dropout` rate and shape."""
-        return self._dropped(tensor, [shape[name] for shape in self.shapes])
+        """Dropout on a factor (K, …, rows, columns) with every trial's own `dropout` rate.
+
+        `name` is the tensor that it is or was taken from, whose last two axes are each trial's own
+        rows and columns; along the axes between, every matrix has a draw of its own.
+        """
+        between = tuple(tensor.shape[1:-2])
+        return self._dropped(tensor, [(*between, *shape[name][-2:]) for shape in self.shapes])
 
     def drop_activation(self, tensor: Tensor, factor: str = "") -> Tensor:
         """Dropout on an activation (K, …, features) with every trial's own `dropout` rate.
@@ -161,8 +169,11 @@ class Adapter(ABC):
     """
 
     name: ClassVar[str]
-    zero_head: ClassVar[bool] = False
-    """Whether the head starts at 0 by default, not as nn.Linear does."""
+    head_start: ClassVar[str] = "uniform"
+    """How the head starts by default: `uniform` as nn.Linear does (±1/√D), `normal` (its weight
+    truncated normal with deviation 0.02, its bias 0), or `zero`."""
+    decays_head_bias: ClassVar[bool] = True
+    """Whether the recipe's weight decay acts on the head's bias."""
     max_trials: ClassVar[int | None] = None
     """How many trials a stack of it may hold: None for any number, 1 if it cannot be stacked."""
 

@@ -115,10 +115,15 @@ def bottleneck(prefix: str, down: Tensor, up: Tensor) -> Tensors:
     return dict(zip(_names(prefix), values, strict=True))
 
 
-def serial(tensors: Tensors, prefix: str, context: Context) -> Edit:
-    """y → y + up(GELU(down(y))) on the output of a module."""
+def serial(tensors: Tensors, prefix: str, context: Context, activation: Update = F.gelu) -> Edit:
+    """y → y + up(dropout(activation(down(y)))) on the output of a module."""
     w_down, b_down, w_up, b_up = _parts(tensors, prefix)
-    return context.mapped(lambda y: y + F.gelu(y @ w_down + b_down) @ w_up + b_up)
+
+    def change(y: Tensor) -> Tensor:
+        h = context.drop_activation(activation(y @ w_down + b_down), f"{prefix}.down")
+        return y + h @ w_up + b_up
+
+    return context.mapped(change)
 
 
 def _branch(tensors: Tensors, prefix: str, context: Context) -> Update:

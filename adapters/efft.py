@@ -6,17 +6,19 @@ A group's kinds of matrices, of every layer, are the slices of one tensor: ΔW_i
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import sqrt
 from typing import ClassVar, NamedTuple
 
 import torch
+from torch import Tensor
 
 from adapters.base import Adapter, Context, Tensors, uniform
 from adapters.errors import UnsupportedBackbone
 from adapters.fuse import SharedFactors, Update
 from adapters.hyperparameters import hyperparameter
-from adapters.sites import FFN, GROUPS, MHSA, Sites
+from adapters.sites import FFN, GROUPS, MHSA, Linear, Sites
 
 
 class SliceGroup(NamedTuple):
@@ -37,7 +39,8 @@ class EFFT(Adapter):
 
     The factor that `init` names starts at 0, the other one Xavier-uniform; Σ (n,r1,r2) uniform
     ±√(6/(n(r1+r2))): Xavier over the whole core tensor. `dropout` drops elements of U, Σ and V,
-    drawn once per step. Swin: such groups in every stage, ranks times the stage's width ratio.
+    drawn anew for every attention module, every fc1 and every fc2, as in the authors' code.
+    Swin: such groups in every stage, ranks times the stage's width ratio.
     """
 
     rank: int = hyperparameter(16, low=1, stacks=True)
@@ -66,12 +69,9 @@ class EFFT(Adapter):
         updates: dict[str, Update] = {}
         for prefix, _, own in sites.by_stage():
             for group in self.groups(own):
-                if group.slices:
-                    names = _names(prefix, group)
-                    u, core, v = (context.drop_factor(name, tensors[name]) for name in names)
-                    shared = SharedFactors(u, core * scale, v, group.slices, group.begins)
-                    mine = [s for s in own.linears if (s.block, s.chosen[0]) in group.slices]
-                    updates |= shared.updates(mine)
+                for linears, (u, core, v), slices in _modules(prefix, group, own, tensors, context):
+                    shared = SharedFactors(u, core * scale, v, slices, group.begins)
+                    updates |= shared.updates(linears)
         return updates
 
     @abstractmethod
@@ -155,6 +155,40 @@ class EFFT2(EFFT):
         kinds = _chosen(sites, members)
         shared = self.cores == "shared"
         return {key: kinds.index(key[1]) if shared else index for index, key in enumerate(own)}
+
+
+def _modules(
+    prefix: str, group: SliceGroup, sites: Sites, tensors: Tensors, context: Context
+) -> Iterator[tuple[list[Linear], list[Tensor], dict[tuple[int, str], int]]]:
+    """The layers that share a draw of dropout, their factors, and their slices' places in Σ.
+
+    An attention module's layers share one, fc1 and fc2 have their own. Without dropout all layers
+    are one module, so that Σ_i V is one product for all of them.
+    """
+    modules: dict[tuple[int, str] | None, list[Linear]] = {}
+    for site in sites.linears:
+        if (site.block, site.chosen[0]) in group.slices:
+            part = site.parts[0] if site.parts[0] in FFN else ""
+            modules.setdefault((site.block, part) if context.drops else None, []).append(site)
+    if not modules:
+        return
+    used = [
+        sorted({group.slices[site.block, part] for site in linears for part in site.chosen})
+        for linears in modules.values()
+    ]
+    names = _names(prefix, group)
+    u, core, v = (tensors[name] for name in names)
+    cores = core.unbind(1)
+    picked = torch.stack([cores[index] for own in used for index in own], 1)
+    stacked = (
+        u.unsqueeze(1).expand(-1, len(used), -1, -1),
+        picked.unflatten(1, (len(used), -1)),
+        v.unsqueeze(1).expand(-1, len(used), -1, -1),
+    )
+    factors = (context.drop_factor(*pair).unbind(1) for pair in zip(names, stacked, strict=True))
+    for linears, own, *parts in zip(modules.values(), used, *factors, strict=True):
+        slices = {key: own.index(index) for key, index in group.slices.items() if index in own}
+        yield linears, parts, slices
 
 
 def _names(prefix: str, group: SliceGroup) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from math import sqrt
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from adapters.base import Adapter, Context, Tensors, uniform
 from adapters.errors import UnsupportedBackbone
 from adapters.fuse import Update, spread
 from adapters.hyperparameters import hyperparameter
-from adapters.sites import Linear, Sites
+from adapters.sites import FFN, Linear, Sites
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,10 @@ class FacT(Adapter):
         for prefix, stage, own in sites.by_stage():
             rank, width = self.rank * stage.ratio, stage.width
             group = {"U": uniform((width, rank), 1 / sqrt(width), generator)}
-            count = sum(_count(site, width) for site in own.linears)
-            group |= self.start_core(count, rank, generator)
+            rows = [
+                site.inputs // width for site in own.linears for _ in range(_count(site, width))
+            ]
+            group |= self.start_core(rows, rank, generator)
             group["V"] = torch.zeros(rank, width)
             tensors |= {prefix + name: tensor for name, tensor in group.items()}
         return tensors
@@ -67,29 +69,39 @@ class FacT(Adapter):
             core = self.core(group) * scale  # (K, n, r, r)
             counts = [_count(site, stage.width) for site in own.linears]
             for site, slices in zip(own.linears, torch.split(core, counts, dim=1), strict=True):
-                updates[site.path] = _layer(site, group, slices, context, f"{prefix}U")
+                tiles = self.tiles_of(site, slices)
+                updates[site.path] = _layer(site, group, tiles, context, f"{prefix}U")
         return updates
 
     @abstractmethod
-    def start_core(self, count: int, rank: int, generator: torch.Generator) -> Tensors:
-        """The tensors from which `count` slices Σ_i (rank, rank) are made."""
+    def start_core(self, rows: list[int], rank: int, generator: torch.Generator) -> Tensors:
+        """The tensors from which slices Σ_i (rank, rank) are made, one for each of `rows`: how many
+        tiles of its layer lie beneath each other (fc2: hidden / D, else 1).
+        """
 
     @abstractmethod
     def core(self, group: Tensors) -> Tensor:
         """Every Σ_i of a group: (K, n, r, r)."""
 
+    def tiles_of(self, site: Linear, slices: Tensor) -> Tensor:
+        """The Σ of a layer's parts or tiles, (K, m, r, r), from its own m slices."""
+        return slices
+
 
 @dataclass(frozen=True)
 class FactTT(FacT):
-    """FacT as a tensor train: Σ (12L, r, r) itself is trained, starting uniform ±1/√r.
+    """FacT as a tensor train: Σ (12L, r, r) itself is trained.
 
-    Count: 2Dr + 12Lr²; r=16 on ViT-B/16: 61,440. The rest is `FacT`'s.
+    It starts as the nn.Linear of the authors' code, uniform ±1/√r, fc2's slices ±1/√(4r): there its
+    four tiles are one layer of 4r inputs. Count: 2Dr + 12Lr²; r=16 on ViT-B/16: 61,440. The rest is
+    `FacT`'s.
     """
 
     name: ClassVar[str] = "fact_tt"
 
-    def start_core(self, count: int, rank: int, generator: torch.Generator) -> Tensors:
-        return {"core": uniform((count, rank, rank), 1 / sqrt(rank), generator)}
+    def start_core(self, rows: list[int], rank: int, generator: torch.Generator) -> Tensors:
+        inputs = torch.tensor(rows).view(-1, 1, 1) * rank
+        return {"core": uniform((len(rows), rank, rank), 1.0, generator) / inputs.sqrt()}
 
     def core(self, group: Tensors) -> Tensor:
         return group["core"]
@@ -101,17 +113,35 @@ class FactTK(FacT):
 
     Both start Xavier-uniform with torch's fans of these shapes (for C r·r in and out): C ±√3/r,
     P ±√(6/(12L+r)). Count: 2Dr + r³ + 12Lr; r=32 on ViT-B/16: 86,528. The rest is `FacT`'s.
+
+    `tiles="published"` is the authors' code, to which their numbers belong: it reshapes the four
+    slices S_m (r, r) of fc1 or fc2 into (r, 4r) with m running fastest. So tile t of fc1 is
+    Σ_t[a, b] = S_m[a, c] and of fc2 S_m[b, c], where 4c + m = t·r + b for fc1, t·r + a for fc2.
+    Entries then depend on r: trials share a stack only if theirs is equal.
     """
 
     name: ClassVar[str] = "fact_tk"
     rank: int = hyperparameter(32, low=1, stacks=True)
+    tiles: str = hyperparameter("formula", among=("formula", "published"))
 
-    def start_core(self, count: int, rank: int, generator: torch.Generator) -> Tensors:
-        c = uniform((rank, rank, rank), sqrt(3) / rank, generator)
+    def family(self) -> tuple[tuple[str, Any], ...]:
+        own = super().family()
+        return own if self.tiles == "formula" else (*own, ("rank", self.rank))
+
+    def start_core(self, rows: list[int], rank: int, generator: torch.Generator) -> Tensors:
+        count, c = len(rows), uniform((rank, rank, rank), sqrt(3) / rank, generator)
         return {"C": c, "P": uniform((count, rank), sqrt(6 / (count + rank)), generator)}
 
     def core(self, group: Tensors) -> Tensor:
         return torch.einsum("kabc,knc->knab", group["C"], group["P"])
+
+    def tiles_of(self, site: Linear, slices: Tensor) -> Tensor:
+        if self.tiles == "formula" or site.parts[0] not in FFN:
+            return slices
+        interleaved = slices.permute(0, 2, 3, 1).flatten(2)  # (K, r, 4r): column 4c + m
+        tiles = interleaved.unflatten(2, (slices.shape[1], -1))
+        # fc1: (K, a, t, b); fc2, which is transposed: (K, b, t, a)
+        return tiles.transpose(1, 2) if site.parts == ("fc1",) else tiles.permute(0, 2, 3, 1)
 
 
 def _count(site: Linear, width: int) -> int:

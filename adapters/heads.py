@@ -23,7 +23,7 @@ class LinearProbe(Adapter):
     """The head on frozen features, starting at 0; no tensors of its own: count 0."""
 
     name: ClassVar[str] = "linear"
-    zero_head: ClassVar[bool] = True
+    head_start: ClassVar[str] = "zero"
 
     def select(self, sites: Sites) -> Sites:
         return sites.nothing()

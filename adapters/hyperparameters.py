@@ -26,7 +26,7 @@ def hyperparameter(
     among: Sequence[Any] | None = None,
     stacks: bool = False,
 ) -> Any:
-    """A dataclass field with a range: `low` ≤ value < `below`, or one of `among`.
+    """A dataclass field with a range: `low` ≤ value (each of a tuple) < `below`, or one of `among`.
 
     `stacks=True` says that trials with different values of it can share one stack.
     """
@@ -57,7 +57,9 @@ def _coerced(kind: Any, value: Any) -> Any:
     if get_origin(kind) in (Union, UnionType):
         if value is None and NoneType in get_args(kind):
             return None
-        (kind,) = (option for option in get_args(kind) if option is not NoneType)
+        is_list = isinstance(value, list | tuple)
+        options = [option for option in get_args(kind) if option is not NoneType]
+        kind = next((k for k in options if (get_origin(k) is tuple) == is_list), options[0])
     if get_origin(kind) is tuple and isinstance(value, list | tuple):
         return tuple(_coerced(get_args(kind)[0], element) for element in value)
     if kind is float and type(value) in (int, float) and isfinite(value):
@@ -77,7 +79,10 @@ def _check(item: Field[Any], value: Any, owner: str) -> None:
     if among is not None and value not in among:
         shown = ", ".join(map(repr, among))
         raise AdapterError(f"{owner}.{item.name} is {value!r}; allowed: {shown}.")
-    if (low is not None and not value >= low) or (below is not None and not value < below):
+    if any(
+        (low is not None and not number >= low) or (below is not None and not number < below)
+        for number in numbers
+    ):
         limits = (("at least", low), ("below", below))
         shown = " and ".join(f"{word} {limit}" for word, limit in limits if limit is not None)
         raise AdapterError(f"{owner}.{item.name} is {value!r}; allowed: {shown}.")

@@ -12,10 +12,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from adapters.base import Adapter, Context, Edit, Tensors
+from adapters.base import Adapter, Context, Edit, Parameter, Tensors
 from adapters.errors import AdapterError
 from adapters.hyperparameters import hyperparameter
 from adapters.sites import PARTS, Linear, Sites
+
+SCALED = ("scale", "shift")
+"""Ends of the names of γ and β."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +30,20 @@ class SSF(Adapter):
     Start: `init="theirs"` γ ~ N(1, 0.02), β ~ N(0, 0.02); `"zero"` γ = 1, β = 0, no change.
     With `sites`, a block's norm1 goes with any of q, k, v, o and its norm2 with fc1 or fc2; the
     patch embedding and the outer norms train only if nothing is deselected.
-    Count: 2·(11·L·D + 2·D); ViT-B/16: 205,824. Folds into the operations.
+    Count: 2·(11·L·D + 2·D); ViT-B/16: 205,824. Folds into the operations. Weight decay acts on the
+    head's weight alone, as in the authors' code, which exempts all vectors.
     """
 
     name: ClassVar[str] = "ssf"
+    decays_head_bias: ClassVar[bool] = False
     init: str = hyperparameter("theirs", among=("theirs", "zero"), stacks=True)
     sites: tuple[str, ...] = hyperparameter(PARTS)
     layers: tuple[int, ...] | None = hyperparameter(None)
 
-    def start(self, sites: Sites, generator: torch.Generator) -> Tensors:
+    def start(self, sites: Sites, generator: torch.Generator) -> dict[str, Parameter]:
         """`<piece>.scale`, `.shift`: `blocks.<i>.<part>` or a norm's or the patch conv's path."""
-        return start_scaled(every_output(sites), self.init, generator)
+        tensors = start_scaled(every_output(sites), self.init, generator)
+        return {name: Parameter(tensor, decay=False) for name, tensor in tensors.items()}
 
     def target_modules(self, sites: Sites) -> tuple[str, ...]:
         return tuple(output.path for output in every_output(sites))
@@ -135,7 +141,7 @@ def start_scaled(outputs: Iterable[Output], init: str, generator: torch.Generato
     tensors: Tensors = {}
     std = 0.0 if init == "zero" else 0.02
     for name, width in (piece for output in outputs for piece in output.chosen):
-        for kind, mean in (("scale", 1.0), ("shift", 0.0)):
+        for kind, mean in zip(SCALED, (1.0, 0.0), strict=True):
             tensors[f"{name}.{kind}"] = torch.empty(width).normal_(mean, std, generator=generator)
     return tensors
 

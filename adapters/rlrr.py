@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapters.base import Adapter, Context, Edit, Tensors, uniform
+from adapters.base import Adapter, Context, Edit, Parameter, Tensors, uniform
 from adapters.fuse import spread
 from adapters.hyperparameters import hyperparameter
-from adapters.per_feature import plain_outputs, scaled, start_scaled
+from adapters.per_feature import SCALED, plain_outputs, scaled, start_scaled
 from adapters.sites import PARTS, Linear, Sites
 
 
@@ -29,15 +29,17 @@ class RLRR(Adapter):
     so that ΔW ≠ 0; `"zero"` row = 0, γ = 1, β = 0, no change. Δb = 0.
     Evaluated as base(x) + ((x ⊙ col) Wᵀ) ⊙ row + Δb: no ΔW is formed. Count: 4·3D for q,k,v,o,
     9D + 6D for fc1 and fc2, 4D for the norms of every layer, + 4D: 31·L·D + 4·D;
-    ViT-B/16: 288,768.
+    ViT-B/16: 288,768. Weight decay spares Δb, the norms' γ and β and the head's bias, as in the
+    authors' code, where it acts on the patch embedding's.
     """
 
     name: ClassVar[str] = "rlrr"
+    decays_head_bias: ClassVar[bool] = False
     init: str = hyperparameter("theirs", among=("theirs", "zero"), stacks=True)
     sites: tuple[str, ...] = hyperparameter(PARTS)
     layers: tuple[int, ...] | None = hyperparameter(None)
 
-    def start(self, sites: Sites, generator: torch.Generator) -> Tensors:
+    def start(self, sites: Sites, generator: torch.Generator) -> dict[str, Parameter]:
         """`blocks.<i>.<part>.row`, `.col`, `.bias` (reductions: their path); γ, β as SSF's."""
         tensors: Tensors = {}
         for site in _rescaled(sites):
@@ -48,7 +50,9 @@ class RLRR(Adapter):
                 tensors[f"{prefix}.col"] = uniform((site.inputs,), sqrt(6 / site.inputs), generator)
                 if f"{site.path}.bias" in sites.weights:
                     tensors[f"{prefix}.bias"] = torch.zeros(site.out)
-        return tensors | start_scaled(plain_outputs(sites), self.init, generator)
+        tensors |= start_scaled(plain_outputs(sites), self.init, generator)
+        spared = (".bias", *(f"{norm.path}.{kind}" for norm in sites.norms for kind in SCALED))
+        return {n: Parameter(t, decay=not n.endswith(spared)) for n, t in tensors.items()}
 
     def target_modules(self, sites: Sites) -> tuple[str, ...]:
         linears = tuple(site.path for site in _rescaled(sites))

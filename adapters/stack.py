@@ -58,8 +58,10 @@ class Member:
 
     def with_head(self, weight: Tensor, bias: Tensor) -> Member:
         """The same trial with a linear head (classes, D), (classes)."""
-        head = {n: Parameter(t, Kind.HEAD) for n, t in zip(HEAD, (weight, bias), strict=True)}
-        return replace(self, parameters={**self.parameters, **head})
+        decays = (True, self.adapter.decays_head_bias)
+        head = zip(HEAD, (weight, bias), decays, strict=True)
+        own = {name: Parameter(value, Kind.HEAD, decay) for name, value, decay in head}
+        return replace(self, parameters={**self.parameters, **own})
 
     @property
     def classes(self) -> int | None:
@@ -83,7 +85,7 @@ def start_member(
 ) -> Member:
     """A trial at its start, drawn from its own seed on the CPU: the same on every device.
 
-    `head_init`: `default` is nn.Linear's (uniform ±1/√D; for `linear` 0), `zero` starts at 0.
+    `head_init`: `default` is the adapter's own, mostly nn.Linear's (uniform ±1/√D); `zero` is 0.
     """
     if head_init not in HEAD_INITS:
         raise AdapterError(f"head_init is {head_init!r}; allowed: {', '.join(HEAD_INITS)}.")
@@ -97,9 +99,13 @@ def start_member(
     member = Member(adapter, seed, parameters, drop_path)
     if classes is None:
         return member
-    bound = 0.0 if adapter.zero_head or head_init == "zero" else 1 / sqrt(sites.width)
-    shapes = ((classes, sites.width), (classes,))
-    return member.with_head(*(uniform(shape, bound, generator) for shape in shapes))
+    weight, bias = torch.zeros(classes, sites.width), torch.zeros(classes)
+    start = "zero" if head_init == "zero" else adapter.head_start
+    if start == "uniform":
+        weight, bias = (uniform(t.shape, 1 / sqrt(sites.width), generator) for t in (weight, bias))
+    elif start == "normal":
+        nn.init.trunc_normal_(weight, std=0.02, generator=generator)
+    return member.with_head(weight, bias)
 
 
 @dataclass
@@ -241,11 +247,15 @@ class Stack(nn.Module):
         return self._weights.get(name, original)
 
     def logits(self, features: Tensor) -> Tensor:
-        """Pooled features (K·B, D) → logits (K·B, most classes), −inf beyond a trial's own."""
+        """Pooled features (K·B, D) → logits (K·B, most classes), −inf beyond a trial's own.
+
+        In fp32, under autocast too.
+        """
         weight, bias = (self._pick(self.get_parameter(_registered(name))) for name in HEAD)
         x = features.float().view(self.trials, -1, features.shape[-1])
-        x = x if self._head is None else self._head(x)
-        logits = x @ weight.mT + bias.unsqueeze(1)
+        with torch.autocast(x.device.type, enabled=False):
+            x = x if self._head is None else self._head(x)
+            logits = x @ weight.mT + bias.unsqueeze(1)
         return logits.masked_fill(self._pick(self.padding), -torch.inf).flatten(0, 1)
 
     def _cast(self, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:

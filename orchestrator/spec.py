@@ -23,8 +23,8 @@ Params = Mapping[str, Any]
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
 STATUSES: tuple[Status, ...] = get_args(Status)
-NORMALISATIONS = ("backbone", "half", "imagenet")
-PRECISIONS = ("auto", "bf16", "fp32")
+NORMALISATIONS = ("backbone", "half", "imagenet", "none")
+PRECISIONS = ("amp", "auto", "bf16", "fp32")
 SCHEDULES = ("cosine", "timm_epoch")
 HEAD_INITS = ("default", "zero")
 AUGMENTS = ("crop_flip", "none")
@@ -56,9 +56,13 @@ class Recipe:
 
     `lr`, `warmup_lr`, `min_lr` are AdamW step sizes; `warmup_epochs` and `epochs` count passes over
     the training split (last incomplete batch dropped); `drop_path` is the rate of the last block,
-    rising linearly from 0. `precision` is that of the frozen weights (trained ones are fp32);
-    planning resolves `auto` to bf16 on GPUs that support it and to fp32 elsewhere. `augment` is
-    `none`, or `crop_flip`: a random-resized crop and a horizontal flip of every training image.
+    rising linearly from 0. `precision`: `bf16` and `fp32` are that of frozen weights and
+    activations, `amp` keeps both in fp32 and computes products in bf16; trained weights and the
+    head are always fp32. Planning resolves `auto` to bf16 on GPUs that support it, else to fp32.
+    `normalisation` of pixels in [0, 1]: that of ImageNet, mean and deviation 0.5 (`half`), what the
+    backbone was pre-trained with, or none. `augment` is `none`, or `crop_flip`: a random-resized
+    crop and a horizontal flip of every training image. `clip` is the largest Euclidean norm of a
+    trial's own gradient, to which a longer one is scaled; 0 clips nothing.
     """
 
     epochs: int = 100
@@ -74,6 +78,7 @@ class Recipe:
     normalisation: str = "imagenet"
     precision: str = "fp32"
     augment: str = "none"
+    clip: float = 0.0
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -92,6 +97,7 @@ class Recipe:
         )
         _require("warmup_lr", self.warmup_lr, 0 <= self.warmup_lr < 1e3, _SMALL)
         _require("min_lr", self.min_lr, 0 <= self.min_lr < 1e3, _SMALL)
+        _require("clip", self.clip, 0 <= self.clip < 1e6, "at least 0 (off) and below 1000000")
         _require("drop_path", self.drop_path, 0 <= self.drop_path < 1, "in [0, 1)")
         for name, allowed in (
             ("schedule", SCHEDULES),
@@ -260,12 +266,12 @@ class Trial:
     @cached_property
     def key(self) -> str:
         """32 hexadecimal digits, the start of SHA-256 over the canonical JSON of every field."""
-        return digest(self.to_dict())[:32]
+        return digest({**self.to_dict(), "recipe": _identity(self.recipe)})[:32]
 
     @property
     def config(self) -> str:
         """Hash of the configuration (params and recipe): equal for all seeds and stages."""
-        return digest({"params": dict(self.params), "recipe": asdict(self.recipe)})[:16]
+        return digest({"params": dict(self.params), "recipe": _identity(self.recipe)})[:16]
 
     @property
     def study(self) -> str:
@@ -356,6 +362,15 @@ def digest(value: Any) -> str:
 def derived_seed(*parts: Any) -> int:
     """A 63-bit seed that depends on the given parts only."""
     return int(digest(list(parts))[:16], 16) >> 1
+
+
+def _identity(recipe: Recipe) -> dict[str, Any]:
+    """The fields that tell a recipe from another.
+
+    One that came later counts only where it is used, so that older ledgers hold the same trials.
+    """
+    values = asdict(recipe)
+    return values if recipe.clip else {name: v for name, v in values.items() if name != "clip"}
 
 
 def _typed(name: str, kind: str, value: Any) -> Any:

@@ -34,6 +34,8 @@ from search_spaces.selections import to_field as to_field
 
 ENTRY_POINTS = "orchestrate.search_spaces"
 
+_EVERY_TASK = "every_task"
+
 PRESETS: dict[str, Callable[[int], Space]] = {"ablation": ablation}
 """Name → depth of the backbone → a space instead of the adapter's own, to be gone through whole."""
 
@@ -58,9 +60,14 @@ def published(adapter: str, task: str) -> dict[str, Any] | None:
     They were chosen on the test set: a place to start a search from, never its result.
     """
     fields = _published().get(adapter, {}).get(task)
-    if fields is None:
+    if fields is None or task == _EVERY_TASK:
         return None
-    return narrow(SPACES.get(adapter, {}), fields)[1]
+    return {**published_for_all(adapter), **narrow(SPACES.get(adapter, {}), fields)[1]}
+
+
+def published_for_all(adapter: str) -> dict[str, Any]:
+    """The fields on which all of an adapter's published configurations depend."""
+    return dict(_published().get(adapter, {}).get(_EVERY_TASK, {}))
 
 
 @cache

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+NONE = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel, of inputs in [0, 1]."""
 
@@ -129,14 +130,14 @@ def copy_of(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mo
 
 
 def _normalisation(name: str, kind: str, own: Statistics | None) -> Statistics:
-    kinds = {"imagenet": IMAGENET, "half": HALF, "backbone": own}
+    kinds = {"imagenet": IMAGENET, "half": HALF, "none": NONE, "backbone": own}
     if kind not in kinds:
         raise unknown("normalisation", kind, kinds)
     statistics = kinds[kind]
     if statistics is None:
         raise InvalidInput(
             f"normalisation '{kind}': how the weights of '{name}' were pre-trained is not known; "
-            f"choose imagenet or half, or name the tag too: {architecture(name)}.TAG@FILE."
+            f"choose imagenet, half or none, or name the tag too: {architecture(name)}.TAG@FILE."
         )
     return statistics
 

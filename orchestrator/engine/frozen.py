@@ -19,7 +19,8 @@ from orchestrator.engine.roofline import Flops, count_flops
 from orchestrator.engine.views import View
 from orchestrator.errors import BackendError
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "amp": torch.float32}
+"""Of the frozen weights, by precision."""
 _CHUNK = 256  # images computed at once
 _SHARE = 0.25
 """Of the free memory, the part that the kept prefix of one split may take."""
@@ -31,14 +32,17 @@ tokens, or heads of 64 channels, as long or longer."""
 
 
 class FrozenBackbone:
-    """One backbone in one precision and normalisation, on a device.
+    """One backbone in one precision and normalisation, on a device; `amp`: products in bf16.
 
     A *cut* says which outputs of the frozen model are kept: a block's index (the input of that
     block), depth + 1 (the features) or None (none: computation starts from images).
     """
 
-    def __init__(self, model: nn.Module, normalise: Normaliser, side: int, name: str) -> None:
+    def __init__(
+        self, model: nn.Module, normalise: Normaliser, side: int, name: str, amp: bool
+    ) -> None:
         self.model, self.name, self.dtype = model.eval(), name, normalise.dtype
+        self._amp = amp
         self.sites = find_sites(model)
         self._normalise, self._side = normalise, side
 
@@ -84,12 +88,16 @@ class FrozenBackbone:
 
     def logits(self, model: nn.Module, begun: Tensor, cut: int | None) -> Tensor:
         """Logits (K·B, classes) of the adapted `model`, from images or tokens (K·B, …) at `cut`."""
-        if cut is None:
-            output: Tensor = model(begun)
-            return output
-        stack = attached(model)
-        stack.prepare(len(begun), self.dtype)  # the patch embedding, which is skipped, would do it
-        return stack.logits(begun) if cut == self.features else finish(model, begun, cut)
+        with self._autocast(begun.device):
+            if cut is None:
+                output: Tensor = model(begun)
+                return output
+            stack = attached(model)
+            stack.prepare(len(begun), self.dtype)  # the patch embedding, skipped, would do it
+            return stack.logits(begun) if cut == self.features else finish(model, begun, cut)
+
+    def _autocast(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=self._amp)
 
     @cached_property
     def flops(self) -> Flops:
@@ -109,10 +117,11 @@ class FrozenBackbone:
         inputs = self.inputs(images, view)
         if cut is None:
             return inputs
-        if cut == self.features:
-            output: Tensor = self.model(inputs)
-            return output.float()  # heads are fp32
-        return begin(self.model, inputs, cut)
+        with self._autocast(inputs.device):
+            if cut == self.features:
+                output: Tensor = self.model(inputs)
+                return output.float()  # heads are fp32
+            return begin(self.model, inputs, cut)
 
     def _bytes(self, cut: int) -> int:
         """Bytes of one image's tokens at a cut."""
@@ -137,7 +146,9 @@ class FrozenBackbones:
             dtype, side = _DTYPES[precision], self._backbone.image_size
             statistics = self._backbone.normalisation(normalisation)
             normalise = Normaliser(statistics, side, self._device, dtype)
-            self._made[name] = FrozenBackbone(self._model(precision), normalise, side, name)
+            self._made[name] = FrozenBackbone(
+                self._model(precision), normalise, side, name, amp=precision == "amp"
+            )
         return self._made[name]
 
     def _model(self, precision: str) -> nn.Module:
@@ -163,6 +174,8 @@ def choose_attention(model: nn.Module, device: torch.device) -> None:
 
 
 def _check_precision(precision: str, device: torch.device) -> None:
-    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+    if precision != "fp32" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
         name = torch.cuda.get_device_name(device)
-        raise BackendError(f"{name} ({device}) has no bf16; use --precision fp32.")
+        raise BackendError(
+            f"{name} ({device}) has no bf16, which {precision} needs; use --precision fp32."
+        )

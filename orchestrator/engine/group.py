@@ -260,11 +260,11 @@ class Stacked:
 
     def update(self, loss: Tensor) -> None:
         """Make one optimiser step from the gradients of losses (K,); atomic."""
+        recipes = [training.trial.recipe for training in self._trainings]
         rates = [training.rate for training in self._trainings]
-        decays = [training.trial.recipe.weight_decay for training in self._trainings]
         new = ~torch.isfinite(loss) & (self.bad_step < 0)
         bad_step = torch.where(new, self.optimiser.steps + 1, self.bad_step)
-        self.optimiser.step(rates, decays)
+        self.optimiser.step(rates, [r.weight_decay for r in recipes], [r.clip for r in recipes])
         self.bad_step = bad_step
         self.loss_sum += loss
         for training in self._trainings:

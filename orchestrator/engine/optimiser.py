@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from math import cos, pi
+from math import cos, inf, pi
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +38,8 @@ class StackedAdamW:
         self._first = torch.zeros_like(self._flat)
         self._second = torch.zeros_like(self._flat)
         self.steps = torch.zeros(trials, dtype=torch.int64, device=self._flat.device)
-        self._sent: tuple[Sequence[float], Sequence[float]] | None = None
-        self._rates = self._decays = torch.zeros(0)
+        self._sent: tuple[Sequence[float], ...] | None = None
+        self._rates = self._decays = self._limits = torch.zeros(0)
         self._spans: dict[str, slice] = {}
         self._undecayed = torch.zeros_like(self._flat[0], dtype=torch.bool)
         start = 0
@@ -64,13 +64,20 @@ class StackedAdamW:
                 self._shaped(flat, name)[own_region(index, tensor.shape)] = tensor.to(flat.device)
 
     @torch.no_grad()
-    def step(self, lr: Sequence[float], weight_decay: Sequence[float]) -> None:
-        """Update from the parameters' gradients, which are consumed; one rate and decay per trial.
+    def step(
+        self, lr: Sequence[float], weight_decay: Sequence[float], clip: Sequence[float] = ()
+    ) -> None:
+        """Update from the parameters' gradients, which are consumed; one value per trial of each.
 
-        Atomic: whatever could run out of memory comes before the first change.
+        `clip` (0: off) is the norm to which a trial's longer gradient is scaled. Atomic: whatever
+        could run out of memory comes before the first change.
         """
         grad = torch.cat([_gradient(p) for p in self._parameters.values()], dim=1)
-        self._send_rates(lr, weight_decay)
+        limits = [limit or inf for limit in clip] if any(clip) else [inf] * len(lr)
+        self._send_rates(lr, weight_decay, limits)
+        if any(clip):
+            norm = torch.linalg.vector_norm(grad, dim=1, keepdim=True)
+            grad = grad * (self._column(self._limits) / (norm + 1e-6)).clamp(max=1)
         count = (self.steps + 1).double()  # scalars in fp64, as torch computes them
         size = self._rates / (1 - BETAS[0] ** count)
         correction = (1 - BETAS[1] ** count).sqrt()
@@ -85,12 +92,12 @@ class StackedAdamW:
         for parameter in self._parameters.values():
             parameter.grad = None
 
-    def _send_rates(self, lr: Sequence[float], weight_decay: Sequence[float]) -> None:
-        """Copy the rates to the device if they changed since the last step."""
-        if self._sent != (lr, weight_decay):
-            sent = torch.tensor([lr, weight_decay], dtype=torch.float64, device=self._flat.device)
-            self._rates, self._decays = sent.unbind()
-            self._sent = (lr, weight_decay)
+    def _send_rates(self, *values: Sequence[float]) -> None:
+        """Copy rates, decays and limits to the device if they changed since the last step."""
+        if self._sent != values:
+            sent = torch.tensor(values, dtype=torch.float64, device=self._flat.device)
+            self._rates, self._decays, self._limits = sent.unbind()
+            self._sent = values
 
     def _column(self, values: Tensor) -> Tensor:
         return values.to(self._flat.dtype).unsqueeze(1)

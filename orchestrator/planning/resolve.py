@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from itertools import product
 from typing import Any
@@ -36,6 +36,8 @@ def plan_sweep(config: SweepConfig) -> tuple[Suite, Sweep]:
     backbone = config.backbone or suite.backbone
     defaults = _defaults(config, suite)
     resolved = {name: _space(name, config, defaults, recipe, backbone) for name in adapters}
+    # The paper protocol's own schedule must not replace one that was asked for (see `_study`).
+    asked = {"schedule": "cosine"} if _given_fields(config).get("schedule") == "cosine" else {}
     sweep = Sweep(
         suite=suite.name,
         backbone=backbone,
@@ -48,7 +50,7 @@ def plan_sweep(config: SweepConfig) -> tuple[Suite, Sweep]:
         replicate=config.replicate or suite.replicate,
         recipe=recipe,
         spaces={name: search_spaces.to_yaml(space) for name, (space, _) in resolved.items()},
-        fixed={name: fixed for name, (_, fixed) in resolved.items() if fixed},
+        fixed={name: {**own, **asked} for name, (_, own) in resolved.items() if own or asked},
         protocols=(_among("protocol", config.protocol or "honest", PROTOCOLS),),
         warm_start=_among("warm start", config.warm_start or "none", WARM_STARTS),
     )
@@ -59,7 +61,7 @@ def plan_sweep(config: SweepConfig) -> tuple[Suite, Sweep]:
 def plan_studies(sweep: Sweep, data: Mapping[str, DataIdentity], weights: str) -> list[Study]:
     """One study per protocol, adapter and task; trials of one adapter share a pool."""
     return [
-        replace(_study(sweep, task, name, data[task], weights), protocol=protocol)
+        _study(sweep, task, name, protocol, data[task], weights)
         for protocol in sweep.protocols
         for name in sweep.adapters
         for task in sweep.tasks
@@ -84,7 +86,11 @@ def check_batches(studies: Sequence[Study], counts: Mapping[str, Mapping[str, in
             )
 
 
-def _study(sweep: Sweep, task: str, name: str, data: DataIdentity, weights: str) -> Study:
+def _study(
+    sweep: Sweep, task: str, name: str, protocol: str, data: DataIdentity, weights: str
+) -> Study:
+    """`paper` trains as the published scripts do: with their schedule, unless one was given."""
+    theirs = {"schedule": "timm_epoch"} if protocol == "paper" else {}
     fixed = sweep.fixed.get(name, {})
     of_recipe = {key: value for key, value in fixed.items() if key in RECIPE_FIELDS}
     try:
@@ -98,10 +104,11 @@ def _study(sweep: Sweep, task: str, name: str, data: DataIdentity, weights: str)
         backbone=sweep.backbone,
         adapter=name,
         params=params,
-        recipe=sweep.recipe.with_values(of_recipe),
+        recipe=sweep.recipe.with_values({**theirs, **of_recipe}),
         space=space,
         data=data,
         weights=weights,
+        protocol=protocol,
     )
 
 
@@ -181,11 +188,12 @@ def _space(
     """(searched fields, fixed fields) of an adapter.
 
     Its own or the preset's space, narrowed by the suite and then by --space, without the fields
-    that --set gives.
+    that --set gives. With published warm starts, fields on which all published numbers of the
+    adapter depend have their values unless --space says otherwise.
     """
     for key in config.space:
         _among("adapter in --space", key, _known_adapters())
-    fixed: dict[str, Any] = {}
+    fixed = search_spaces.published_for_all(name) if config.warm_start == "published" else {}
     try:
         space = _base_space(name, config, backbone)
         for changes in (suite.spaces.get(name, {}), config.space.get(name, {})):
@@ -205,7 +213,7 @@ def _base_space(name: str, config: SweepConfig, backbone: str) -> search_spaces.
     if config.preset is None:
         return search_spaces.get(name) if name in search_spaces.names() else {}
     space = search_spaces.PRESETS[config.preset](_sites(backbone).depth)
-    if missing := [key for key in space if key not in get(name).__dataclass_fields__]:
+    if missing := [key for key in space if key not in _fields_of(name)]:
         raise InvalidInput(
             f"preset '{config.preset}' varies {', '.join(space)}, but adapter '{name}' has no "
             f"{', '.join(missing)}; choose others with --adapter."
@@ -217,10 +225,10 @@ def _check_fields(
     name: str, space: search_spaces.Space, fixed: Mapping[str, Any], recipe: Recipe
 ) -> None:
     """Every field exists, and allows every value that can be tried."""
-    fields = get(name).__dataclass_fields__
+    allowed = [*_fields_of(name), *RECIPE_FIELDS]
     for key in (*space, *fixed):
-        if key not in fields and key not in RECIPE_FIELDS:
-            raise unknown(f"field in the search space of '{name}'", key, [*fields, *RECIPE_FIELDS])
+        if key not in allowed:
+            raise unknown(f"field in the search space of '{name}'", key, allowed)
     try:
         for values in _candidates(space, fixed):
             tried = recipe.with_values({k: v for k, v in values.items() if k in RECIPE_FIELDS})
@@ -229,6 +237,10 @@ def _check_fields(
             _adapter(name, values)
     except (AdapterError, InvalidInput) as error:
         raise InvalidInput(f"search space of adapter '{name}': {error}") from None
+
+
+def _fields_of(name: str) -> list[str]:
+    return [item.name for item in fields(get(name))]
 
 
 def _check_targets(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,7 +16,9 @@ from torch import nn
 from adapters import (
     EFFT2,
     HTA,
+    NOAH,
     RLRR,
+    SSF,
     Adapter,
     AdapterError,
     BitFit,
@@ -238,3 +240,24 @@ def test_a_users_adapter_that_is_not_linear_cannot_be_merged() -> None:
     ):
         merge(model)
     assert torch.equal(model(images(2)), expected)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "spared"),
+    [
+        (SSF(), lambda name, _: name != "head.weight"),
+        # What has `bias` or `norm` in its name, which the patch embedding's scale has not.
+        (RLRR(), lambda name, _: "bias" in name or "norm" in name),
+        (NOAH(prompts=2, rank=2, hidden=2), lambda name, dims: dims == 1 or "bias" in name),
+        (BitFit(), lambda *_: False),
+        (LoRA(), lambda *_: False),
+    ],
+)
+def test_weight_decay_spares_what_the_authors_code_spares(
+    adapter: Adapter, spared: Callable[[str, int], bool]
+) -> None:
+    """Of RLRR, SSF and NOAH; it acts on everything elsewhere, on the head's bias too."""
+    stack = attached(attach(vit(), adapter, num_classes=3))
+    shapes = {name: len(tensor.shape) - 1 for name, tensor in stack.stacked().items()}
+    expected = {name.replace(".", "/") for name, dims in shapes.items() if spared(name, dims)}
+    assert set(stack.undecayed) == expected

@@ -13,7 +13,7 @@ from adapters.base import Tensors
 from adapters.efft import EFFT1, EFFT2
 from adapters.sites import FFN, MHSA
 from adapters.trial_axis import RandomMasks
-from tests.adapters.dense import check_updates, chosen, edited, stages
+from tests.adapters.dense import check_updates, chosen, edited, layer_rows, stages
 from tests.adapters.models import (
     Make,
     every_model,
@@ -134,28 +134,56 @@ def test_two_groups_start_at_zero_in_the_named_factors(make: Make, init: str, co
     assert not tensors
 
 
-def test_dropout_acts_on_the_factors() -> None:
-    """In training the update is ((x dp(U)) dp(Σ)) dp(V), with one draw for the whole step."""
-    model = attach(vit(), EFFT1(rank=4, rank2=3, dropout=0.5), seed=2)
+@pytest.mark.parametrize(
+    ("adapter", "groups"),
+    [
+        (EFFT1(rank=4, rank2=3, dropout=0.5), {"": (MHSA, ("fc1",), ("fc2",))}),
+        (EFFT2(rank=4, dropout=0.5), {"mhsa.": (MHSA,), "ffn.": (("fc1",), ("fc2",))}),
+        (
+            EFFT2(rank=4, ffn_rank2=3, dropout=0.5, cores="shared"),
+            {"mhsa.": (MHSA,), "ffn.": (("fc1",), ("fc2",))},
+        ),
+    ],
+)
+def test_dropout_acts_on_the_factors_of_every_module(
+    adapter: EFFT1 | EFFT2, groups: dict[str, tuple[tuple[str, ...], ...]]
+) -> None:
+    """In training ΔW is dp(U) dp(Σ) dp(V), drawn anew in every attention, every fc1, every fc2."""
+    model, plain = attach(vit(), adapter, seed=2), vit()
     randomise(model)
     tensors, stack = attached(model).tensors_of(0), attached(model.train())
     stack.prepare(2, torch.float32)
     noise = RandomMasks([2], [0], torch.device("cpu"))
-    dropped = []
-    for name in ("U", "core", "V"):
-        mask = noise.dropout([0.5], [tuple(tensors[name].shape)])
-        assert mask is not None
-        dropped.append(tensors[name] * mask[0])
-    u, core, v = dropped
-    for block in range(3):
-        for path, index, columns in (
-            ("attn.qkv", 0, slice(0, 96)),
-            ("attn.proj", 0, slice(96, 128)),
-            ("mlp.fc1", 1, slice(0, 128)),
-        ):
-            out = columns.stop - columns.start
-            found = edited(model, f"blocks.{block}.{path}", torch.eye(32), out)
-            assert torch.allclose(found, u @ core[3 * block + index] @ v[:, columns], atol=1e-5)
+
+    def mask(*shape: int) -> Tensor:
+        drawn = noise.dropout([0.5], [shape])
+        assert drawn is not None
+        return drawn[0]
+
+    for group, of_block in groups.items():
+        u, core, v = (tensors[group + name] for name in ("U", "core", "V"))
+        one = isinstance(adapter, EFFT1)  # q, k, v and o have one Σ and share V's columns
+        modules = [(block, parts) for block in range(3) for parts in of_block]
+        slices = 1 if one else len(of_block[0])
+        u_mask, core_mask, v_mask = (
+            mask(len(modules), *u.shape), mask(len(modules), slices, *core.shape[1:]),
+            mask(len(modules), *v.shape),
+        )  # fmt: skip
+        order = [p for parts in of_block for p in ([parts[0]] if one else parts)]
+        for index, (block, parts) in enumerate(modules):
+            for place, part in enumerate(parts):
+                picked = order.index(parts[0] if one else part)
+                if getattr(adapter, "cores", "per_layer") == "per_layer":
+                    picked += block * len(order)
+                sigma = core[picked] * core_mask[index, 0 if one else place]
+                change = (u * u_mask[index]) @ sigma @ (v * v_mask[index])
+                if one and part in MHSA:
+                    change = change[:, 32 * place : 32 * (place + 1)]
+                change = change.T if part == "fc2" else change
+                path, rows = layer_rows(plain, block, part)
+                out = plain.get_parameter(f"{path}.weight").shape[0]
+                found = edited(model, path, torch.eye(len(change)), out)[:, rows]
+                assert torch.allclose(found, change, atol=1e-5), (block, part)
 
 
 def test_other_hidden_widths() -> None:

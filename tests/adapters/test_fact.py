@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from math import sqrt
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from adapters import UnsupportedBackbone, attach, attached
+from adapters import AdapterError, UnsupportedBackbone, attach, attached
 from adapters.base import Tensors
 from adapters.fact import FacT, FactTK, FactTT
 from adapters.trial_axis import RandomMasks
@@ -66,6 +68,44 @@ def test_the_update_is_the_formula(
     check_updates(make, adapter, lambda tensors: written_out(adapter, make, tensors))
 
 
+@every_model
+@pytest.mark.parametrize("parts", [("mhsa", "ffn"), ("fc2",)])
+def test_published_tiles_are_interleaved(make: Make, parts: tuple[str, ...]) -> None:
+    """Entry (a, b) of tile t of fc1 is entry (a, c) of slice m, 4c + m = t·r + b; of fc2, whose
+    tile is transposed, entry (b, c) with 4c + m = t·r + a."""
+    adapter = FactTK(rank=3, scale=1.7, sites=parts, tiles="published")
+
+    def dense(tensors: Tensors) -> dict[tuple[int, str], Tensor]:
+        changes = written_out(replace(adapter, tiles="formula"), make, tensors)
+        for prefix, _, _, stage_blocks in stages(make):
+            u, v, first = tensors[f"{prefix}U"], tensors[f"{prefix}V"], 0
+            rank = u.shape[1]
+            for block in stage_blocks:
+                for part in chosen(adapter, stage_blocks)[1]:
+                    if part not in ("fc1", "fc2"):
+                        first += 1
+                        continue
+                    slices = [one_slice(tensors, prefix, first + m) for m in range(4)]
+                    first += 4
+                    tiles = torch.zeros(4, rank, rank)
+                    for t, a, b in itertools.product(range(4), range(rank), range(rank)):
+                        row, place = (a, t * rank + b) if part == "fc1" else (b, t * rank + a)
+                        tiles[t, a, b] = slices[place % 4][row, place // 4]
+                    changes[block, part] = torch.cat(
+                        [adapter.scale * u @ tile @ v for tile in tiles], 0 if part == "fc2" else 1
+                    )
+        return changes
+
+    check_updates(make, adapter, dense)
+
+
+def test_published_tiles_of_other_ranks_do_not_stack() -> None:
+    adapters = [FactTK(rank=rank, tiles="published") for rank in (2, 3)]
+    with pytest.raises(AdapterError, match="only trials of one adapter family"):
+        attach(vit(), adapters)
+    attach(vit(), [replace(adapters[0], scale=scale) for scale in (1.0, 10.0)])(images(2))
+
+
 @BOTH
 @every_model
 def test_starting_values(cls: type[FacT], make: Make) -> None:
@@ -80,7 +120,9 @@ def test_starting_values(cls: type[FacT], make: Make) -> None:
         assert not own["V"].any()
         if cls is FactTT:
             assert own["core"].shape == (count, rank, rank)
-            assert uniform(own["core"], 1 / sqrt(rank))
+            fc2 = torch.arange(count) % 12 >= 8
+            assert uniform(own["core"][~fc2], 1 / sqrt(rank))
+            assert uniform(own["core"][fc2], 1 / sqrt(4 * rank)), "one layer of 4r inputs"
             continue
         for name, shape in (("C", (rank, rank, rank)), ("P", (count, rank))):
             assert own[name].shape == shape

@@ -7,11 +7,13 @@ from math import sqrt
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from adapters import AdapterError, attach, merge
+from adapters.backbones import find_sites
 from adapters.base import Adapter, Tensors
 from adapters.noah import NOAH
+from adapters.stack import start_member
+from adapters.trial_axis import RandomMasks
 from tests.adapters.models import (
     DEPTH,
     WIDTH,
@@ -31,18 +33,24 @@ VARIANTS: tuple[NOAH, ...] = (
     NOAH(prompts=0, rank=0, hidden=3),
     NOAH(prompts=2, rank=2, hidden=2, sites=("mhsa",), layers=(1, 2)),
     NOAH(prompts=2, rank=2, hidden=2, sites=("ffn",)),
+    NOAH(prompts=(3, 1, 2), rank=(0, 2, 1), hidden=(4, 0, 1)),
+    NOAH(prompts=(2, 0, 3), rank=0, hidden=0),
+    NOAH(prompts=(0, 3, 0), rank=0, hidden=0),
 )
 
 
 def expected_features(tensors: Tensors, x: Tensor) -> Tensor:
-    """ΔW of LoRA in the weights, prompts appended last and replaced, the adapter on the FFN."""
+    """ΔW of LoRA in the weights, prompts appended last, replacing those of the block before (which
+    stay where a block has none), the adapter on the FFN."""
     model = vit()
     tokens = model._pos_embed(model.patch_embed(x))
     count = 0
     for index, block in enumerate(model.blocks):
-        tokens = tokens[:, : tokens.shape[1] - count]
-        new = tensors.get(f"blocks.{index}.prompts", tokens.new_zeros(0, tokens.shape[-1]))
-        tokens, count = torch.cat((tokens, new.expand(len(x), -1, -1)), dim=1), new.shape[0]
+        new = tensors.get(f"blocks.{index}.prompts")
+        if new is not None:
+            tokens = tokens[:, : tokens.shape[1] - count]
+            tokens = torch.cat((tokens, new.expand(len(x), -1, -1)), dim=1)
+        count = 0 if new is None else new.shape[0]
         if f"blocks.{index}.qkv.A" in tensors:
             delta = tensors[f"blocks.{index}.qkv.A"] @ tensors[f"blocks.{index}.qkv.B"]
             block.attn.qkv.weight.data += delta.T
@@ -53,7 +61,8 @@ def expected_features(tensors: Tensors, x: Tensor) -> Tensor:
                 tensors[f"blocks.{index}.fc2.{name}"]
                 for name in ("down", "up", "down_bias", "up_bias")
             )
-            y = y + F.gelu(y @ down + b_down) @ up + b_up
+            h = y @ down + b_down
+            y = y + (h * torch.sigmoid(1.702 * h)) @ up + b_up
         tokens = tokens + y
     return model.norm(tokens)[:, 0]
 
@@ -83,14 +92,51 @@ def test_depths_and_sizes_say_where_the_parts_are() -> None:
 
 
 def test_starts() -> None:
-    for name, tensor in started(NOAH(prompts=50, rank=8, hidden=40), vit()).items():
-        kind = name.rsplit(".", 1)[1]
-        if kind in ("prompts", "down", "up"):
-            assert normal(tensor, 0, 0.02)
-        elif kind == "A":
-            assert uniform(tensor, 1 / sqrt(WIDTH))
+    adapter = NOAH(prompts=(60, 120, 0), rank=8, hidden=40)
+    member = start_member(adapter, find_sites(vit()), 0, 90)
+    for name, parameter in member.parameters.items():
+        kind, value = name.rsplit(".", 1)[1], parameter.value
+        if kind == "prompts":  # Xavier's fan over the supernet's 100 prompts, or more
+            fan = 100 if name.startswith("blocks.0") else 120
+            assert uniform(value, sqrt(6 / ((fan + 1) * WIDTH)))
+        elif "bias" in kind:
+            assert not value.any(), name
+            assert not parameter.decay
+            continue
         else:
-            assert not tensor.any(), name
+            assert kind in ("A", "B", "down", "up", "weight")
+            assert normal(value, 0, 0.02)
+        assert parameter.decay
+
+
+def test_dropout_acts_on_prompts_on_loras_input_and_on_the_hidden_activation() -> None:
+    model, x = vit().requires_grad_(False), images(2)
+    member = random_member(vit, NOAH(prompts=3, rank=2, hidden=4, dropout=0.5, layers=(1,)))
+    noise = RandomMasks([member.seed], [0], torch.device("cpu"))
+
+    def mask(*shape: int) -> Tensor:
+        drawn = noise.dropout([0.5], [shape])
+        assert drawn is not None
+        return drawn[0]
+
+    prompts = member.tensors["blocks.1.prompts"]
+    tokens = model.blocks[0](model._pos_embed(model.patch_embed(x)))
+    dropped = (prompts.repeat(2, 1) * mask(2 * 3, WIDTH)).view(2, 3, WIDTH)
+    block, count = model.blocks[1], tokens.shape[1]
+    tokens = torch.cat((tokens, dropped), 1)
+    a, b = (member.tensors[f"blocks.1.qkv.{name}"] for name in "AB")
+    inputs = block.norm1(tokens)
+    delta = (inputs.flatten(0, 1) * mask(2 * (count + 3), WIDTH)) @ a @ b
+    block.attn.qkv.register_forward_hook(lambda _, x, y: y + delta.view(y.shape))
+    tokens = tokens + block.attn(inputs)
+    y = block.mlp(block.norm2(tokens))
+    down, b_down, up, b_up = (
+        member.tensors[f"blocks.1.fc2.{name}"] for name in ("down", "down_bias", "up", "up_bias")
+    )
+    h = y @ down + b_down
+    h = h * torch.sigmoid(1.702 * h) * mask(2 * (count + 3), 4).view(2, count + 3, 4)
+    tokens = model.blocks[2]((tokens + y + h @ up + b_up)[:, :count])
+    assert close(adapted(vit, member).train()(x), model.norm(tokens)[:, 0])
 
 
 def test_trials_with_other_parts_do_not_stack() -> None:
@@ -100,6 +146,7 @@ def test_trials_with_other_parts_do_not_stack() -> None:
         NOAH(prompts=2, rank=0, hidden=2),
         NOAH(prompts=2, rank=2, hidden=0),
         NOAH(prompts=2, rank=2, hidden=2, rank_depth=1),
+        NOAH(prompts=2, rank=2, hidden=(2, 2, 0)),
     )
     for other in others:
         with pytest.raises(AdapterError, match="only trials of one adapter family share a stack"):
@@ -116,6 +163,7 @@ def test_lora_by_itself_merges() -> None:
     ("adapter", "message"),
     [
         (NOAH(rank_depth=4), "rank_depth is 4; this backbone has 3 blocks"),
+        (NOAH(hidden=(1, 2)), "hidden has 2 sizes; this backbone has 3 blocks"),
         (NOAH(prompts=0, rank=0, hidden=0), "changes nothing"),
         (NOAH(prompts=0, rank=0, sites=("mhsa",)), "changes nothing"),
         (NOAH(prompts_depth=1, rank_depth=1, hidden_depth=0, layers=(2,)), "changes nothing"),

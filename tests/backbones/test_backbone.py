@@ -34,6 +34,7 @@ def test_the_shipped_backbone_is_frozen_and_fingerprinted() -> None:
     assert not mini.model.training
     assert not any(p.requires_grad for p in mini.model.parameters())
     assert mini.normalisation("imagenet") == IMAGENET
+    assert mini.normalisation("none") == ((0, 0, 0), (1, 1, 1))
     assert mini.normalisation("backbone") == mini.normalisation("half") == HALF
     with pytest.raises(InvalidInput, match=r"unknown normalisation 'halff'. Did you mean 'half'"):
         mini.normalisation("halff")
@@ -82,7 +83,7 @@ def test_statistics_are_those_of_the_tag(name: str, statistics: object) -> None:
 def test_unknown_statistics_are_asked_for() -> None:
     name = "vit_base_patch16_224@w.pth"
     backbone = replace(load_backbone("vit_mini"), name=name, own_statistics=None)
-    with pytest.raises(InvalidInput, match=r"half, or name the tag.*vit_base_patch16_224\.TAG@"):
+    with pytest.raises(InvalidInput, match=r"or none, or name the tag.*vit_base_patch16_224\.TAG@"):
         backbone.normalisation("backbone")
     assert backbone.normalisation("half") == HALF
 

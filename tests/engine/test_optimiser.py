@@ -26,13 +26,20 @@ def stacked(values: list[dict[str, Tensor]]) -> dict[str, nn.Parameter]:
     return {name: nn.Parameter(pad_stack([own[name] for own in values])) for name in "ab"}
 
 
-def step(optimiser: StackedAdamW, parameters: dict[str, nn.Parameter], seed: int) -> None:
+def step(
+    optimiser: StackedAdamW,
+    parameters: dict[str, nn.Parameter],
+    seed: int,
+    clip: tuple[float, ...] = (),
+) -> None:
     for name, gradient in stacked(randoms(seed)).items():
         parameters[name].grad = gradient.data
-    optimiser.step([rate / seed for rate in RATES], DECAYS)
+    optimiser.step([rate / seed for rate in RATES], DECAYS, clip)
 
 
-def reference(steps: int, spared: str = "") -> list[dict[str, Tensor]]:
+def reference(
+    steps: int, spared: str = "", clip: tuple[float, ...] = (0, 0, 0)
+) -> list[dict[str, Tensor]]:
     """torch.optim.AdamW on each trial by itself."""
     results = []
     for index, start in enumerate(randoms(0)):
@@ -45,13 +52,20 @@ def reference(steps: int, spared: str = "") -> list[dict[str, Tensor]]:
                 group["lr"] = RATES[index] / seed
             for name, parameter in own.items():
                 parameter.grad = randoms(seed)[index][name]
+            if clip[index]:
+                nn.utils.clip_grad_norm_(list(own.values()), clip[index])
             adamw.step()
         results.append({name: parameter.detach() for name, parameter in own.items()})
     return results
 
 
-def check(parameters: dict[str, nn.Parameter], steps: int, spared: str = "") -> None:
-    for index, own in enumerate(reference(steps, spared)):
+def check(
+    parameters: dict[str, nn.Parameter],
+    steps: int,
+    spared: str = "",
+    clip: tuple[float, ...] = (0, 0, 0),
+) -> None:
+    for index, own in enumerate(reference(steps, spared, clip)):
         for name, expected in own.items():
             found = own_part(parameters[name], index, expected.shape)
             torch.testing.assert_close(found, expected, rtol=2e-6, atol=1e-7)
@@ -69,6 +83,18 @@ def test_each_trial_equals_torchs_adamw(steps: int, spared: str) -> None:
         step(optimiser, parameters, seed)
     assert all(parameter.grad is None for parameter in parameters.values())
     check(parameters, steps, spared)
+
+
+def test_each_trials_gradient_is_clipped_by_its_own_norm() -> None:
+    """The first trial's is short enough as it is in some steps; the last one's is left alone."""
+    clip = (2.5, 0.1, 0.0)
+    parameters = stacked(randoms(0))
+    optimiser = StackedAdamW(parameters)
+    for seed in range(1, 9):
+        step(optimiser, parameters, seed, clip)
+    check(parameters, 8, clip=clip)
+    step(optimiser, parameters, 9)
+    assert not torch.equal(parameters["a"], stacked(reference(9, clip=clip))["a"]), "off again"
 
 
 def test_a_resumed_state_continues() -> None:

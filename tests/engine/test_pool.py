@@ -361,10 +361,12 @@ def test_a_batch_larger_than_the_split_is_refused() -> None:
     assert run([(whole, DATA)]).results[whole.key].status == "finished"
 
 
+@pytest.mark.parametrize("precision", ["bf16", "amp"])
 @pytest.mark.parametrize("adapter", ["efft2", "linear"])
-def test_bf16_runs_and_stays_finite(adapter: str) -> None:
+def test_lower_precisions_run_and_stay_finite(adapter: str, precision: str) -> None:
     pairs = [
-        (trial(adapter, {}, seed, precision="bf16", drop_path=0.1 * seed), DATA) for seed in (0, 1)
+        (trial(adapter, {}, seed, precision=precision, drop_path=0.1 * seed), DATA)
+        for seed in (0, 1)
     ]
     seen = run(pairs)
     for one, _ in pairs:

@@ -64,6 +64,35 @@ def test_nothing_chosen_is_the_suites_default() -> None:
     assert found.spaces["lora"] == {"rank": [2, 8]}
 
 
+@pytest.mark.parametrize(
+    ("values", "honest", "paper"),
+    [
+        ({}, "cosine", "timm_epoch"),
+        ({"schedule": "cosine"}, "cosine", "cosine"),
+        ({"schedule": "timm_epoch"}, "timm_epoch", "timm_epoch"),
+    ],
+)
+def test_the_paper_protocol_has_its_scripts_schedule_unless_one_is_given(
+    values: dict[str, str], honest: str, paper: str
+) -> None:
+    found = replace(sweep(set=values, protocol="paper"), protocols=("honest", "paper"))
+    data = {name: DataIdentity(name, "t") for name in found.tasks}
+    studies = plan_studies(found, data, "w")
+    assert {(s.protocol, s.recipe.schedule) for s in studies} == {
+        ("honest", honest), ("paper", paper)
+    }  # fmt: skip
+
+
+def test_a_published_warm_start_fixes_what_its_number_depended_on() -> None:
+    found = sweep(adapter=("efft2", "lora"), warm_start="published")
+    assert {"cores": "shared", "dropout": 0.1}.items() <= found.fixed["efft2"].items()
+    assert "lora" not in found.fixed
+    space = {"efft2": {"cores": "per_layer", "dropout": [0.0, 0.1]}}
+    other = sweep(adapter=("efft2",), warm_start="published", space=space)
+    assert other.fixed["efft2"]["cores"] == "per_layer"
+    assert "dropout" not in other.fixed["efft2"]
+
+
 def test_studies_hold_what_is_searched_and_what_is_not() -> None:
     found = sweep(adapter=("efft2", "linear"), tasks=("digits", "textures"))
     data = {name: DataIdentity(name, "t") for name in found.tasks}
