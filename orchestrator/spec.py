@@ -25,9 +25,11 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 STATUSES: tuple[Status, ...] = get_args(Status)
 NORMALISATIONS = ("backbone", "half", "imagenet", "none")
 PRECISIONS = ("amp", "auto", "bf16", "fp32")
-SCHEDULES = ("cosine", "timm_epoch")
+RECIPES = ("shared", "published")
+"""Whether the adapters of a sweep share one recipe, or each has that of its authors' script."""
+SCHEDULES = ("cosine", "timm", "timm_epoch")
 HEAD_INITS = ("default", "zero")
-AUGMENTS = ("crop_flip", "none")
+AUGMENTS = ("crop_flip", "flip", "none")
 VIEWS = ("centre", "whole")
 PROTOCOLS = ("honest", "paper")
 _SMALL = "0 or more and below 1000"
@@ -54,15 +56,17 @@ class Task:
 class Recipe:
     """How a trial is optimised; the defaults are EFFT's and FacT's on VTAB-1k.
 
-    `lr`, `warmup_lr`, `min_lr` are AdamW step sizes; `warmup_epochs` and `epochs` count passes over
-    the training split (last incomplete batch dropped); `drop_path` is the rate of the last block,
-    rising linearly from 0. `precision`: `bf16` and `fp32` are that of frozen weights and
-    activations, `amp` keeps both in fp32 and computes products in bf16; trained weights and the
-    head are always fp32. Planning resolves `auto` to bf16 on GPUs that support it, else to fp32.
-    `normalisation` of pixels in [0, 1]: that of ImageNet, mean and deviation 0.5 (`half`), what the
-    backbone was pre-trained with, or none. `augment` is `none`, or `crop_flip`: a random-resized
-    crop and a horizontal flip of every training image. `clip` is the largest Euclidean norm of a
-    trial's own gradient, to which a longer one is scaled; 0 clips nothing.
+    `epochs` counts passes over the training split (last incomplete batch dropped): the first
+    `warmup_epochs` warm up, the last `cooldown_epochs` run at `min_lr`. `lr`, `warmup_lr`, `min_lr`
+    are AdamW step sizes; `clip` is the Euclidean norm to which a trial's own longer gradient is
+    scaled (0: never). `drop_path` is the rate of the last block, rising linearly from 0.
+
+    `precision`: `bf16` and `fp32` are that of frozen weights and activations, `amp` keeps both in
+    fp32 and computes products in bf16; trained weights and the head are always fp32. Planning
+    resolves `auto` to bf16 on GPUs that support it, else to fp32. `normalisation` of pixels in
+    [0, 1]: ImageNet's, mean and deviation 0.5 (`half`), what the backbone was pre-trained with, or
+    none. `augment`: `none`, `flip` (training images are mirrored left to right at random) or
+    `crop_flip` (a random-resized crop, then a flip).
     """
 
     epochs: int = 100
@@ -79,6 +83,7 @@ class Recipe:
     precision: str = "fp32"
     augment: str = "none"
     clip: float = 0.0
+    cooldown_epochs: int = 0
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -94,6 +99,13 @@ class Recipe:
             self.warmup_epochs,
             0 <= self.warmup_epochs < self.epochs,
             f"at least 0 and below epochs ({self.epochs})",
+        )
+        most = self.epochs - self.warmup_epochs - 1
+        _require(
+            "cooldown_epochs",
+            self.cooldown_epochs,
+            0 <= self.cooldown_epochs <= most,
+            f"at least 0 and at most {most} (epochs - warmup_epochs - 1)",
         )
         _require("warmup_lr", self.warmup_lr, 0 <= self.warmup_lr < 1e3, _SMALL)
         _require("min_lr", self.min_lr, 0 <= self.min_lr < 1e3, _SMALL)
@@ -235,6 +247,9 @@ class Sweep:
     warm_start: str = "none"
     """`published`: each study tries the authors' configuration first, if its space has it."""
 
+    recipes: str = "shared"
+    """`published`: each adapter's trials have the recipe of its authors' script; see `RECIPES`."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -367,10 +382,10 @@ def derived_seed(*parts: Any) -> int:
 def _identity(recipe: Recipe) -> dict[str, Any]:
     """The fields that tell a recipe from another.
 
-    One that came later counts only where it is used, so that older ledgers hold the same trials.
+    Those that came later count only where they are used: older ledgers hold the same trials.
     """
-    values = asdict(recipe)
-    return values if recipe.clip else {name: v for name, v in values.items() if name != "clip"}
+    later = ("clip", "cooldown_epochs")
+    return {name: value for name, value in asdict(recipe).items() if value or name not in later}
 
 
 def _typed(name: str, kind: str, value: Any) -> Any:

@@ -18,7 +18,7 @@ import yaml
 from optuna.distributions import BaseDistribution
 
 from search_spaces.built_in import SPACES as SPACES
-from search_spaces.built_in import ablation
+from search_spaces.built_in import ablation, fair
 from search_spaces.finite import choices as choices
 from search_spaces.finite import contains as contains
 from search_spaces.finite import grid_point as grid_point
@@ -36,8 +36,11 @@ ENTRY_POINTS = "orchestrate.search_spaces"
 
 _EVERY_TASK = "every_task"
 
-PRESETS: dict[str, Callable[[int], Space]] = {"ablation": ablation}
-"""Name → depth of the backbone → a space instead of the adapter's own, to be gone through whole."""
+PRESETS: dict[str, Callable[[str, int], Space]] = {
+    "ablation": lambda _, depth: ablation(depth),
+    "fair": lambda adapter, _: fair(get(adapter) if adapter in names() else {}),
+}
+"""Name → (adapter, depth of the backbone) → a space instead of the adapter's own."""
 
 
 def names() -> tuple[str, ...]:
@@ -59,7 +62,7 @@ def published(adapter: str, task: str) -> dict[str, Any] | None:
 
     They were chosen on the test set: a place to start a search from, never its result.
     """
-    fields = _published().get(adapter, {}).get(task)
+    fields = _table("published").get(adapter, {}).get(task)
     if fields is None or task == _EVERY_TASK:
         return None
     return {**published_for_all(adapter), **narrow(SPACES.get(adapter, {}), fields)[1]}
@@ -67,12 +70,32 @@ def published(adapter: str, task: str) -> dict[str, Any] | None:
 
 def published_for_all(adapter: str) -> dict[str, Any]:
     """The fields on which all of an adapter's published configurations depend."""
-    return dict(_published().get(adapter, {}).get(_EVERY_TASK, {}))
+    return dict(_table("published").get(adapter, {}).get(_EVERY_TASK, {}))
+
+
+def published_recipe(adapter: str, task: str) -> dict[str, Any]:
+    """The recipe fields of the authors' script for a VTAB-1k task.
+
+    For another task those that hold on every one.
+    """
+    entry = _table("recipes")[adapter]
+    return {**entry[_EVERY_TASK], **entry.get(task, {})}
+
+
+def recipe_fields(adapter: str) -> frozenset[str]:
+    """The recipe fields that an adapter's published recipe has for some task; none without one."""
+    return frozenset().union(*_table("recipes").get(adapter, {}).values())
+
+
+def with_recipes() -> tuple[str, ...]:
+    """The adapters that have a published recipe."""
+    return tuple(_table("recipes"))
 
 
 @cache
-def _published() -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
-    text = files("search_spaces").joinpath("published.yaml").read_text(encoding="utf-8")
+def _table(name: str) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
+    """Adapter → task or `every_task` → fields, from a file beside this one."""
+    text = files("search_spaces").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     table: Mapping[str, Mapping[str, Mapping[str, Any]]] = yaml.safe_load(text)
     return table
 

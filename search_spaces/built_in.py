@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from search_spaces.selections import to_choice
@@ -22,6 +24,9 @@ VPT_WEIGHT_DECAY = (0.01, 0.001, 0.0001, 0.0)
 """What VPT (arXiv 2203.12119, appendix; `finetune` in its tune_vtab.py) gives AdamW for full,
 partial, bias and adapter tuning. There the rate is for a batch of 256 and scaled with it; here it
 is used as it stands."""
+
+RECIPE = ("lr", "weight_decay", "batch")
+"""The fields of the recipe, not of an adapter, that these spaces search."""
 
 _VPT_BASELINE: dict[str, BaseDistribution] = {
     "lr": CategoricalDistribution(VPT_LR),
@@ -181,3 +186,11 @@ def ablation(depth: int) -> dict[str, BaseDistribution]:
         "layers": CategoricalDistribution((None, *texts)),
         "sites": CategoricalDistribution(("mhsa", "ffn", "mhsa+ffn")),
     }
+
+
+def fair(space: Mapping[str, BaseDistribution]) -> dict[str, BaseDistribution]:
+    """`space` with its fields of the recipe replaced by those that every adapter then searches:
+    HTA's learning rates × weight decays.
+    """
+    own = {name: values for name, values in space.items() if name not in RECIPE}
+    return {**own, **_HTA_TRAINING}

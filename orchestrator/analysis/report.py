@@ -19,6 +19,7 @@ from orchestrator.analysis.plotting import adapter_styles
 from orchestrator.analysis.protocols import inflation
 from orchestrator.analysis.sensitivity import sensitivities
 from orchestrator.analysis.summary import Summary
+from orchestrator.analysis.terms import terms
 from orchestrator.errors import InvalidInput
 from orchestrator.results.throughput import Window, device_use
 from orchestrator.spec import TrialResult
@@ -106,6 +107,7 @@ def render(
             sweep=summary.sweep,
             run=summary.run,
             recipe=asdict(summary.sweep.recipe),
+            terms=terms(summary.sweep),
             devices=device_use(extras.windows),
             styles=adapter_styles(summary.sweep.adapters),
             tested={

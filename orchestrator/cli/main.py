@@ -78,7 +78,8 @@ def sweep(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="ablation: search layer groups × MHSA, FFN or both, not the default space."
+            help="ablation: search layer groups × MHSA, FFN or both, not the default space; "
+            "fair: the same learning rates × weight decays and number of trials for every adapter."
         ),
     ] = None,
     sampler: Annotated[str | None, typer.Option(help="tpe, random or grid.")] = None,
@@ -102,6 +103,12 @@ def sweep(
     replicate: Annotated[
         int | None, typer.Option(help="Number of best configurations that are replicated.")
     ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="shared (one for all adapters), or published: each that of its authors' script."
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of every trial.")] = None,
     set_: Annotated[
         list[str] | None,
@@ -116,7 +123,7 @@ def sweep(
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     precision: Annotated[
-        str | None, typer.Option(help="auto (bf16 on GPUs), fp32 or bf16.")
+        str | None, typer.Option(help="auto (bf16 on GPUs), fp32, bf16 or amp.")
     ] = None,
     backend: Annotated[
         str | None, typer.Option(help="ray, or local (this process, for debugging).")

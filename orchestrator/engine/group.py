@@ -177,10 +177,10 @@ class Group:
             begun = torch.cat([self.frozen.prefix(split, cut)[index] for split, index in pairs])
             return begun, torch.cat([split.labels[index] for split, index in pairs])
         images, labels, sizes = take(splits, indices)
-        if self.key.augment == "none":
-            view = evaluation_view(self.key.view, sizes)
-        else:
-            view = augmented_view(sizes, stacked.seeds, stacked.optimiser.steps)
+        view = evaluation_view(self.key.view, sizes)
+        if self.key.augment != "none":
+            drawn = augmented_view(sizes, stacked.seeds, stacked.optimiser.steps)
+            view = drawn if self.key.augment == "crop_flip" else view._replace(flips=drawn.flips)
         return self.frozen.inputs(images, view), labels
 
     def _roll_back(self, states: dict[str, Tensor]) -> None:

@@ -116,14 +116,16 @@ def learning_rate(recipe: Recipe, epoch: int) -> float:
     """The learning rate of epoch 0, 1, …, epochs − 1; constant within an epoch.
 
     `cosine`: linear from warmup_lr (epoch 0) to lr (epoch warmup_epochs), then half a cosine to
-    min_lr. `timm_epoch`: timm's scheduler as the published EFFT and FacT scripts use it. It counts
-    the cosine from epoch 0 and is stepped after the epoch, so that epochs 0 and 1 run at warmup_lr
-    and the peak is below lr (9.76e-4 for lr 1e-3 and 10 of 100 epochs of warm-up).
+    min_lr, at which the last cooldown_epochs run. `timm`: timm's scheduler, which counts the cosine
+    from epoch 0, so that the peak is below lr. `timm_epoch`: the same stepped after the epoch, as
+    the published EFFT and FacT scripts do, so that epochs 0 and 1 run at warmup_lr (the peak is
+    9.76e-4 for lr 1e-3 and 10 of 100 epochs of warm-up).
     """
-    begin = recipe.warmup_epochs
+    begin = recipe.warmup_epochs if recipe.schedule == "cosine" else 0
+    end = recipe.epochs - recipe.cooldown_epochs
     if recipe.schedule == "timm_epoch":
-        begin, epoch = 0, max(epoch - 1, 0)
+        epoch = max(epoch - 1, 0)
     if epoch < recipe.warmup_epochs:
         return recipe.warmup_lr + (recipe.lr - recipe.warmup_lr) * epoch / recipe.warmup_epochs
-    progress = (epoch - begin) / (recipe.epochs - begin)
+    progress = min((epoch - begin) / (end - begin), 1.0)
     return recipe.min_lr + (recipe.lr - recipe.min_lr) * 0.5 * (1 + cos(pi * progress))

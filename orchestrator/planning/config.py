@@ -26,6 +26,7 @@ class SweepConfig(BaseModel):
     tasks: tuple[str, ...] | None = Field(None, min_length=1)
     backbone: str | None = None
     preset: str | None = None
+    recipe: str | None = None
     sampler: str | None = None
     warm_start: str | None = None
     stopping: str | None = None

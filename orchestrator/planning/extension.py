@@ -15,7 +15,7 @@ def extend(old: Sweep, new: Sweep, suite: Suite) -> Sweep:
     More seeds, trials, tasks, adapters, replicated configurations and another protocol extend it.
     Anything else would make its results incomparable: `InvalidInput` says what differs.
     """
-    same = ("suite", "backbone", "sampler", "stopping", "recipe", "seed", "warm_start")
+    same = ("suite", "backbone", "sampler", "stopping", "recipe", "recipes", "seed", "warm_start")
     differing = [n for n in same if getattr(old, n) != getattr(new, n)]
     shared = set(old.adapters) & set(new.adapters)
     differing += [

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from functools import cache
 from itertools import product
 from typing import Any
@@ -25,7 +25,18 @@ from orchestrator.planning.config import SweepConfig
 from orchestrator.search.samplers import SAMPLERS
 from orchestrator.search.stopping import RULES
 from orchestrator.search.warm_start import WARM_STARTS
-from orchestrator.spec import PROTOCOLS, RECIPE_FIELDS, DataIdentity, Recipe, Study, Suite, Sweep
+from orchestrator.spec import (
+    PROTOCOLS,
+    RECIPE_FIELDS,
+    RECIPES,
+    DataIdentity,
+    Recipe,
+    Study,
+    Suite,
+    Sweep,
+)
+
+_EPOCHS = ("epochs", "warmup_epochs", "cooldown_epochs")
 
 
 def plan_sweep(config: SweepConfig) -> tuple[Suite, Sweep]:
@@ -36,8 +47,7 @@ def plan_sweep(config: SweepConfig) -> tuple[Suite, Sweep]:
     backbone = config.backbone or suite.backbone
     defaults = _defaults(config, suite)
     resolved = {name: _space(name, config, defaults, recipe, backbone) for name in adapters}
-    # The paper protocol's own schedule must not replace one that was asked for (see `_study`).
-    asked = {"schedule": "cosine"} if _given_fields(config).get("schedule") == "cosine" else {}
+    asked = _asked_for(config, recipe)
     sweep = Sweep(
         suite=suite.name,
         backbone=backbone,
@@ -45,7 +55,7 @@ def plan_sweep(config: SweepConfig) -> tuple[Suite, Sweep]:
         adapters=adapters,
         sampler=_among("sampler", config.sampler or defaults.sampler, SAMPLERS),
         stopping=_among("stopping rule", config.stopping or defaults.stopping, RULES),
-        trials=config.trials or defaults.trials,
+        trials=_trials(config, defaults, (space for space, _ in resolved.values())),
         seeds=config.seeds or suite.seeds,
         replicate=config.replicate or suite.replicate,
         recipe=recipe,
@@ -53,6 +63,7 @@ def plan_sweep(config: SweepConfig) -> tuple[Suite, Sweep]:
         fixed={name: {**own, **asked} for name, (_, own) in resolved.items() if own or asked},
         protocols=(_among("protocol", config.protocol or "honest", PROTOCOLS),),
         warm_start=_among("warm start", config.warm_start or "none", WARM_STARTS),
+        recipes=_recipes(config, adapters),
     )
     _check_grid(sweep)
     return suite, sweep
@@ -89,9 +100,15 @@ def check_batches(studies: Sequence[Study], counts: Mapping[str, Mapping[str, in
 def _study(
     sweep: Sweep, task: str, name: str, protocol: str, data: DataIdentity, weights: str
 ) -> Study:
-    """`paper` trains as the published scripts do: with their schedule, unless one was given."""
-    theirs = {"schedule": "timm_epoch"} if protocol == "paper" else {}
+    """What was given wins over the adapter's published recipe (if the sweep is under published
+    ones) and over the schedule that the paper protocol shares with its scripts.
+    """
+    theirs: dict[str, Any] = {"schedule": "timm_epoch"} if protocol == "paper" else {}
     fixed = sweep.fixed.get(name, {})
+    if sweep.recipes == "published":
+        theirs |= search_spaces.published_recipe(name, task)
+        if "epochs" in fixed:
+            theirs = {key: v for key, v in theirs.items() if key not in _EPOCHS}
     of_recipe = {key: value for key, value in fixed.items() if key in RECIPE_FIELDS}
     try:
         params = _adapter(name, fixed).to_dict()
@@ -112,12 +129,54 @@ def _study(
     )
 
 
+def _recipes(config: SweepConfig, adapters: Sequence[str]) -> str:
+    """`InvalidInput` if an adapter of the sweep has no published recipe."""
+    kind = _among("recipe", config.recipe or "shared", RECIPES)
+    known = search_spaces.with_recipes()
+    without = [name for name in adapters if name not in known] if kind == "published" else []
+    if without:
+        raise InvalidInput(
+            f"--recipe published: no recipe of {', '.join(without)} is known (no public code, "
+            "another optimiser, or a baseline of many papers); "
+            f"choose among {', '.join(known)} with --adapter, or --recipe shared."
+        )
+    return kind
+
+
+def _asked_for(config: SweepConfig, recipe: Recipe) -> dict[str, Any]:
+    """The recipe fields that were given and that a study must not replace by published ones.
+
+    Warm-up and cool-down follow a given number of epochs.
+    """
+    given = set(_given_fields(config))
+    if config.recipe != "published":
+        return {"schedule": "cosine"} if "schedule" in given and recipe.schedule == "cosine" else {}
+    given |= set(_EPOCHS) if "epochs" in given else set()
+    return {key: value for key, value in asdict(recipe).items() if key in given}
+
+
 def _defaults(config: SweepConfig, suite: Suite) -> Suite:
-    """The suite's defaults; a preset is searched completely, by grid and without stopping."""
+    """The suite's defaults. A preset is searched completely, by grid and without stopping; `fair`
+    by the suite's sampler, or by tpe if that is the grid, whose size is not every adapter's.
+    """
     if config.preset is None:
         return suite
     _among("preset", config.preset, search_spaces.PRESETS)
+    if config.preset == "fair":
+        sampler = "tpe" if suite.sampler == "grid" else suite.sampler
+        return replace(suite, sampler=sampler, spaces={})
     return replace(suite, sampler="grid", stopping="none", trials=None, spaces={})
+
+
+def _trials(
+    config: SweepConfig, defaults: Suite, spaces: Iterable[search_spaces.Space]
+) -> int | None:
+    """Searched configurations per study; with `fair` as many as the smallest space has, at most."""
+    wanted = config.trials or defaults.trials
+    if config.preset != "fair":
+        return wanted
+    sizes = [wanted, *map(search_spaces.grid_size, spaces)]
+    return min((size for size in sizes if size is not None), default=None)
 
 
 def _recipe(config: SweepConfig, suite: Suite) -> Recipe:
@@ -188,8 +247,8 @@ def _space(
     """(searched fields, fixed fields) of an adapter.
 
     Its own or the preset's space, narrowed by the suite and then by --space, without the fields
-    that --set gives. With published warm starts, fields on which all published numbers of the
-    adapter depend have their values unless --space says otherwise.
+    that --set or a published recipe gives. With published warm starts, the fields on which all
+    published numbers of the adapter depend have their values unless --space says otherwise.
     """
     for key in config.space:
         _among("adapter in --space", key, _known_adapters())
@@ -201,7 +260,9 @@ def _space(
             fixed = {key: value for key, value in {**fixed, **newly}.items() if key not in space}
     except ValueError as error:
         raise InvalidInput(f"search space of adapter '{name}': {error}") from None
-    given = _given_fields(config)
+    given = set(_given_fields(config))
+    if config.recipe == "published":
+        given |= search_spaces.recipe_fields(name)
     space = {key: value for key, value in space.items() if key not in given}
     fixed = {key: value for key, value in fixed.items() if key not in given}
     _check_fields(name, space, fixed, recipe)
@@ -212,8 +273,8 @@ def _space(
 def _base_space(name: str, config: SweepConfig, backbone: str) -> search_spaces.Space:
     if config.preset is None:
         return search_spaces.get(name) if name in search_spaces.names() else {}
-    space = search_spaces.PRESETS[config.preset](_sites(backbone).depth)
-    if missing := [key for key in space if key not in _fields_of(name)]:
+    space = search_spaces.PRESETS[config.preset](name, _sites(backbone).depth)
+    if missing := [key for key in space if key not in (*_fields_of(name), *RECIPE_FIELDS)]:
         raise InvalidInput(
             f"preset '{config.preset}' varies {', '.join(space)}, but adapter '{name}' has no "
             f"{', '.join(missing)}; choose others with --adapter."

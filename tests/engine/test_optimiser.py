@@ -183,3 +183,18 @@ def test_timm_epoch_is_timms_scheduler_stepped_after_each_epoch(
         scheduler.step(epoch)
     recipe = Recipe(epochs=epochs, warmup_epochs=warmup, lr=lr, schedule="timm_epoch")
     assert rates(recipe) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+@pytest.mark.parametrize("cooldown", [0, 10])
+def test_timms_scheduler_and_its_cooldown(lag: int, cooldown: int) -> None:
+    """`timm` is what it puts out; `timm_epoch` the same an epoch later; then min_lr."""
+    kind = "timm_epoch" if lag else "timm"
+    recipe = Recipe(epochs=100 + cooldown, cooldown_epochs=cooldown, schedule=kind, lr=0.02)
+    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.02)
+    timms = CosineLRScheduler(optimiser, 100, lr_min=1e-5, warmup_t=10, warmup_lr_init=1e-6)
+    expected = [timms._get_lr(max(epoch - lag, 0))[0] for epoch in range(recipe.epochs)]
+    assert rates(recipe) == pytest.approx(expected, rel=1e-9)
+    cosine = rates(recipe.with_values({"schedule": "cosine"}))
+    assert cosine[100:] == pytest.approx([1e-5] * cooldown, rel=1e-9)
+    assert cosine[55] == pytest.approx((0.02 + 1e-5) / 2)

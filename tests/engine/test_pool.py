@@ -354,6 +354,19 @@ def test_the_last_incomplete_batch_is_dropped(monkeypatch: pytest.MonkeyPatch) -
     assert first != second
 
 
+def test_flips_are_of_whole_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same images are mirrored as by crop_flip, but nothing is cropped."""
+    seen = _views(monkeypatch)
+    for augment in ("crop_flip", "flip"):
+        run([(trial(epochs=1, warmup_epochs=0, augment=augment), search_data())])
+    (_, (boxes, flips)), (_, (whole, same)) = seen[0], seen[len(seen) // 2]
+    assert boxes is not None
+    assert whole is None
+    assert flips is not None
+    assert torch.equal(flips, same)  # type: ignore[arg-type]  # a tensor
+    assert flips.any()
+
+
 def test_a_batch_larger_than_the_split_is_refused() -> None:
     with pytest.raises(DataError, match=r"batch 64 is larger .* task 'grey'; use --set batch=44"):
         Pool(backbone(), CPU).add(trial(batch=64), DATA)

@@ -13,12 +13,13 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from adapters import get
 from adapters.names import built_in
+from orchestrator import tasks
 from orchestrator.errors import InvalidInput
 from orchestrator.planning.config import SweepConfig
 from orchestrator.planning.extension import check_identities, extend
 from orchestrator.planning.resolve import check_batches, plan_studies, plan_sweep
 from orchestrator.results.sweep_file import SweepFile, read_sweep
-from orchestrator.spec import DataIdentity, Study, Sweep
+from orchestrator.spec import RECIPE_FIELDS, DataIdentity, Study, Sweep
 from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.tasks.suites import MINI
 from search_spaces import grid_size
@@ -81,6 +82,51 @@ def test_the_paper_protocol_has_its_scripts_schedule_unless_one_is_given(
     assert {(s.protocol, s.recipe.schedule) for s in studies} == {
         ("honest", honest), ("paper", paper)
     }  # fmt: skip
+
+
+def test_a_published_recipe_holds_per_task_and_what_is_given_wins() -> None:
+    config = SweepConfig(
+        suite="vtab", adapter=("ssf", "arc", "efft2"), tasks=("kitti", "eurosat"), epochs=22,
+        recipe="published", set={"drop_path": 0.3}, precision="fp32",
+    )  # fmt: skip
+    _, found = plan_sweep(config)
+    assert found.spaces["ssf"] == {}, "what the recipe fixes is not searched"
+    assert set(found.spaces["efft2"]) == {"scale", "rank", "init"}
+    data = {name: DataIdentity(name, "t") for name in found.tasks}
+    recipes = {s.name: s.recipe for s in plan_studies(found, data, "w")}
+    ssf, other = recipes["kitti/ssf"], recipes["eurosat/ssf"]
+    assert (ssf.lr, ssf.weight_decay, other.lr, other.weight_decay) == (0.01, 5e-5, 0.003, 0.05)
+    assert (ssf.schedule, ssf.normalisation, ssf.batch) == ("timm", "half", 64)
+    arc = recipes["kitti/arc"]
+    assert (arc.lr, arc.clip, arc.batch, arc.head_init) == (0.01, 1.0, 32, "zero")
+    for recipe in recipes.values():
+        assert (recipe.epochs, recipe.warmup_epochs, recipe.cooldown_epochs) == (22, 2, 0)
+        assert (recipe.drop_path, recipe.precision) == (0.3, "fp32")
+    whole = plan_sweep(config.model_copy(update={"epochs": None}))[1]
+    ssf = next(s.recipe for s in plan_studies(whole, data, "w") if s.name == "kitti/ssf")
+    assert (ssf.epochs, ssf.warmup_epochs, ssf.cooldown_epochs) == (110, 10, 10)
+    with pytest.raises(InvalidInput, match=r"no recipe of hta, linear is known.*efft1"):
+        plan_sweep(SweepConfig(suite="vtab", adapter=("hta", "ssf", "linear"), recipe="published"))
+    with pytest.raises(InvalidInput, match="unknown recipe 'theirs'"):
+        plan_sweep(SweepConfig(suite="vtab", recipe="theirs"))
+    shared = plan_sweep(SweepConfig(suite="vtab", adapter=("ssf",), tasks=("kitti",)))[1]
+    published = plan_sweep(
+        SweepConfig(suite="vtab", adapter=("ssf",), tasks=("kitti",), recipe="published")
+    )[1]
+    with pytest.raises(InvalidInput, match="recipes: shared there, published now"):
+        extend(shared, published, tasks.suite("vtab"))
+
+
+def test_fair_gives_every_adapter_the_same_recipe_fields_and_budget() -> None:
+    adapters = ("linear", "lora", "ssf", "hta", "noah")
+    for trials, expected in ((None, 35), (20, 20), (500, 35)):
+        found = sweep(adapter=adapters, preset="fair", trials=trials)
+        assert (found.sampler, found.trials) == ("tpe", expected)
+        for name in adapters:
+            common = {key: v for key, v in found.spaces[name].items() if key in RECIPE_FIELDS}
+            assert common == found.spaces["linear"]
+            assert set(common) == {"lr", "weight_decay"}
+        assert set(found.spaces["hta"]) == {"lr", "weight_decay", "rank", "dropout"}
 
 
 def test_a_published_warm_start_fixes_what_its_number_depended_on() -> None:

@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 
 from search_spaces import PRESETS, choices, from_yaml, grid_size, to_choice, to_field, to_yaml
 
-ABLATION = PRESETS["ablation"]
-
 
 @pytest.mark.parametrize(
     ("name", "text", "value"),
@@ -51,13 +49,16 @@ def test_sites_survive_as_text_in_their_order() -> None:
 
 
 def groups(depth: int) -> list[list[int] | None]:
-    return [to_field("layers", text) for text in choices(ABLATION(depth)["layers"]) or ()]
+    return [
+        to_field("layers", text)
+        for text in choices(PRESETS["ablation"]("lora", depth)["layers"]) or ()
+    ]
 
 
 def test_the_ablation_is_the_papers_table_with_its_reference() -> None:
     """Layers 0-2, 2-4, 5-8, 9-11 × {MHSA, FFN}, each half alone in all layers, and both halves."""
     assert groups(12) == [None, [0, 1, 2], [2, 3, 4], [5, 6, 7, 8], [9, 10, 11]]
-    space = ABLATION(12)
+    space = PRESETS["ablation"]("lora", 12)
     assert choices(space["sites"]) == ("mhsa", "ffn", "mhsa+ffn")
     assert grid_size(space) == 15
     assert from_yaml(to_yaml(space)) == (space, {})

@@ -53,7 +53,7 @@ def test_every_field_and_choice_is_one_the_adapter_or_the_recipe_takes(name: str
 
 
 def test_published_winners_are_points_of_their_spaces() -> None:
-    table = search_spaces._published()
+    table = search_spaces._table("published")
     assert set(table) == {"efft1", "efft2", "fact_tt", "fact_tk"}
     for name, tasks in table.items():
         space = search_spaces.get(name)
@@ -107,3 +107,22 @@ def test_spaces_of_other_packages_are_found(monkeypatch: pytest.MonkeyPatch) -> 
     assert search_spaces.get("mine") == USERS
     with pytest.raises(ValueError, match=r"broken = .*:NO_SPACE.*orchestrate\.search_spaces"):
         search_spaces.get("broken")
+
+
+def test_published_recipes_are_recipes_on_every_task() -> None:
+    for name in search_spaces.with_recipes():
+        assert name in built_in()
+        for task in VTAB.tasks:
+            values = search_spaces.published_recipe(name, task.name)
+            recipe = Recipe().with_values(values)
+            assert values.keys() == search_spaces.recipe_fields(name), "no field on some tasks only"
+            assert values.keys() >= {"lr", "weight_decay", "schedule", "batch", "epochs"}
+            assert {"epochs": recipe.epochs}.items() <= values.items()
+        assert set(search_spaces._table("recipes")[name]) <= {
+            "every_task", *(task.name for task in VTAB.tasks)
+        }  # fmt: skip
+    flips = [t.name for t in VTAB.tasks
+             if search_spaces.published_recipe("rlrr", t.name)["augment"] == "flip"]  # fmt: skip
+    assert len(flips) == 10
+    assert search_spaces.published_recipe("ssf", "clevr_dist")["lr"] == 0.05
+    assert search_spaces.published_recipe("arc", "dtd")["clip"] == 1
