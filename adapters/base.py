@@ -69,7 +69,7 @@ class Context:
     device: torch.device
     dtype: torch.dtype
     vectors: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
-    """Results of `vector` for these trials, which the stack keeps from one pass to the next."""
+    """Results of `kept` for these trials, which the stack keeps from one pass to the next."""
 
     @property
     def trials(self) -> int:
@@ -112,12 +112,18 @@ class Context:
 
     def vector(self, name: str) -> Tensor:
         """Field (or property) `name` of every trial as (K, 1, 1), to scale (K, N, features)."""
-        key = (name, self.dtype, self.device)
-        if key not in self.vectors:
+
+        def column() -> Tensor:
             values = [float(getattr(adapter, name)) for adapter in self.adapters]
-            column = torch.tensor(values, device=self.device, dtype=self.dtype)
-            self.vectors[key] = column.view(-1, 1, 1)
-        return self.vectors[key]
+            return torch.tensor(values, dtype=self.dtype).view(-1, 1, 1)
+
+        return self.kept((name, self.dtype), column)
+
+    def kept(self, key: tuple[Any, ...], make: Callable[[], Tensor]) -> Tensor:
+        """What `make` gives on the CPU, on the device; made and sent once for these trials."""
+        if (*key, self.device) not in self.vectors:
+            self.vectors[*key, self.device] = make().to(self.device)
+        return self.vectors[*key, self.device]
 
     @property
     def drops(self) -> bool:

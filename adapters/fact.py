@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -68,8 +68,9 @@ class FacT(Adapter):
             group = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
             core = self.core(group) * scale  # (K, n, r, r)
             counts = [_count(site, stage.width) for site in own.linears]
+            ranks = [shape[f"{prefix}U"][1] for shape in context.shapes]
             for site, slices in zip(own.linears, torch.split(core, counts, dim=1), strict=True):
-                tiles = self.tiles_of(site, slices)
+                tiles = self.tiles_of(site, slices, ranks, context)
                 updates[site.path] = _layer(site, group, tiles, context, f"{prefix}U")
         return updates
 
@@ -83,8 +84,11 @@ class FacT(Adapter):
     def core(self, group: Tensors) -> Tensor:
         """Every Σ_i of a group: (K, n, r, r)."""
 
-    def tiles_of(self, site: Linear, slices: Tensor) -> Tensor:
-        """The Σ of a layer's parts or tiles, (K, m, r, r), from its own m slices."""
+    def tiles_of(self, site: Linear, slices: Tensor, ranks: list[int], context: Context) -> Tensor:
+        """The Σ of a layer's parts or tiles, (K, m, r, r), from its own m slices.
+
+        `ranks` are the trials' own, up to the padded r.
+        """
         return slices
 
 
@@ -114,19 +118,14 @@ class FactTK(FacT):
     Both start Xavier-uniform with torch's fans of these shapes (for C r·r in and out): C ±√3/r,
     P ±√(6/(12L+r)). Count: 2Dr + r³ + 12Lr; r=32 on ViT-B/16: 86,528. The rest is `FacT`'s.
 
-    `tiles="published"` is the authors' code, to which their numbers belong: it reshapes the four
-    slices S_m (r, r) of fc1 or fc2 into (r, 4r) with m running fastest. So tile t of fc1 is
-    Σ_t[a, b] = S_m[a, c] and of fc2 S_m[b, c], where 4c + m = t·r + b for fc1, t·r + a for fc2.
-    Entries then depend on r: trials share a stack only if theirs is equal.
+    `tiles="published"` is the authors' code, to which their numbers belong: it reshapes the slices
+    S_m (r, r) of fc1 or fc2, n of them, into (r, n·r) with m running fastest. So tile t of fc1 is
+    Σ_t[a, b] = S_m[a, c] with n·c + m = t·r + b, of fc2 S_m[b, c] with n·c + m = t·r + a.
     """
 
     name: ClassVar[str] = "fact_tk"
     rank: int = hyperparameter(32, low=1, stacks=True)
     tiles: str = hyperparameter("formula", among=("formula", "published"))
-
-    def family(self) -> tuple[tuple[str, Any], ...]:
-        own = super().family()
-        return own if self.tiles == "formula" else (*own, ("rank", self.rank))
 
     def start_core(self, rows: list[int], rank: int, generator: torch.Generator) -> Tensors:
         count, c = len(rows), uniform((rank, rank, rank), sqrt(3) / rank, generator)
@@ -135,13 +134,27 @@ class FactTK(FacT):
     def core(self, group: Tensors) -> Tensor:
         return torch.einsum("kabc,knc->knab", group["C"], group["P"])
 
-    def tiles_of(self, site: Linear, slices: Tensor) -> Tensor:
+    def tiles_of(self, site: Linear, slices: Tensor, ranks: list[int], context: Context) -> Tensor:
         if self.tiles == "formula" or site.parts[0] not in FFN:
             return slices
-        interleaved = slices.permute(0, 2, 3, 1).flatten(2)  # (K, r, 4r): column 4c + m
-        tiles = interleaved.unflatten(2, (slices.shape[1], -1))
-        # fc1: (K, a, t, b); fc2, which is transposed: (K, b, t, a)
-        return tiles.transpose(1, 2) if site.parts == ("fc1",) else tiles.permute(0, 2, 3, 1)
+        of_fc2, (count, most, _) = site.parts == ("fc2",), slices.shape[1:]
+        places = context.kept(
+            ("tiles", of_fc2, count, most, *ranks),
+            lambda: torch.stack([_interleaved(count, rank, most, of_fc2) for rank in ranks]),
+        )
+        return slices.flatten(1).gather(1, places).view(slices.shape)
+
+
+def _interleaved(count: int, rank: int, most: int, of_fc2: bool) -> Tensor:
+    """Where each entry of the published tiles is in the slices (count, most, most), both flattened.
+
+    Entries beyond the rank are at the last one of a slice, which is zero there.
+    """
+    t, a, b = torch.meshgrid(torch.arange(count), *[torch.arange(most)] * 2, indexing="ij")
+    row, column = (b, a) if of_fc2 else (a, b)
+    place = t * rank + column
+    found = place % count * most**2 + row * most + place // count
+    return torch.where((a < rank) & (b < rank), found, most**2 - 1).flatten()
 
 
 def _count(site: Linear, width: int) -> int:

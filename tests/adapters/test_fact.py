@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adapters import AdapterError, UnsupportedBackbone, attach, attached
+from adapters import UnsupportedBackbone, attach, attached
 from adapters.base import Tensors
 from adapters.fact import FacT, FactTK, FactTT
 from adapters.trial_axis import RandomMasks
@@ -97,13 +97,6 @@ def test_published_tiles_are_interleaved(make: Make, parts: tuple[str, ...]) -> 
         return changes
 
     check_updates(make, adapter, dense)
-
-
-def test_published_tiles_of_other_ranks_do_not_stack() -> None:
-    adapters = [FactTK(rank=rank, tiles="published") for rank in (2, 3)]
-    with pytest.raises(AdapterError, match="only trials of one adapter family"):
-        attach(vit(), adapters)
-    attach(vit(), [replace(adapters[0], scale=scale) for scale in (1.0, 10.0)])(images(2))
 
 
 @BOTH
