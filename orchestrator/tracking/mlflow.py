@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -11,10 +11,12 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TypeVar
 
-from orchestrator.errors import OrchestrateError
+from orchestrator.errors import OrchestrateError, TrackingError
 from orchestrator.results import throughput
 from orchestrator.results.ledger import Ledger
 from orchestrator.results.sweep_file import SweepFile, read_sweep
+from orchestrator.storage.addresses import redacted
+from orchestrator.storage.files import rename_new
 from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.storage.sweep_storage import paths_of
 from orchestrator.tracking import locations
@@ -25,6 +27,7 @@ locations.set_variables()
 
 import mlflow.entities as entities  # noqa: E402  (MLflow reads its environment when imported)
 from mlflow import MlflowClient  # noqa: E402
+from mlflow import __version__ as mlflow_version  # noqa: E402
 
 KEY, VERSION, OF_SWEEP = "orchestrate.key", "orchestrate.version", "orchestrate.sweep"
 COMPLETE, ARTIFACTS = "orchestrate.complete", "orchestrate.artifacts"
@@ -74,6 +77,7 @@ def track(
         LedgerError, InvalidInput: the folder cannot be read.
     """
     uri = uri or locations.default_uri(out)
+    locations.check_uri(uri)
     read_sweep(paths_of(out))
     rows = Ledger(ledger or SweepPaths(out).ledger).results()
     with only_writer(out, timeout):
@@ -101,6 +105,7 @@ class MlflowStore:
         self._sweep = sweep.id
         with self._explained():
             _create_sqlite(locations.sqlite_file(uri), sweep.id)
+            locations.follow_move(out, uri)
             self._client = MlflowClient(tracking_uri=uri)
             root = locations.artifact_root(out, uri) if locations.is_database(uri) else None
             name = f"orchestrate/{sweep.sweep.suite}/{sweep.sweep.backbone}"
@@ -185,11 +190,25 @@ class MlflowStore:
             advice = 'install that; for PostgreSQL: pip install "psycopg[binary]".'
             raise locations.unreachable(self._out, self._uri, f"{error}: {advice}") from None
         except Exception as error:
+            if "out-of-date database schema" in str(error):
+                raise _other_schema(self._out, self._uri) from None
             raise locations.unreachable(self._out, self._uri, error) from None
 
 
+def _other_schema(out: Path, uri: str) -> TrackingError:
+    """The error of a database that another version of MLflow made; MLflow's names no address."""
+    file = locations.sqlite_file(uri)
+    again = f", or move '{file}' away and write it again: `{locations.track_command(out, uri)}`"
+    return TrackingError(
+        f"the database {redacted(uri)} was made by another version of MLflow than {mlflow_version} "
+        f"here. Copy it, then bring an older one up to date: `mlflow db upgrade "
+        f"{shlex.quote(redacted(uri))}`{again if file else ''}. Nothing is lost: the ledger has "
+        "every result."
+    )
+
+
 def _create_sqlite(file: Path | None, mark: str) -> None:
-    """Create a new database under another name, then link it to its own: MLflow's migrations are
+    """Create a new database under another name, then give it its own: MLflow's migrations are
     not transactional, and a database whose migration was cut off can never be opened.
     """
     if file is None or file.exists():
@@ -198,10 +217,10 @@ def _create_sqlite(file: Path | None, mark: str) -> None:
     for left in (draft, draft.with_name(f"{draft.name}-journal")):
         left.unlink(missing_ok=True)
     draft.parent.mkdir(parents=True, exist_ok=True)
-    MlflowClient(tracking_uri=f"sqlite:///{draft}").search_experiments(max_results=1)
+    MlflowClient(tracking_uri=locations.sqlite_uri(draft)).search_experiments(max_results=1)
     with suppress(FileExistsError):  # created meanwhile by another sweep that shares it
-        os.link(draft, file)
-    draft.unlink()
+        rename_new(draft, file)
+    draft.unlink(missing_ok=True)
 
 
 def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
@@ -216,6 +235,8 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise
+    if found.lifecycle_stage == entities.LifecycleStage.DELETED:  # by a person; with its runs
+        client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)
 
 

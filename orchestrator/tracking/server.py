@@ -23,8 +23,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.errors import InvalidInput, OrchestrateError, TrackingError
+from orchestrator.provenance import import_variables
 from orchestrator.results.sweep_file import read_sweep
 from orchestrator.storage.addresses import redacted
+from orchestrator.storage.files import unlockable
 from orchestrator.storage.sweep_storage import paths_of
 from orchestrator.tracking import locations
 
@@ -102,6 +104,7 @@ def command(artifacts: str, port: int = PORT) -> list[str]:
 def variables() -> dict[str, str]:
     """The environment of the head's server: with the database, without `MLFLOW_TRACKING_URI`."""
     settings = {**locations.VARIABLES, DATABASE_VARIABLE: DATABASE, **os.environ, **NO_JOBS}
+    settings |= import_variables()
     return {name: value for name, value in settings.items() if name != locations.URI_VARIABLE}
 
 
@@ -116,8 +119,10 @@ def serve(out: Path, uri: str, host: str = HOST, port: int = PORT) -> int:
     No process of the server is left when this returns. Errors: see `ui_command`.
     """
     command = ui_command(out, uri, host, port)
+    locations.follow_move(out, uri)
     # The address is no argument: everybody may read those, and it may hold a password.
     settings = {**os.environ, **locations.VARIABLES, **NO_JOBS, DATABASE_VARIABLE: uri}
+    settings |= import_variables()
     # A session of its own: Ctrl-C would make both of MLflow's processes print a traceback.
     server = subprocess.Popen(command, env=settings, start_new_session=True)
     try:
@@ -138,6 +143,7 @@ def ui_command(out: Path, uri: str, host: str = HOST, port: int = PORT) -> list[
     """
     if not 1 <= port <= 65_535:
         raise InvalidInput(f"--port is {port}; allowed: 1 to 65535.")
+    locations.check_uri(uri)
     read_sweep(paths_of(out))
     if not locations.is_database(uri):
         raise TrackingError(
@@ -147,8 +153,8 @@ def ui_command(out: Path, uri: str, host: str = HOST, port: int = PORT) -> list[
     file = locations.sqlite_file(uri)
     if file is not None and not file.exists():
         raise TrackingError(
-            f"there is no MLflow database at '{file}' yet; `orchestrate track "
-            f"{paths_of(out).name}` writes it from the ledger."
+            f"there is no MLflow database at '{file}' yet; `{locations.track_command(out, uri)}` "
+            "writes it from the ledger."
         )
     server = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
     root = locations.artifact_root(out, uri)
@@ -190,6 +196,8 @@ def _free(handle: int) -> bool:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise unlockable(Path(os.readlink(f"/proc/self/fd/{handle}")).parent, error) from error
     return True
 
 
