@@ -144,7 +144,7 @@ def test_the_interface_is_served_on_loopback_and_leaves_no_process(
     sweep: Path, tmp_path: Path
 ) -> None:
     """Whatever the name of its folder and what lies in the current one."""
-    sweep = sweep.rename(tmp_path / "is 50%25 [/x] enough?")
+    sweep = sweep.rename(tmp_path / "is 50%25 [x] enough?")
     append(sweep, results(1))
     track(sweep)
     port = free_port()

@@ -17,7 +17,6 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from orchestrator.backends.ray_settings import own_folder
 from orchestrator.cluster.doctor import torch_probe
 from orchestrator.cluster.doctor.records import Gpu, ProbeRequest, ProbeResult
 from orchestrator.data.prepared.store import presence
@@ -100,6 +99,8 @@ def hidden_modules() -> tuple[tuple[str, str], ...]:
 
 
 def _ray(_: ProbeRequest) -> dict[str, Any]:
+    from orchestrator.backends.ray_settings import own_folder
+
     try:
         return {"ray_folder": own_folder() or ""}
     except BackendError as error:
