@@ -38,6 +38,8 @@ NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 HOST, PORT = "127.0.0.1", 5000
 HOSTS = "localhost,localhost:*,127.0.0.1,127.0.0.1:*"
 """Allowed `Host` headers; others are refused, which prevents DNS rebinding."""
+UVICORN = f"--app-dir {os.devnull}"
+"""By default uvicorn imports from the current folder first."""
 TIMEOUT = 120.0
 """Seconds until the server must answer; on an empty database it first creates its tables."""
 GRACE = 10.0
@@ -97,7 +99,7 @@ def command(artifacts: str, port: int = PORT) -> list[str]:
     listen = ["--host", HOST, "--port", str(port), "--allowed-hosts", HOSTS]
     served = ["--serve-artifacts", "--artifacts-destination", artifacts]
     # One worker answers many requests in threads; each further one takes 0.3 GB.
-    quiet = ["--workers", "1", "--uvicorn-opts=--no-access-log"]
+    quiet = ["--workers", "1", f"--uvicorn-opts=--no-access-log {UVICORN}"]
     return [sys.executable, "-m", "mlflow", "server", *listen, *served, *quiet]
 
 
@@ -159,7 +161,7 @@ def ui_command(out: Path, uri: str, host: str = HOST, port: int = PORT) -> list[
     server = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
     root = locations.artifact_root(out, uri)
     artifacts = ["--default-artifact-root", root, "--no-serve-artifacts"]
-    return [*server, "--workers", "1", *artifacts]
+    return [*server, "--workers", "1", f"--uvicorn-opts={UVICORN}", *artifacts]
 
 
 def _launch(home: Path, handle: int, artifacts: str, port: int) -> subprocess.Popen[bytes]:
