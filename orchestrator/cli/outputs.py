@@ -89,18 +89,16 @@ def ui(
 ) -> None:
     """Start MLflow's interface for a sweep."""
     from orchestrator.tracking.locations import chosen_uri
-    from orchestrator.tracking.server import INTERRUPTED, serve, ui_command
+    from orchestrator.tracking.server import serve, ui_command
 
     out = _downloaded(folder).out
     uri = chosen_uri(out, tracking_uri)
     ui_command(out, uri, host, port)  # raises before anything is printed
-    console.print(f"MLflow: http://{host}:{port} (Ctrl-C ends it)")
-    code = serve(out, uri, host, port)
-    if code not in (0, INTERRUPTED):
-        from orchestrator.tracking.mlflow import open_tracker
+    from orchestrator.tracking.mlflow import check_database  # takes seconds
 
-        open_tracker(out, uri)  # says what is wrong with a database, and what to do
-    raise typer.Exit(code)
+    check_database(out, uri)  # the server's own errors are tracebacks
+    console.print(f"MLflow: http://{host}:{port} (Ctrl-C ends it)")
+    raise typer.Exit(serve(out, uri, host, port))
 
 
 def open_sweep(location: str | Path) -> tuple[SweepFile, SweepStorage]:

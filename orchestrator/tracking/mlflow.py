@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -97,6 +97,12 @@ def open_tracker(out: Path, uri: str) -> Tracker:
     return Tracker(MlflowStore(out, uri, sweep), sweep)
 
 
+def check_database(out: Path, uri: str) -> None:
+    """`TrackingError` if MLflow cannot read the database at `uri`."""
+    with _explained(out, uri):
+        MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+
+
 class MlflowStore:
     """The runs of the sweep in `out`, at tracking address `uri`; the `Store` of `Tracker`."""
 
@@ -177,22 +183,26 @@ class MlflowStore:
                 self._client.log_artifact(run, str(path))
             self._client.set_tag(run, ARTIFACTS, digest, synchronous=True)
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn every error into a `TrackingError`: MLflow, SQLAlchemy, requests and the clients of
-        object stores each raise their own.
-        """
-        try:
-            yield
-        except OrchestrateError:
-            raise
-        except ModuleNotFoundError as error:
-            advice = 'install that; for PostgreSQL: pip install "psycopg[binary]".'
-            raise locations.unreachable(self._out, self._uri, f"{error}: {advice}") from None
-        except Exception as error:
-            if "out-of-date database schema" in str(error):
-                raise _other_schema(self._out, self._uri) from None
-            raise locations.unreachable(self._out, self._uri, error) from None
+    def _explained(self) -> AbstractContextManager[None]:
+        return _explained(self._out, self._uri)
+
+
+@contextmanager
+def _explained(out: Path, uri: str) -> Iterator[None]:
+    """Turn every error into a `TrackingError`: MLflow, SQLAlchemy, requests and the clients of
+    object stores each raise their own.
+    """
+    try:
+        yield
+    except OrchestrateError:
+        raise
+    except ModuleNotFoundError as error:
+        advice = 'install that; for PostgreSQL: pip install "psycopg[binary]".'
+        raise locations.unreachable(out, uri, f"{error}: {advice}") from None
+    except Exception as error:
+        if "out-of-date database schema" in str(error):
+            raise _other_schema(out, uri) from None
+        raise locations.unreachable(out, uri, error) from None
 
 
 def _other_schema(out: Path, uri: str) -> TrackingError:

@@ -23,7 +23,13 @@ from orchestrator.results.sweep_file import read_sweep
 from orchestrator.results.throughput import GroupUse, Window
 from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.tracking import locations, mlflow
-from orchestrator.tracking.mlflow import MlflowStore, TrackCounts, open_tracker, track
+from orchestrator.tracking.mlflow import (
+    MlflowStore,
+    TrackCounts,
+    check_database,
+    open_tracker,
+    track,
+)
 from orchestrator.tracking.tracker import Tracker, only_writer
 from tests.tracking.database import check_agrees, content, count, stored
 from tests.tracking.synthetic import append, make_sweep, result, results, sweep_of
@@ -321,6 +327,8 @@ def test_a_database_of_another_mlflow_is_named_with_the_ways_out(sweep: Path) ->
     with closing(sqlite3.connect(sweep / "mlflow.db")) as database, database:
         database.execute("UPDATE alembic_version SET version_num = 'other'")
     message = rf"another version of MLflow .*`mlflow db upgrade {uri(sweep)}`.*`orchestrate track"
+    with pytest.raises(TrackingError, match=message):
+        check_database(sweep, uri(sweep))
     with pytest.raises(TrackingError, match=message) as caught:
         track(sweep)
     assert "<database_uri>" not in str(caught.value)
