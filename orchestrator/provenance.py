@@ -1,9 +1,11 @@
-"""Provenance of a result: code version, package versions, host."""
+"""Provenance of a result: code version, package versions, host; and what this process imports."""
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
+import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -47,3 +49,16 @@ def package_versions() -> dict[str, str]:
 def host() -> str:
     """This machine's name."""
     return platform.node()
+
+
+def import_path() -> list[str]:
+    """The folders that this process imports from, absolute, the first one first."""
+    return list(dict.fromkeys(map(os.path.abspath, sys.path)))
+
+
+def import_variables() -> dict[str, str]:
+    """Environment variables with which another process of this Python imports what this one does.
+
+    Without them `python -m` would look into the current folder first, whatever lies there.
+    """
+    return {"PYTHONPATH": os.pathsep.join(import_path()), "PYTHONSAFEPATH": "1"}

@@ -40,7 +40,7 @@ from orchestrator.storage.retry import RetryPolicy
 from orchestrator.storage.sweep_lock import SweepLock
 from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.storage.sweep_storage import SweepStorage
-from orchestrator.tracking.locations import chosen_uri, viewer
+from orchestrator.tracking.locations import check_uri, chosen_uri, viewer
 from orchestrator.tracking.process import TrackingProcess
 
 _STORAGE_SECONDS = 300.0
@@ -115,6 +115,7 @@ class Observer:
 def plan(config: SweepConfig, observer: Observer) -> Planned:
     """Check every name and value, prepare missing data, fingerprint data and weights."""
     suite, wanted = plan_sweep(config)
+    check_uri(chosen_uri(Path(config.location), config.tracking_uri))
     weights = fingerprint(wanted.backbone)
     normalisation_of(wanted.backbone, wanted.recipe.normalisation)  # fail here, not in a pool
     storage = SweepStorage.at(config.location)

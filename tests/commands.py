@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from orchestrator.provenance import import_variables
 from orchestrator.results.ledger import Ledger
 from orchestrator.spec import TrialResult
 from orchestrator.storage.sweep_paths import SweepPaths
@@ -65,11 +66,25 @@ def small_sweep(
     return [*command, "--out", str(out), *more]
 
 
-def start(arguments: list[str], data: Path, output: int = subprocess.PIPE) -> subprocess.Popen[str]:
-    """Starts `orchestrate` with these arguments."""
+def misleading(folder: Path) -> Path:
+    """A current folder with modules of names that are needed, all of which fail."""
+    for name in ("adapters", "mlflow", "orchestrator", "timm"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "__init__.py").write_text("raise RuntimeError(__file__)")
+    (folder / "profile.py").write_text("raise RuntimeError(__file__)")
+    return folder
+
+
+def start(
+    arguments: list[str], data: Path, output: int = subprocess.PIPE, cwd: Path | None = None
+) -> subprocess.Popen[str]:
+    """Starts `orchestrate` with these arguments; like the installed script, it does not import from
+    the current folder.
+    """
     return subprocess.Popen(
-        [sys.executable, "-c", "from orchestrator.cli.main import main; main()", *arguments],
-        env=environment(data),
+        [sys.executable, "-P", "-c", "from orchestrator.cli.main import main; main()", *arguments],
+        env={**environment(data), **import_variables()},
+        cwd=cwd,
         stdout=output,
         stderr=subprocess.STDOUT,
         text=True,
@@ -82,9 +97,11 @@ def heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def run(arguments: list[str], data: Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+def run(
+    arguments: list[str], data: Path, timeout: float = 240, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Runs `orchestrate` to its end; output and errors come as one text."""
-    process = start(arguments, data)
+    process = start(arguments, data, cwd=cwd)
     try:
         output, _ = process.communicate(timeout=timeout)
     finally:

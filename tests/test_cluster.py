@@ -87,7 +87,9 @@ def test_the_head_serves_mlflow_on_loopback_without_any_password(name: str) -> N
     script, serve, *_ = config["head_start_ray_commands"]
     assert script == f"sh ~/orchestrate/{SCRIPT}"
     shared = "~/shared" if name in CLOUDS else "/mnt/shared"
-    assert serve == f"~/venv/bin/python -m orchestrator.tracking.server --artifacts {shared}/mlflow"
+    assert (
+        serve == f"~/venv/bin/python -P -m orchestrator.tracking.server --artifacts {shared}/mlflow"
+    )
     assert server.HOST == "127.0.0.1"
     listen = server.command("/artifacts")
     assert listen[listen.index("--host") + 1] == server.HOST

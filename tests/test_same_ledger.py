@@ -7,20 +7,30 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import check_once_each, results, run, small_sweep, widest
+from tests.commands import check_once_each, misleading, results, run, small_sweep, widest
 
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-def test_ray_and_local_fill_the_same_ledger(tmp_path: Path, data_root: Path) -> None:
+def test_ray_and_local_fill_the_same_ledger(
+    tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever lies in the current folder, however long $TMPDIR is, and with a proxy."""
+    (tmp_path / ("t" * 60)).mkdir()
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / ("t" * 60)))
+    for name in ("http_proxy", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    cwd = misleading(tmp_path / "cwd")
     ledgers = []
     for backend in ("local", "ray"):
         out = tmp_path / backend / "out"
         out.parent.mkdir()
         # Trials of a second, so that the second pool starts before the first has taken them all.
         options = ("--sampler", "random", "--trials", "2", "--width", "1", "--epochs", "20")
-        ended = run(small_sweep(out, backend, *options, tasks="tulips"), data_root)
+        ended = run(small_sweep(out, backend, *options, tasks="tulips"), data_root, cwd=cwd)
         assert ended.returncode == 0, ended.stdout
+        assert (out / "mlflow.db").exists(), ended.stdout
         check_once_each(out)
         # A custom Searcher gets one pending trial from Tune by default, which would starve pools.
         pools = min(len(os.sched_getaffinity(0)), 4)

@@ -205,7 +205,7 @@ tasks:
     folders: {train: tulips/train, val: tulips/val, test: tulips/test}
   weeds:
     classes: 4
-    group: hard
+    group: '[/x]'
     aliases: [weed]
     lists: {root: weeds, train: weeds/train.txt, val: weeds/val.txt, test: weeds/test.txt}
   ferns:

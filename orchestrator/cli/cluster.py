@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -124,10 +125,11 @@ def fetch(
     existing_files(target, everything)  # refuses a folder of other files before it is locked
     with FolderLock(target, waiting=console.print):
         synced = download(jobs, job, target, everything, console.print)
+    named = shlex.quote(str(target))
     console.print(f"{target}: {synced.new} new files, {synced.unchanged} unchanged")
     console.print(
-        f"report: {target / 'report.html'}\nstatus: orchestrate status {target}\n"
-        f"MLflow: orchestrate track {target} && orchestrate ui {target}"
+        f"report: {target / 'report.html'}\nstatus: orchestrate status {named}\n"
+        f"MLflow: orchestrate track {named} && orchestrate ui {named}"
     )
 
 

@@ -22,6 +22,7 @@ from orchestrator.cli.doctor import app as doctor_app
 from orchestrator.cli.outputs import TrackingUri
 from orchestrator.cli.outputs import app as results_app
 from orchestrator.errors import BackendError, OrchestrateError
+from orchestrator.storage.addresses import reach_loopback
 
 if TYPE_CHECKING:
     from orchestrator.planning.config import SweepConfig
@@ -40,6 +41,7 @@ _INTERRUPTED_MESSAGE = "interrupted; run the same command again to continue"
 def main() -> None:
     """Run the command line; every expected error is one message and exit code 2."""
     signal.signal(signal.SIGTERM, _interrupt)
+    reach_loopback()
     try:
         code = app(standalone_mode=False)
         if code == _INTERRUPTED:  # typer's own answer to Ctrl-C

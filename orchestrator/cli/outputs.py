@@ -94,6 +94,9 @@ def ui(
     out = _downloaded(folder).out
     uri = chosen_uri(out, tracking_uri)
     ui_command(out, uri, host, port)  # raises before anything is printed
+    from orchestrator.tracking.mlflow import check_database  # takes seconds
+
+    check_database(out, uri)  # the server's own errors are tracebacks
     console.print(f"MLflow: http://{host}:{port} (Ctrl-C ends it)")
     raise typer.Exit(serve(out, uri, host, port))
 

@@ -112,7 +112,7 @@ class DataProgress:
     ) -> None:
         self._action, self._unit = action, unit
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn() if unit == "images" else DownloadColumn(),
             TimeRemainingColumn(),

@@ -73,6 +73,7 @@ def prepare(
     from orchestrator.backbones.names import check
     from orchestrator.planning.resolve import plan_sweep
     from orchestrator.storage.sweep_storage import paths_of
+    from orchestrator.tracking.locations import check_uri
 
     if config.backend == "local":
         raise InvalidInput("--backend local runs in one process here; leave it out to submit.")
@@ -89,6 +90,8 @@ def prepare(
     on_cluster = {
         flag: cluster_path(flag, path, home) for flag, path in locations.items() if path is not None
     }
+    if config.tracking_uri is not None:
+        check_uri(config.tracking_uri)
     suite, sweep = plan_sweep(config)
     check(sweep.backbone)
     _check_backbone(sweep.backbone)

@@ -10,6 +10,7 @@ from urllib.parse import quote, unquote
 ANONYMOUS = "anonymous"
 """The user name in the address of a public bucket."""
 HIDDEN = "***"
+_LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
 _URI = re.compile(r"([\w.+-]*)://(\S*)")
 _NAMES = "pass|pwd|secret|token|credential|odbc_connect"
 _OPTION = re.compile(rf"(?i)(\w*(?:{_NAMES})\w*(?:=|%3D))([^&\s]+)")
@@ -18,6 +19,17 @@ _QUERY = re.compile(rf"(?i)([?&][\w.-]*(?:{_NAMES}|key|sas|sig)[\w.-]*=)([^&\s]+
 _VARIABLE = re.compile(r"(?i)secret|token|passw|credential|access_key|account_key|api_key")
 _SHORTEST = 8
 """Characters of a secret in the environment: shorter values would hide ordinary words."""
+
+
+def reach_loopback() -> None:
+    """Have no proxy of the environment stand between this command and its servers on loopback."""
+    if not any(name.lower().endswith("_proxy") for name in os.environ):
+        return
+    for name in ("no_proxy", "NO_PROXY"):  # libraries read either of them
+        spared = os.environ.get(name) or os.environ.get(name.swapcase(), "")
+        hosts = [host for host in map(str.strip, spared.split(",")) if host]
+        if "*" not in hosts:
+            os.environ[name] = ",".join(dict.fromkeys([*hosts, *_LOOPBACK]))
 
 
 def redacted(text: str, address: str = "") -> str:

@@ -7,12 +7,15 @@ import hashlib
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from orchestrator.errors import StorageError
+from orchestrator.errors import InvalidInput, StorageError
+
+_NOT_HERE = (errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
+"""What file systems answer to a call that they do not have."""
 
 
 def write_whole(
@@ -34,19 +37,19 @@ def write_whole(
         if replace:
             os.rename(draft, path)
         else:
-            _rename_new(draft, path)
+            rename_new(draft, path)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
 
-def _rename_new(draft: Path, path: Path) -> None:
+def rename_new(draft: Path, path: Path) -> None:
     """Rename, but `FileExistsError` if `path` exists: a link is made or refused in one step."""
     try:
         os.link(draft, path)
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+        if error.errno not in (*_NOT_HERE, errno.EPERM, errno.EACCES, errno.EMLINK):
             raise
         if path.exists():  # a file system without hard links
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
@@ -69,6 +72,9 @@ def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NOT_HERE:  # a file system that syncs files alone
+            raise
     finally:
         os.close(handle)
 
@@ -84,17 +90,38 @@ def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[N
     """Hold an exclusive lock between processes on the file `path`; its folder is created.
 
     `waiting` is called once if another process holds the lock. The system releases the lock when
-    the process ends, however it ends. The file stays.
+    the process ends, however it ends. The file stays. Errors: see `acquire`.
     """
     make_folder(path.parent)
-    lock = FileLock(path)
     try:
-        held = lock.acquire(blocking=False)
+        held = acquire(path, 0.0)
     except Timeout:
         waiting()
-        held = lock.acquire()
+        held = acquire(path)
     with held:
         yield
+
+
+def acquire(path: Path, timeout: float = -1) -> AbstractContextManager[object]:
+    """Take the lock on the file `path`; `Timeout` after `timeout` seconds, `InvalidInput` if files
+    there cannot be locked.
+    """
+    try:
+        return FileLock(path, fallback_to_soft=False).acquire(timeout=timeout)
+    except Timeout:
+        raise
+    except OSError as error:
+        if error.errno in (*_NOT_HERE, errno.ENOLCK):
+            raise unlockable(path.parent, error) from error
+        raise
+
+
+def unlockable(folder: Path, error: OSError) -> InvalidInput:
+    """The error of every command that needs a lock in a folder which has none."""
+    return InvalidInput(
+        f"the folder '{folder}' is on a file system that cannot lock files: {reason(error)}. "
+        "Choose one on a local disk or an NFS share with locking."
+    )
 
 
 def reason(error: object) -> str:

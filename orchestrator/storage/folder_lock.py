@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from orchestrator.errors import InvalidInput, StorageError, SweepConflict
-from orchestrator.storage.files import make_folder, write_whole
+from orchestrator.storage.files import make_folder, unlockable, write_whole
 
 DRIVER, WORKERS, HOLDER = ".lock-driver", ".lock-workers", ".lease.json"
 _GRACE_S = 1.0  # a killed holder keeps its lock until the system has taken it apart
@@ -133,7 +133,7 @@ def hold_worker_lock(out: Path, token: str) -> int:
             raise no_longer_held(str(out))
     except OSError as error:
         os.close(lock)
-        raise _unlockable(out, error) from error
+        raise unlockable(out, error) from error
     except SweepConflict:
         os.close(lock)
         raise
@@ -178,7 +178,7 @@ def _exclusive(lock: int, out: Path, timeout: float) -> bool:
                 return False
             time.sleep(_POLL_S)
         except OSError as error:
-            raise _unlockable(out, error) from error
+            raise unlockable(out, error) from error
 
 
 def _holder(out: Path) -> dict[str, Any]:
@@ -219,13 +219,6 @@ def _unwritable(out: Path, error: OSError) -> InvalidInput:
     return InvalidInput(
         f"the output folder '{out}' cannot be written: {error.strerror}. Choose a folder you may "
         "write to with --out."
-    )
-
-
-def _unlockable(out: Path, error: OSError) -> InvalidInput:
-    return InvalidInput(
-        f"the output folder '{out}' is on a file system that cannot lock files: {error.strerror}. "
-        "Choose a local disk or an NFS share with locking with --out."
     )
 
 

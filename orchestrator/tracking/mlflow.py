@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
-import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import TypeVar
 
-from orchestrator.errors import OrchestrateError
+from orchestrator.errors import OrchestrateError, TrackingError
 from orchestrator.results import throughput
 from orchestrator.results.ledger import Ledger
 from orchestrator.results.sweep_file import SweepFile, read_sweep
+from orchestrator.storage.addresses import redacted
+from orchestrator.storage.files import rename_new
 from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.storage.sweep_storage import paths_of
 from orchestrator.tracking import locations
@@ -25,6 +27,7 @@ locations.set_variables()
 
 import mlflow.entities as entities  # noqa: E402  (MLflow reads its environment when imported)
 from mlflow import MlflowClient  # noqa: E402
+from mlflow import __version__ as mlflow_version  # noqa: E402
 
 KEY, VERSION, OF_SWEEP = "orchestrate.key", "orchestrate.version", "orchestrate.sweep"
 COMPLETE, ARTIFACTS = "orchestrate.complete", "orchestrate.artifacts"
@@ -74,6 +77,7 @@ def track(
         LedgerError, InvalidInput: the folder cannot be read.
     """
     uri = uri or locations.default_uri(out)
+    locations.check_uri(uri)
     read_sweep(paths_of(out))
     rows = Ledger(ledger or SweepPaths(out).ledger).results()
     with only_writer(out, timeout):
@@ -93,6 +97,12 @@ def open_tracker(out: Path, uri: str) -> Tracker:
     return Tracker(MlflowStore(out, uri, sweep), sweep)
 
 
+def check_database(out: Path, uri: str) -> None:
+    """`TrackingError` if MLflow cannot read the database at `uri`."""
+    with _explained(out, uri):
+        MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+
+
 class MlflowStore:
     """The runs of the sweep in `out`, at tracking address `uri`; the `Store` of `Tracker`."""
 
@@ -101,6 +111,7 @@ class MlflowStore:
         self._sweep = sweep.id
         with self._explained():
             _create_sqlite(locations.sqlite_file(uri), sweep.id)
+            locations.follow_move(out, uri)
             self._client = MlflowClient(tracking_uri=uri)
             root = locations.artifact_root(out, uri) if locations.is_database(uri) else None
             name = f"orchestrate/{sweep.sweep.suite}/{sweep.sweep.backbone}"
@@ -172,24 +183,42 @@ class MlflowStore:
                 self._client.log_artifact(run, str(path))
             self._client.set_tag(run, ARTIFACTS, digest, synchronous=True)
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn every error into a `TrackingError`: MLflow, SQLAlchemy, requests and the clients of
-        object stores each raise their own.
-        """
-        try:
-            yield
-        except OrchestrateError:
-            raise
-        except ModuleNotFoundError as error:
-            advice = 'install that; for PostgreSQL: pip install "psycopg[binary]".'
-            raise locations.unreachable(self._out, self._uri, f"{error}: {advice}") from None
-        except Exception as error:
-            raise locations.unreachable(self._out, self._uri, error) from None
+    def _explained(self) -> AbstractContextManager[None]:
+        return _explained(self._out, self._uri)
+
+
+@contextmanager
+def _explained(out: Path, uri: str) -> Iterator[None]:
+    """Turn every error into a `TrackingError`: MLflow, SQLAlchemy, requests and the clients of
+    object stores each raise their own.
+    """
+    try:
+        yield
+    except OrchestrateError:
+        raise
+    except ModuleNotFoundError as error:
+        advice = 'install that; for PostgreSQL: pip install "psycopg[binary]".'
+        raise locations.unreachable(out, uri, f"{error}: {advice}") from None
+    except Exception as error:
+        if "out-of-date database schema" in str(error):
+            raise _other_schema(out, uri) from None
+        raise locations.unreachable(out, uri, error) from None
+
+
+def _other_schema(out: Path, uri: str) -> TrackingError:
+    """The error of a database that another version of MLflow made; MLflow's names no address."""
+    file = locations.sqlite_file(uri)
+    again = f", or move '{file}' away and write it again: `{locations.track_command(out, uri)}`"
+    return TrackingError(
+        f"the database {redacted(uri)} was made by another version of MLflow than {mlflow_version} "
+        f"here. Copy it, then bring an older one up to date: `mlflow db upgrade "
+        f"{shlex.quote(redacted(uri))}`{again if file else ''}. Nothing is lost: the ledger has "
+        "every result."
+    )
 
 
 def _create_sqlite(file: Path | None, mark: str) -> None:
-    """Create a new database under another name, then link it to its own: MLflow's migrations are
+    """Create a new database under another name, then give it its own: MLflow's migrations are
     not transactional, and a database whose migration was cut off can never be opened.
     """
     if file is None or file.exists():
@@ -198,10 +227,10 @@ def _create_sqlite(file: Path | None, mark: str) -> None:
     for left in (draft, draft.with_name(f"{draft.name}-journal")):
         left.unlink(missing_ok=True)
     draft.parent.mkdir(parents=True, exist_ok=True)
-    MlflowClient(tracking_uri=f"sqlite:///{draft}").search_experiments(max_results=1)
+    MlflowClient(tracking_uri=locations.sqlite_uri(draft)).search_experiments(max_results=1)
     with suppress(FileExistsError):  # created meanwhile by another sweep that shares it
-        os.link(draft, file)
-    draft.unlink()
+        rename_new(draft, file)
+    draft.unlink(missing_ok=True)
 
 
 def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
@@ -216,6 +245,8 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise
+    if found.lifecycle_stage == entities.LifecycleStage.DELETED:  # by a person; with its runs
+        client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.provenance import import_variables
 from orchestrator.tracking.locations import URI_VARIABLE, log_file, unreachable
 
 WRITER = "orchestrator.tracking.writer"
@@ -63,7 +64,7 @@ class TrackingProcess:
                     # A session of its own: Ctrl-C reaches the sweep alone, which then ends this.
                     start_new_session=True,
                     # The address is no argument: everybody may read those; it may hold a password.
-                    env={**os.environ, URI_VARIABLE: self._uri},
+                    env={**os.environ, **import_variables(), URI_VARIABLE: self._uri},
                 )
         except OSError as error:
             self._failure = f"its process did not start ({error})."

@@ -23,8 +23,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.errors import InvalidInput, OrchestrateError, TrackingError
+from orchestrator.provenance import import_variables
 from orchestrator.results.sweep_file import read_sweep
 from orchestrator.storage.addresses import redacted
+from orchestrator.storage.files import unlockable
 from orchestrator.storage.sweep_storage import paths_of
 from orchestrator.tracking import locations
 
@@ -36,6 +38,8 @@ NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 HOST, PORT = "127.0.0.1", 5000
 HOSTS = "localhost,localhost:*,127.0.0.1,127.0.0.1:*"
 """Allowed `Host` headers; others are refused, which prevents DNS rebinding."""
+UVICORN = f"--app-dir {os.devnull}"
+"""By default uvicorn imports from the current folder first."""
 TIMEOUT = 120.0
 """Seconds until the server must answer; on an empty database it first creates its tables."""
 GRACE = 10.0
@@ -95,13 +99,14 @@ def command(artifacts: str, port: int = PORT) -> list[str]:
     listen = ["--host", HOST, "--port", str(port), "--allowed-hosts", HOSTS]
     served = ["--serve-artifacts", "--artifacts-destination", artifacts]
     # One worker answers many requests in threads; each further one takes 0.3 GB.
-    quiet = ["--workers", "1", "--uvicorn-opts=--no-access-log"]
+    quiet = ["--workers", "1", f"--uvicorn-opts=--no-access-log {UVICORN}"]
     return [sys.executable, "-m", "mlflow", "server", *listen, *served, *quiet]
 
 
 def variables() -> dict[str, str]:
     """The environment of the head's server: with the database, without `MLFLOW_TRACKING_URI`."""
     settings = {**locations.VARIABLES, DATABASE_VARIABLE: DATABASE, **os.environ, **NO_JOBS}
+    settings |= import_variables()
     return {name: value for name, value in settings.items() if name != locations.URI_VARIABLE}
 
 
@@ -116,8 +121,10 @@ def serve(out: Path, uri: str, host: str = HOST, port: int = PORT) -> int:
     No process of the server is left when this returns. Errors: see `ui_command`.
     """
     command = ui_command(out, uri, host, port)
+    locations.follow_move(out, uri)
     # The address is no argument: everybody may read those, and it may hold a password.
     settings = {**os.environ, **locations.VARIABLES, **NO_JOBS, DATABASE_VARIABLE: uri}
+    settings |= import_variables()
     # A session of its own: Ctrl-C would make both of MLflow's processes print a traceback.
     server = subprocess.Popen(command, env=settings, start_new_session=True)
     try:
@@ -138,6 +145,7 @@ def ui_command(out: Path, uri: str, host: str = HOST, port: int = PORT) -> list[
     """
     if not 1 <= port <= 65_535:
         raise InvalidInput(f"--port is {port}; allowed: 1 to 65535.")
+    locations.check_uri(uri)
     read_sweep(paths_of(out))
     if not locations.is_database(uri):
         raise TrackingError(
@@ -147,13 +155,13 @@ def ui_command(out: Path, uri: str, host: str = HOST, port: int = PORT) -> list[
     file = locations.sqlite_file(uri)
     if file is not None and not file.exists():
         raise TrackingError(
-            f"there is no MLflow database at '{file}' yet; `orchestrate track "
-            f"{paths_of(out).name}` writes it from the ledger."
+            f"there is no MLflow database at '{file}' yet; `{locations.track_command(out, uri)}` "
+            "writes it from the ledger."
         )
     server = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
     root = locations.artifact_root(out, uri)
     artifacts = ["--default-artifact-root", root, "--no-serve-artifacts"]
-    return [*server, "--workers", "1", *artifacts]
+    return [*server, "--workers", "1", f"--uvicorn-opts={UVICORN}", *artifacts]
 
 
 def _launch(home: Path, handle: int, artifacts: str, port: int) -> subprocess.Popen[bytes]:
@@ -190,6 +198,8 @@ def _free(handle: int) -> bool:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise unlockable(Path(os.readlink(f"/proc/self/fd/{handle}")).parent, error) from error
     return True
 
 

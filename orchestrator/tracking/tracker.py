@@ -16,12 +16,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from orchestrator.errors import TrackingError
 from orchestrator.results.sweep_file import SweepFile
 from orchestrator.results.throughput import Window
 from orchestrator.spec import TrialResult
+from orchestrator.storage.files import acquire, reason
 from orchestrator.tracking.records import (
     Measure,
     RunRecord,
@@ -215,12 +216,17 @@ def only_writer(out: Path, timeout: float) -> AbstractContextManager[object]:
     The system releases the lock when its holder ends.
     """
     try:
-        return FileLock(out / LOCK).acquire(timeout=timeout)
+        return acquire(out / LOCK, timeout)
     except Timeout:
         raise TrackingError(
             f"another command is writing '{out}' to MLflow now, probably the sweep itself. "
             "Wait until it has ended, then try again."
         ) from None
+    except OSError as error:
+        raise TrackingError(
+            f"the folder '{out}' cannot be written: {reason(error)}. Copy it to a folder that you "
+            "may write to, then `orchestrate track COPY`."
+        ) from error
 
 
 def _single(store: Store) -> dict[str, Run]:

@@ -43,6 +43,11 @@ from tests.commands import Here, check_once_each, events, refused, results, smal
         (["track", "nowhere"], ["nowhere"]),
         (["ui", "nowhere"], ["nowhere"]),
         (["ui", "nowhere", "--port", "99999"], ["99999", "65535"]),
+        (["sweep", "mini", "--tracking-uri", "./mlruns"], ["'./mlruns' is a folder", "http://"]),
+        (["sweep", "[/x]"], ["'[/x]'"]),
+        (["status", "[/red]x"], ["'[/red]x'"]),
+        (["sweep", "mini", "--[/x]"], ["[/x]"]),
+        (["[/x]"], ["[/x]"]),
         (["sweep", "mini", "--seeds", "1000000000"], ["'seeds' is 1000000000", "1000"]),
     ],
 )
@@ -68,7 +73,8 @@ def test_the_plan_is_shown_and_nothing_is_run(tmp_path: Path, here: Here) -> Non
 
 @pytest.mark.timeout(300)
 def test_one_folder_from_first_run_to_extension(tmp_path: Path, here: Here) -> None:
-    out = tmp_path / "out"
+    """Its name, and one group's, are text and nothing else to the console, SQL, URLs and globs."""
+    out = tmp_path / "50%25 [red]? #1"
     command = small_sweep(out, "local", tasks="tulips")
     here(command)
     started = len(events(out))
@@ -80,20 +86,24 @@ def test_one_folder_from_first_run_to_extension(tmp_path: Path, here: Here) -> N
     refused(here, [*command, "--set", "lr=0.1"], "another sweep", "lr=0.1")
     refused(here, [*command, "--seeds", "1"], "seeds")
     command[command.index("--seeds") + 1] = "3"
-    here([*command, "--tasks", "tulips,ferns"])
+    shown = here([*command, "--tasks", "tulips,weeds"])
+    assert f"report: {out}/report.html" in shown
+    assert "mean of [/x]" in shown
     rows = results(out)
-    assert {row.trial.task for row in rows.values()} == {"tulips", "ferns"}
+    assert {row.trial.task for row in rows.values()} == {"tulips", "weeds"}
     assert {row.trial.seed for row in rows.values() if row.trial.stage == "final"} == {1, 2, 3}
     for name, content in kept.items():
         assert (SweepPaths(out).ledger / "fragments" / name).read_bytes() == content
 
-    assert "ferns/lora" in here(["status", str(out)])
+    assert "weeds/lora" in here(["status", str(out)])
     assert "report.html" in here(["report", str(out)])
     assert "4 entries" in here(["export", str(out), "--merged", str(tmp_path / "merged")])
     assert len(list((tmp_path / "merged").glob("*.safetensors"))) == 4
     index = json.loads((SweepPaths(out).registry / "index.json").read_text())
     assert len(index["entries"]) == 4
     assert f"{len(rows)} trials" in here(["track", str(out)])
+    assert (out / "mlflow.db").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {out.name, "space.yaml", "merged"}
 
     victim = next((SweepPaths(out).ledger / "fragments").iterdir())
     victim.write_bytes(victim.read_bytes()[:100])

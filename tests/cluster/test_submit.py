@@ -120,6 +120,7 @@ def test_submit_needs_out(here: Here) -> None:
         (["--set", "lrr=1"], ["unknown recipe field 'lrr'"]),
         (["--backbone", "vit_base_patch16_224"], ["does not say which weights"]),
         (["--backbone", "vit_mini@weights.npz"], ["relative to a folder of this machine"]),
+        (["--tracking-uri", "file:///runs"], ["'file:///runs' is a folder"]),
         (["--backend", "local"], ["leave it out to submit"]),
         (["--name", "a/b"], ["'a/b' is not an id"]),
         (["--space", "nowhere.yaml"], ["nowhere.yaml", "cannot be read"]),

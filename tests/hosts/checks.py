@@ -98,7 +98,7 @@ def check_tracking(launch: Launch, head: str) -> None:
     assert 'role "nobody" does not exist' in refused.text
 
     servers = [line for line in hosts.processes(head) if "mlflow server" in line]
-    (start,) = re.findall(r"- (\S+ -m orchestrator.tracking.server .*?) *#", launch.text)
+    (start,) = re.findall(r"- (\S+ -P -m orchestrator.tracking.server .*?) *#", launch.text)
     assert hosts.run(head, start).text == "MLflow's server was running: http://127.0.0.1:5000\n"
     assert [line for line in hosts.processes(head) if "mlflow server" in line] == servers
     assert len(servers) == 1

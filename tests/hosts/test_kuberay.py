@@ -155,8 +155,8 @@ def test_mlflow_has_a_database_without_port_or_password(documents: dict[str, Any
     address = f"http://{server.HOST}:{server.PORT}"
     assert {"name": "MLFLOW_TRACKING_URI", "value": address} in ray["env"]
     assert mlflow["image"] == ray["image"]
-    assert mlflow["command"][1:4] == ["-m", "orchestrator.tracking.server", "--foreground"]
-    assert mlflow["command"][4:] == ["--artifacts", "/mnt/shared/mlflow"]
+    assert mlflow["command"][1:5] == ["-P", "-m", server.__name__, "--foreground"]
+    assert mlflow["command"][5:] == ["--artifacts", "/mnt/shared/mlflow"]
     (where,) = mlflow["env"]
     assert where["name"] == server.DATABASE_VARIABLE
     url = make_url(where["value"])

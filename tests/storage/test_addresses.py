@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import os
+import urllib.request
 from pathlib import Path
 
 import pytest
+from requests.utils import get_environ_proxies
 
-from orchestrator.storage.addresses import has_secret, location, redacted
+from orchestrator.storage.addresses import has_secret, location, reach_loopback, redacted
 
 
 @pytest.mark.parametrize(
@@ -54,6 +57,38 @@ def test_pieces_of_a_secret_are_hidden_in_errors_about_its_address(
     monkeypatch.setenv("HTTPS_PROXY", "http://me:hush30@proxy:80")
     assert redacted("proxy refuses hush30 of me; hush301") == "proxy refuses *** of me; hush301"
     assert redacted("role me is unknown", "postgresql://me:me@h/db") == "role me is unknown"
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
+@pytest.mark.parametrize("spared", ["", "no_proxy", "NO_PROXY"])
+def test_a_proxy_is_for_other_machines(
+    name: str, spared: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in [one for one in os.environ if one.lower().endswith("_proxy")]:
+        monkeypatch.delenv(variable)
+    for variable in ("no_proxy", "NO_PROXY"):  # restored afterwards
+        monkeypatch.setenv(variable, "")
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv(name, "http://proxy:3128")
+    if spared:
+        monkeypatch.setenv(spared, "intern.example, 10.0.0.1")
+    reach_loopback()
+    reach_loopback()
+    for host in ("127.0.0.1:5000", "localhost:8265", "[::1]:80"):
+        assert get_environ_proxies(f"http://{host}/api") == {}
+        assert urllib.request.proxy_bypass(host), host
+    assert get_environ_proxies("http://huggingface.co/x")
+    assert not urllib.request.proxy_bypass("huggingface.co")
+    assert bool(spared) == (get_environ_proxies("http://a.intern.example") == {})
+    assert os.environ["no_proxy"].count("localhost") == 1
+
+
+def test_no_proxy_at_all_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://proxy:3128")
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setenv("NO_PROXY", "*")
+    reach_loopback()
+    assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == "*"
 
 
 def test_a_location_has_neither_user_nor_options() -> None:

@@ -35,7 +35,7 @@ def test_the_fields_of_the_file_are_the_suites(tmp_path: Path) -> None:
     assert (garden.name, garden.layout, garden.variable) == ("garden", "files", "")
     assert [(task.name, task.group, task.classes) for task in garden.tasks] == [
         ("tulips", "all", 3),
-        ("weeds", "hard", 4),
+        ("weeds", "[/x]", 4),
         ("ferns", "all", 5),
     ]
     assert garden.task("weed").name == "weeds"

@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 import random
+import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +22,14 @@ from orchestrator.results.ledger import Ledger
 from orchestrator.results.sweep_file import read_sweep
 from orchestrator.results.throughput import GroupUse, Window
 from orchestrator.storage.sweep_paths import SweepPaths
-from orchestrator.tracking.mlflow import MlflowStore, TrackCounts, open_tracker, track
+from orchestrator.tracking import locations, mlflow
+from orchestrator.tracking.mlflow import (
+    MlflowStore,
+    TrackCounts,
+    check_database,
+    open_tracker,
+    track,
+)
 from orchestrator.tracking.tracker import Tracker, only_writer
 from tests.tracking.database import check_agrees, content, count, stored
 from tests.tracking.synthetic import append, make_sweep, result, results, sweep_of
@@ -267,10 +281,97 @@ def test_a_tracker_that_is_down_is_named_without_its_password(sweep: Path) -> No
     check_agrees(sweep, rows)
 
 
-@pytest.mark.parametrize("address", ["nonsense://x", "sqlite:////proc/nowhere/mlflow.db"])
-def test_an_address_that_cannot_be_used_is_named(sweep: Path, address: str) -> None:
-    with pytest.raises(TrackingError, match=address.split("/")[-1]):
+@pytest.mark.parametrize(
+    ("address", "error"),
+    [("./mlruns", InvalidInput), ("sqlite:////proc/nowhere/mlflow.db", TrackingError)],
+)
+def test_an_address_that_cannot_be_used_is_named(
+    sweep: Path, address: str, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match=address.split("/")[-1]):
         track(sweep, address)
+
+
+def test_an_experiment_that_a_person_deleted_comes_back_with_its_runs(sweep: Path) -> None:
+    rows = append(sweep, results(3))
+    track(sweep)
+    store = MlflowStore(sweep, uri(sweep), sweep_of(sweep))
+    store._client.delete_experiment(store._experiment)
+    rows = append(sweep, results(5))
+    assert track(sweep) == TrackCounts(5, 2)
+    check_agrees(sweep, rows)
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_artifacts_of_a_moved_or_copied_folder_lie_in_it(
+    sweep: Path, tmp_path: Path, copied: bool
+) -> None:
+    append(sweep, results(2))
+    track(sweep)
+    other = tmp_path / "50% [other]?"
+    if copied:
+        shutil.copytree(sweep, other)
+    else:
+        sweep.rename(other)
+    (other / "report.html").write_text("<html>")
+    track(other)
+    (report,) = tmp_path.rglob("artifacts/report.html")
+    assert report.is_relative_to(other / "mlartifacts")
+    assert sweep.exists() == copied
+    with closing(sqlite3.connect(other / "mlflow.db")) as database:
+        places = {place for (place,) in database.execute("SELECT artifact_uri FROM runs")}
+    assert all(place.startswith((other / "mlartifacts").as_uri()) for place in places), places
+
+
+def test_a_database_of_another_mlflow_is_named_with_the_ways_out(sweep: Path) -> None:
+    with closing(sqlite3.connect(sweep / "mlflow.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = 'other'")
+    message = rf"another version of MLflow .*`mlflow db upgrade {uri(sweep)}`.*`orchestrate track"
+    with pytest.raises(TrackingError, match=message):
+        check_database(sweep, uri(sweep))
+    with pytest.raises(TrackingError, match=message) as caught:
+        track(sweep)
+    assert "<database_uri>" not in str(caught.value)
+
+
+def test_a_file_system_without_hard_links_has_a_database(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, made = sweep / "mlflow.db", sweep / "made.db"
+    draft = sweep / f"mlflow.db.new-{'0' * 8}"
+    file.rename(made)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    def client(tracking_uri: str) -> Any:
+        assert locations.sqlite_file(tracking_uri) == draft
+        return SimpleNamespace(search_experiments=lambda **_: shutil.copy(made, draft))
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(mlflow, "MlflowClient", client)
+    mlflow._create_sqlite(file, "0" * 32)
+    assert file.stat().st_size == made.stat().st_size
+    assert not draft.exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "text"),
+    [
+        (errno.ENOLCK, InvalidInput, "cannot lock files: No locks available"),
+        (errno.ENOSYS, InvalidInput, "cannot lock files: Function not implemented"),
+        (errno.EROFS, TrackingError, "cannot be written: Read-only file system.*track COPY"),
+    ],
+)
+def test_a_folder_without_locks_or_rights_is_named(
+    number: int, error: type[Exception], text: str, sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(error, match=f"{sweep}.*{text}"):
+        track(sweep)
 
 
 def test_a_second_writer_is_locked_out(sweep: Path) -> None:

@@ -18,7 +18,7 @@ from orchestrator.storage.folder_lock import FolderLock
 from orchestrator.tracking.locations import default_uri, log_file
 from orchestrator.tracking.mlflow import TrackCounts, track
 from orchestrator.tracking.process import TrackingProcess
-from tests.commands import until
+from tests.commands import misleading, until
 from tests.tracking.database import check_agrees, count, stored
 from tests.tracking.synthetic import append, results
 from tests.tracking.test_mlflow import NOBODY
@@ -72,6 +72,14 @@ def test_killed_writers_leave_one_run_per_key(sweep: Path, lease: str) -> None:
     assert outcome.complete, outcome.message
     assert check_agrees(sweep, rows)["sweep"].status == "FINISHED"
     assert track(sweep) == TrackCounts(14, 0)
+
+
+def test_the_writer_imports_what_the_sweep_does(
+    sweep: Path, lease: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(misleading(tmp_path / "cwd"))
+    outcome = TrackingProcess(sweep, default_uri(sweep), lease).start().finish()
+    assert outcome.complete, outcome.message + log_file(sweep).read_text()
 
 
 def test_a_writer_killed_while_it_makes_the_database_leaves_no_half_of_one(migrated: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -17,11 +18,12 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import InvalidInput, TrackingError
+from orchestrator.provenance import import_variables
 from orchestrator.tracking import server
 from orchestrator.tracking.locations import URI_VARIABLE, chosen_uri, default_uri
 from orchestrator.tracking.mlflow import track
 from orchestrator.tracking.server import ui_command
-from tests.commands import heed_interrupts
+from tests.commands import heed_interrupts, misleading
 from tests.tracking.database import check_agrees
 from tests.tracking.synthetic import append, make_sweep, results
 
@@ -138,12 +140,18 @@ def test_a_missing_driver_is_named(sweep: Path) -> None:
     assert re.search("No module named .pg8000", str(caught.value))
 
 
-def test_the_interface_is_served_on_loopback_and_leaves_no_process(sweep: Path) -> None:
+def test_the_interface_is_served_on_loopback_and_leaves_no_process(
+    sweep: Path, tmp_path: Path
+) -> None:
+    """Whatever the name of its folder and what lies in the current one."""
+    sweep = sweep.rename(tmp_path / "is 50%25 [x] enough?")
     append(sweep, results(1))
     track(sweep)
     port = free_port()
     process = subprocess.Popen(
-        [sys.executable, "-c", SERVE, str(sweep), str(port)],
+        [sys.executable, "-P", "-c", SERVE, str(sweep), str(port)],
+        cwd=misleading(tmp_path / "cwd"),
+        env={**os.environ, **import_variables()},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

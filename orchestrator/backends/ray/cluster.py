@@ -12,10 +12,13 @@ from typing import Any, Generic, TypeVar
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError, TaskUnschedulableError
+from ray.job_config import JobConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from orchestrator.backends.ray_settings import own_folder
 from orchestrator.data.prepared.store import Present, presence
 from orchestrator.errors import BackendError, InvalidInput
+from orchestrator.provenance import import_path
 from orchestrator.spec import Suite, Task
 from orchestrator.storage.addresses import location
 from orchestrator.storage.files import reason, storage_error
@@ -77,6 +80,20 @@ class Answer(Generic[T]):
     received: float = 0.0
 
 
+class _DriverImports(JobConfig):
+    """Workers import what this process imports. Ray would have them look first into the current
+    folder and the script's, which may hold anything: a sweep's own folder holds an `adapters/`.
+    """
+
+    def __init__(self) -> None:
+        # Each is inserted at the front of a worker's own path.
+        super().__init__(_py_driver_sys_path=import_path()[::-1])
+
+    def _runtime_env_has_working_dir(self) -> bool:
+        """What Ray asks before it adds these folders."""
+        return True
+
+
 def connect(cluster: Cluster) -> None:
     """Join the cluster at its address, or start one here; `BackendError` says what to do."""
     options: dict[str, Any] = {
@@ -84,10 +101,14 @@ def connect(cluster: Cluster) -> None:
         "log_to_driver": False,
         "logging_level": "ERROR",
     }
+    if not cluster.address or "://" not in cluster.address:  # Ray's client takes no such setting
+        options["job_config"] = _DriverImports()
     if cluster.address:
         check_reachable(cluster.address)
     else:
         options |= {"include_dashboard": False, "object_store_memory": 100 * 2**20}
+        if folder := own_folder():
+            options["_temp_dir"] = folder
     try:
         ray.init(address=cluster.address or "local", **options)
     except Exception as error:  # Ray raises plain ones too, such as when it starts too slowly

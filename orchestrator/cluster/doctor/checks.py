@@ -57,7 +57,7 @@ def _cluster(found: Inspection) -> Iterator[Finding]:
 
 
 def _code(found: Inspection) -> Iterator[Finding]:
-    """Whether every machine runs the command's own code."""
+    """Whether every machine runs the command's own code, and nothing hides a module."""
     mine = found.here.probe.code if found.here.probe else ()
     others = by_value({name: probe.code for name, probe in found.probes.items()})
     if not others.keys() - {mine}:
@@ -71,6 +71,12 @@ def _code(found: Inspection) -> Iterator[Finding]:
         if theirs != mine:
             files = name_list(sorted({name for name, _ in set(mine) ^ set(theirs)}), most=3)
             text = f"{name_list(names)}: other code than this command's ({files})"
+            yield Finding("code", "wrong", text, fix)
+    hidden = by_value({name: probe.hidden for name, probe in found.probes.items()})
+    for modules, names in hidden.items():
+        for module, folder in modules:
+            text = f"{name_list(names)}: '{module}' in {folder} hides the module of that name"
+            fix = "rename it, or start the command with another current folder and $PYTHONPATH"
             yield Finding("code", "wrong", text, fix)
 
 
@@ -134,6 +140,12 @@ def _disk(found: Inspection) -> Iterator[Finding]:
     if here is not None:
         fix, where = "make space there, or give another --out", f" in {location(found.out)}"
         yield from _free_space(found, "disk", where, {found.here.name: here}, MIN_DISK, fix)
+    probe = found.here.probe
+    if probe and probe.ray_problem and not found.nodes:
+        yield Finding("disk", "wrong", "Ray has no place for its files", probe.ray_problem)
+    if probe and probe.ray_folder and not found.nodes:
+        why = "$TMPDIR cannot be used: too long for a socket, or not to be written"
+        yield Finding("disk", "note", f"Ray's files go to {probe.ray_folder}; {why}")
 
 
 def _free_space(

@@ -7,16 +7,21 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
+import sysconfig
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster.doctor import torch_probe
 from orchestrator.cluster.doctor.records import Gpu, ProbeRequest, ProbeResult
 from orchestrator.data.prepared.store import presence
+from orchestrator.errors import BackendError
+from orchestrator.provenance import import_path
 from orchestrator.storage.sharing import check_marker, is_uri
 
 PACKAGES = ("torch", "timm", "ray", "optuna", "mlflow", "pyarrow", "safetensors", "numpy")
@@ -36,7 +41,7 @@ def probe_machine(request: ProbeRequest) -> ProbeResult:
     Leaves no process, no GPU memory, and no file but the reply to a marker.
     """
     result = ProbeResult()
-    for probe in (_software, _machine, _driver, _torch, _data, _out):
+    for probe in (_software, _ray, _machine, _driver, _torch, _data, _out):
         try:
             result = replace(result, **probe(request))
         except Exception as error:  # a failed probe is a finding, and the others go on
@@ -73,7 +78,33 @@ def parse_smi(lines: Sequence[str]) -> dict[str, Any]:
 
 def _software(_: ProbeRequest) -> dict[str, Any]:
     found = [("python", platform.python_version()), *((name, _version(name)) for name in PACKAGES)]
-    return {"versions": tuple(found), "code": code_fingerprints()}
+    return {"versions": tuple(found), "code": code_fingerprints(), "hidden": hidden_modules()}
+
+
+def hidden_modules() -> tuple[tuple[str, str], ...]:
+    """(module, folder) of what hides a module of Python, of a package or of the project, because
+    its folder is searched before theirs: the current one, or one of $PYTHONPATH.
+    """
+    installed = {sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}
+    own = Path(__file__).parents[3]
+    found = []
+    for folder in map(Path, takewhile(lambda name: name not in installed, import_path())):
+        if not folder.is_dir() or any(folder.glob("*.dist-info")):  # packages installed there
+            continue
+        modules = [*folder.glob("*.py"), *(path.parent for path in folder.glob("*/__init__.py"))]
+        names = {path.stem for path in modules} & {*sys.stdlib_module_names, *PACKAGES, *CODE}
+        names |= {name for name in CODE if (folder / name).is_dir()}  # hides an editable install
+        found += [(name, str(folder)) for name in names - set(CODE if folder == own else ())]
+    return tuple(sorted(found))
+
+
+def _ray(_: ProbeRequest) -> dict[str, Any]:
+    from orchestrator.backends.ray_settings import own_folder
+
+    try:
+        return {"ray_folder": own_folder() or ""}
+    except BackendError as error:
+        return {"ray_problem": str(error)}
 
 
 def _machine(_: ProbeRequest) -> dict[str, Any]:

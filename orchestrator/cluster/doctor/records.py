@@ -55,7 +55,9 @@ class ProbeResult:
     `gpu_problem` is torch's error, `cuda` the version torch is built for (empty: none).
     `weights` is the fingerprint of the backbone, or `weights_problem` the reason that there is
     none; `weights_fetchable` says that a download would provide them. `troubles` are probes that
-    raised an error.
+    raised an error. `hidden` are modules that a file in a folder of the import path hides, as
+    (module, folder); `ray_folder` is where a local cluster's files go if not where Ray would put
+    them, or `ray_problem` why they can go nowhere.
     """
 
     versions: tuple[tuple[str, str], ...] = ()
@@ -76,6 +78,9 @@ class ProbeResult:
     out_reply: MarkerReply | None = None
     data_reply: MarkerReply | None = None
     troubles: tuple[str, ...] = ()
+    hidden: tuple[tuple[str, str], ...] = ()
+    ray_folder: str = ""
+    ray_problem: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import os
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import OrchestrateError
+from orchestrator.provenance import import_variables
 
 _ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
 """The doctor downloads nothing."""
@@ -22,13 +22,11 @@ _ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
 
 def probe_with_torch(backbone: str, seconds: float) -> dict[str, Any]:
     """Fields of `ProbeResult`; `RuntimeError` if the process fails or exceeds `seconds`."""
-    package = str(Path(__file__).parents[3])  # where this process has imported the project from
-    path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
     try:
         done = subprocess.run(
             [sys.executable, "-m", __name__],
             input=backbone,
-            env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": path},
+            env={**os.environ, **_ENVIRONMENT, **import_variables()},
             capture_output=True,
             text=True,
             timeout=seconds,

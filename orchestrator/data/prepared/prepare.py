@@ -204,7 +204,10 @@ def _link_shared(folder: Path, target: Path, state: str) -> SplitRecord | None:
         manifest = Manifest.read(path.parent)
         record = manifest and manifest.splits[target.stem]
         if record and record.state == state and path.stat().st_size == record.bytes:
-            os.link(path, target)
+            try:
+                os.link(path, target)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(path, target)
             return record
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -105,6 +106,51 @@ def test_an_error_of_ray_is_one_sentence_with_the_ways_out(
         connect(Cluster(address))
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", [None, "auto", "10.0.0.1:6379", "ray://head:10001"])
+def test_workers_import_from_the_folders_of_the_command(
+    address: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its order, and from no other: Ray adds the current folder, unless it has a working one."""
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(ray, "init", lambda **options: given.update(options))
+    monkeypatch.setattr(cluster, "check_reachable", lambda _: None)
+    monkeypatch.setattr(sys, "path", ["plugins", "", *sys.path])
+    monkeypatch.chdir(tmp_path)
+    connect(Cluster(address))
+    if address == "ray://head:10001":
+        assert "job_config" not in given, "Ray's client takes none"
+        return
+    path: list[str] = []
+    for folder in given["job_config"]._py_driver_sys_path:  # as a worker does
+        path.insert(0, folder)
+    assert path[:2] == [str(tmp_path / "plugins"), str(tmp_path)]
+    assert path[2:] == list(dict.fromkeys(map(os.path.abspath, sys.path[2:])))
+    assert given["job_config"]._runtime_env_has_working_dir()
+
+
+@pytest.mark.parametrize("name", ["TMPDIR", "RAY_TMPDIR"])
+@pytest.mark.parametrize("folder", ["", "tmp", "/no/such", f"/tmp/{'t' * 62}", "/tmp/é" + "é" * 20])
+def test_a_folder_that_sockets_cannot_be_in_is_replaced(
+    name: str, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(ray, "init", lambda **options: given.update(options))
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv(name, folder)
+    connect(Cluster())
+    assert given["_temp_dir"] == "/tmp/ray"
+    given.clear()
+    connect(Cluster("auto"))
+    assert "_temp_dir" not in given, "a cluster that runs has its own"
+    given.clear()
+    monkeypatch.setenv(name, "/tmp")
+    connect(Cluster())
+    assert "_temp_dir" not in given
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(BackendError, match=rf"{name} '/tmp'.*RAY_TMPDIR.*--backend local"):
+        connect(Cluster())
 
 
 def _two_nodes(monkeypatch: pytest.MonkeyPatch) -> None:

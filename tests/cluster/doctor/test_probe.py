@@ -17,6 +17,7 @@ from orchestrator.cluster.doctor import probe, torch_probe
 from orchestrator.cluster.doctor.records import ProbeRequest
 from orchestrator.storage.files import fingerprint
 from orchestrator.storage.sharing import SharedCheck
+from tests.commands import misleading
 
 SUITE = tasks.suite("mini")
 
@@ -63,6 +64,34 @@ def test_nothing_is_probed_that_was_not_requested(
     assert (found.data, found.weights, found.out_reply, found.out_free) == ((), "", None, None)
 
 
+def test_a_module_that_hides_another_is_reported(
+    cheap: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = misleading(tmp_path / "cwd")
+    (folder / "mine.py").touch()
+    monkeypatch.chdir(folder)
+    assert probe.probe_machine(ProbeRequest()).hidden == ()
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    hidden = probe.probe_machine(ProbeRequest()).hidden
+    names = ("adapters", "mlflow", "orchestrator", "profile", "timm")
+    assert hidden == tuple((name, str(folder)) for name in names)
+    (folder / "timm-1.0.dist-info").mkdir()
+    assert probe.probe_machine(ProbeRequest()).hidden == (), "packages are installed there"
+
+
+def test_where_the_files_of_a_local_cluster_go_is_reported(
+    cheap: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", "/tmp")
+    assert probe.probe_machine(ProbeRequest()).ray_folder == ""
+    monkeypatch.setenv("TMPDIR", str(tmp_path / ("t" * 67)))
+    assert probe.probe_machine(ProbeRequest()).ray_folder == "/tmp/ray"
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    found = probe.probe_machine(ProbeRequest())
+    assert "t" * 67 in found.ray_problem and "RAY_TMPDIR" in found.ray_problem
+
+
 def test_a_probe_that_fails_leaves_the_others(cheap: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> int:
         raise OSError("no /proc here")
@@ -94,7 +123,8 @@ def test_the_error_of_nvidia_smi_is_reported(
 def test_weights_that_are_not_cached_are_not_downloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.chdir(misleading(tmp_path / "cwd"))
     found = torch_probe.probe_with_torch("vit_base_patch16_224.augreg_in21k", 60)
     assert found["weights_fetchable"]
     assert "neither cached nor reachable" in found["weights_problem"]
