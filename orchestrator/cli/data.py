@@ -98,7 +98,10 @@ def prepare(
         counts = (f"{count:,}" for count in manifest.counts.values())
         table.add_row(name, *counts, manifest.identity.final[:12])
     console.print(table)
-    print_notices(deviations(found, {name: m.counts for name, m in manifests.items()}))
+    print_notices(
+        deviations(found, {name: m.counts for name, m in manifests.items()}),
+        {name: manifest.notes for name, manifest in manifests.items()},
+    )
     console.print(f"prepared: {root / found.name}")
 
 

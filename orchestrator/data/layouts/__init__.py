@@ -6,13 +6,14 @@ listing with problems are the images that exist, with the label that their list 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.data.layouts.benchmarks import benchmark, read_fewshot, read_fgvc, read_vtab
 from orchestrator.data.layouts.own import read_own
-from orchestrator.data.listing import Listing
+from orchestrator.data.listing import SPLITS, Listing
 from orchestrator.errors import unknown
 from orchestrator.spec import Suite, Task
 from orchestrator.tasks.suites import FEWSHOT, FGVC, VTAB
@@ -32,4 +33,21 @@ def read_listing(suite: Suite, task: Task, root: Path) -> Listing:
     """What the suite's folder of images lists for a task, with all problems."""
     if suite.layout not in LAYOUTS:
         raise unknown(f"layout of suite '{suite.name}'", suite.layout, LAYOUTS)
-    return LAYOUTS[suite.layout](root, task, suite.files.get(task.name, {}))
+    files = suite.files.get(task.name, {})
+    listing = LAYOUTS[suite.layout](root, task, files)
+    if listing.problems:
+        return listing
+    return replace(listing, problems=tuple(_empty_splits(listing, files)))
+
+
+def _empty_splits(listing: Listing, files: Mapping[str, Any]) -> Iterator[str]:
+    shares = [form["val"] for form in files.values() if isinstance(form, Mapping)]
+    for name in SPLITS:
+        if not listing.splits[name]:
+            why = ""
+            if name == "val" and shares and isinstance(shares[0], float):
+                why = (
+                    f": a share of {shares[0]:g} is held out from train by class, which takes two "
+                    "images of a class or more"
+                )
+            yield f"{name} has no image{why}."
