@@ -5,18 +5,21 @@ Archives are not trusted: every member is checked before anything is written.
 
 from __future__ import annotations
 
+import bz2
 import errno
+import gzip
+import lzma
 import os
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from lzma import LZMAError
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 from orchestrator.data import Progress, require_space
 from orchestrator.errors import DataError
@@ -24,6 +27,13 @@ from orchestrator.errors import DataError
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 BLOCK = 4096  # bytes that even the smallest file takes on a disk
 CHUNK = 2**20  # bytes between two calls of `progress`
+MAX_RATIO = 200
+"""How many times its packed size a member, or all of them together, may have. Images hardly shrink,
+lists of paths shrink to a thirtieth; archives made to fill a disk begin at a thousand."""
+MAX_SMALL = 2**20
+"""Bytes that may be there whatever the ratio: a short list of equal lines shrinks further."""
+MAX_NAME = 255
+"""Bytes that file systems allow in the name of a file."""
 
 
 class _Opened(NamedTuple):
@@ -53,8 +63,8 @@ def unpack(archive: Path, target: Path, progress: Progress) -> None:
     it, which the next call removes. Two processes must not unpack to the same target.
 
     Raises `DataError` naming the archive. Members that would land outside, links that point
-    outside, devices, encryption and too little space are found before anything is written; an
-    error leaves nothing behind.
+    outside or to nothing, devices, names that occur twice, encryption, sizes that no honest archive
+    has and too little space are found before anything is written; an error leaves nothing behind.
     """
     draft = target.with_name(f".{target.name}.unpacking")
     shutil.rmtree(draft, ignore_errors=True)
@@ -89,8 +99,14 @@ def _write(opened: _Opened, folder: Path, what: str, progress: Progress) -> None
 def _open_zip(archive: Path) -> Iterator[_Opened]:
     with zipfile.ZipFile(archive) as file:
         infos = file.infolist()
+        names = _Names()
         for info in infos:
             _check_zip_member(info)
+            names.add(_zip_path(info), info.filename, folder=info.is_dir())
+        packed = archive.stat().st_size
+        if sum(info.compress_size for info in infos) > packed:
+            raise zipfile.BadZipFile("its members overlap")
+        _check_expansion("it", sum(info.file_size for info in infos), packed)
 
         def write(folder: Path) -> Iterator[int]:
             for info in infos:
@@ -103,16 +119,30 @@ def _open_zip(archive: Path) -> Iterator[_Opened]:
                     while chunk := source.read(CHUNK):
                         sink.write(chunk)
                         yield len(chunk)
+                    if sink.tell() != info.file_size:
+                        raise zipfile.BadZipFile(
+                            f"its member '{info.filename}' has {sink.tell()} bytes and claims "
+                            f"{info.file_size}"
+                        )
 
         yield _Opened([info.file_size for info in infos], write)
 
 
 @contextmanager
 def _open_tar(archive: Path) -> Iterator[_Opened]:
-    with tarfile.open(archive) as file:
+    with (
+        _decompressed(archive) as stream,
+        # tarfile reads whole extended headers into memory, whatever size they claim.
+        tarfile.open(
+            fileobj=cast(Any, _Bounded(stream, archive.stat().st_size)), mode="r:"
+        ) as file,
+    ):
         members = file.getmembers()
         _check_tar_members(members)
         _check_tar_end(file)
+        # Of a sparse file only the parts that are not zero lie in the archive.
+        total = sum(member.size for member in members)
+        _check_expansion("it", total, archive.stat().st_size)
 
         def write(folder: Path) -> Iterator[int]:
             for member in members:
@@ -120,6 +150,43 @@ def _open_tar(archive: Path) -> Iterator[_Opened]:
                 yield member.size
 
         yield _Opened([member.size for member in members], write)
+
+
+def _decompressed(archive: Path) -> IO[bytes]:
+    """The archive as a stream of what is in it, by its first bytes."""
+    kinds: dict[bytes, Callable[..., Any]] = {
+        b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open
+    }  # fmt: skip
+    with open(archive, "rb") as file:
+        start = file.read(6)
+    opener = next((kinds[magic] for magic in kinds if start.startswith(magic)), open)
+    return cast(IO[bytes], opener(archive, "rb"))
+
+
+class _Bounded:
+    """A stream that is refused before it is read further than an honest archive goes."""
+
+    def __init__(self, stream: IO[bytes], packed: int) -> None:
+        self._stream, self._packed = stream, packed
+        self.tell, self.close = stream.tell, stream.close
+
+    def read(self, size: int) -> bytes:
+        _check_expansion("it", self.tell() + size, self._packed)
+        return self._stream.read(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        assert whence == os.SEEK_SET
+        _check_expansion("it", offset, self._packed)
+        return self._stream.seek(offset)
+
+
+def _check_expansion(what: str, size: int, packed: int) -> None:
+    """`TooLarge` if `what` has that many bytes and so few when it is packed."""
+    if size > MAX_SMALL + MAX_RATIO * packed:
+        raise TooLarge(
+            f"{what} expands to {size:,} bytes or more from {packed:,}; allowed: {MAX_RATIO} times "
+            "its packed size"
+        )
 
 
 def _check_tar_end(file: tarfile.TarFile) -> None:
@@ -130,15 +197,41 @@ def _check_tar_end(file: tarfile.TarFile) -> None:
     file.fileobj.seek(file.offset)
     if file.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError("it has no end: it is cut off, or one of its headers is damaged")
-    while file.fileobj.read(CHUNK):
+    while file.fileobj.read(tarfile.BLOCKSIZE):
         continue
+
+
+class TooLarge(Exception):
+    """What would fill a disk or the memory; the text says why."""
 
 
 class Refused(Exception):
     """A member that must not be written; the text says why."""
 
     def __init__(self, member: str, why: str) -> None:
-        super().__init__(f"its member '{member}' {why}")
+        super().__init__(f"its member {member!r:.200} {why}")
+
+
+class _Names:
+    """The names of an archive's members, each of them once."""
+
+    def __init__(self) -> None:
+        self._files: set[PurePosixPath] = set()
+        self._folders: set[PurePosixPath] = {PurePosixPath()}
+
+    def add(self, path: PurePosixPath, name: str, *, folder: bool) -> None:
+        """`Refused` if no file of that name can be made beside those that were added."""
+        if any(len(part.encode("utf-8", "surrogateescape")) > MAX_NAME for part in path.parts):
+            raise Refused(name, f"has a name of more than {MAX_NAME} bytes")
+        if not folder:
+            if path in self._files:
+                raise Refused(name, "is there twice")
+            self._files.add(path)
+        parents = [path, *path.parents] if folder else path.parents
+        self._folders.update(parents)
+        both = path if path in self._folders and not folder else None
+        if both or not self._files.isdisjoint(parents):
+            raise Refused(name, "is a file and a folder")
 
 
 def inside(name: str) -> PurePosixPath | None:
@@ -164,6 +257,7 @@ def _check_zip_member(info: zipfile.ZipInfo) -> None:
         raise Refused(info.filename, "is a link or a device; allowed in a zip: files and folders")
     if info.flag_bits & 1:
         raise Refused(info.filename, "is encrypted")
+    _check_expansion(f"its member '{info.filename}'", info.file_size, info.compress_size)
 
 
 def _check_tar_members(members: list[tarfile.TarInfo]) -> None:
@@ -174,6 +268,8 @@ def _check_tar_members(members: list[tarfile.TarInfo]) -> None:
     climb after it has descended, so that the text of a link alone decides.
     """
     links = {PurePosixPath(member.name) for member in members if member.issym()}
+    files: set[PurePosixPath] = set()
+    names = _Names()
     for member in members:
         path = PurePosixPath(member.name)
         if inside(member.name) is None:
@@ -185,13 +281,22 @@ def _check_tar_members(members: list[tarfile.TarInfo]) -> None:
         if member.issym() and not _stays(path.parent, PurePosixPath(member.linkname)):
             raise Refused(member.name, f"is a link that points outside ('{member.linkname}')")
         if member.islnk():
-            _check_hard(member, links)
+            _check_hard(member, links, files)
+        names.add(path, member.name, folder=member.isdir())
+        if member.isreg() or member.islnk():
+            files.add(path)
 
 
-def _check_hard(member: tarfile.TarInfo, links: set[PurePosixPath]) -> None:
+def _check_hard(
+    member: tarfile.TarInfo, links: set[PurePosixPath], files: set[PurePosixPath]
+) -> None:
     other = PurePosixPath(member.linkname)
     if inside(member.linkname) is None or other in links or _crosses(links, other):
         raise Refused(member.name, f"is a link that points outside ('{member.linkname}')")
+    if other not in files:
+        raise Refused(
+            member.name, f"is a hard link to '{member.linkname}', which is no file before it"
+        )
 
 
 def _crosses(links: set[PurePosixPath], path: PurePosixPath) -> bool:
@@ -205,8 +310,10 @@ def _stays(folder: PurePosixPath, link: PurePosixPath) -> bool:
 
 
 _DAMAGE = (
-    tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, NotImplementedError
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError,
+    NotImplementedError, ValueError, LookupError, OverflowError, RuntimeError,
 )  # fmt: skip
+"""What the libraries raise for files of random bytes."""
 
 
 @contextmanager
@@ -214,7 +321,7 @@ def _errors_named(archive: Path, target: Path) -> Iterator[None]:
     """Errors of the libraries and the disk as `DataError`."""
     try:
         yield
-    except Refused as error:
+    except (Refused, TooLarge) as error:
         raise DataError(
             f"'{archive}' is not unpacked: {error}. Get it again from where it comes from, or "
             "unpack it by hand and name the folder instead."
