@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from orchestrator.data.layouts.labels import sorted_ids
 from orchestrator.data.layouts.lists import (
     UNKNOWN,
     make_listing,
@@ -124,7 +125,7 @@ class _JsonEntry(NamedTuple):
 def read_fgvc(folder: Path, root: Path, task: Task, problems: list[str]) -> Listing:
     """The listing of a task; labels are the ids of all three lists, sorted, counted from 0."""
     named = {split: _read_json(folder / f"{split}.json", problems) for split in SPLITS}
-    ids = _sorted_ids(image.id for part in named.values() for image in part)
+    ids = sorted_ids(image.id for part in named.values() for image in part)
     if len(ids) != task.classes and all(named.values()):
         problems.append(
             f"{folder}: train.json, val.json and test.json have {len(ids)} class ids together; "
@@ -185,14 +186,6 @@ def _lines_of_keys(text: str) -> list[int]:
 def _id_of(value: Any) -> str | None:
     usable = isinstance(value, int | str) and not isinstance(value, bool)
     return str(value) if usable else None
-
-
-def _sorted_ids(names: Iterator[str | None]) -> tuple[str, ...]:
-    """The distinct ids: as numbers if all are, else as text."""
-    ids = {name for name in names if name is not None}
-    if all(re.fullmatch(r"-?[0-9]{1,18}", name) for name in ids):
-        return tuple(sorted(ids, key=lambda name: (int(name), name)))
-    return tuple(sorted(ids))
 
 
 def _labelled(images: Sequence[_JsonEntry], ids: Sequence[str]) -> list[ListEntry]:

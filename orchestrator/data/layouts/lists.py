@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from orchestrator.data.layouts.tree import FileTree, ListEntry
+from orchestrator.data.layouts.tree import FileTree, ListEntry, normal_form
 from orchestrator.data.listing import SPLITS, Item, Listing
 
 UNKNOWN = -1
@@ -132,4 +132,4 @@ def hold_out(entries: Sequence[ListEntry], share: float) -> tuple[list[ListEntry
 
 
 def _rank(entry: ListEntry) -> bytes:
-    return hashlib.sha256(entry.path.encode("utf-8", "surrogateescape")).digest()
+    return hashlib.sha256(normal_form(entry.path).encode("utf-8", "surrogateescape")).digest()
