@@ -82,6 +82,24 @@ def verify(suite: SuiteName, tasks: Tasks = "all", suite_root: SuiteRoot = None)
 
 
 @app.command()
+def split(
+    suite: SuiteName,
+    val: Annotated[
+        str, typer.Option(metavar="last|stratified", help="Which images of the one list are val.")
+    ],
+    tasks: Tasks = "all",
+    suite_root: SuiteRoot = None,
+) -> None:
+    """Write the lists of train and val for VTAB folders that have train800val200.txt alone."""
+    from orchestrator.data.layouts import write_val_lists
+    from orchestrator.data.suite_root import suite_root as root_of
+
+    found, chosen = _chosen(suite, tasks)
+    for name, made in write_val_lists(found, chosen, root_of(found, suite_root), val).items():
+        console.print(f"{name}: {'train and val are written' if made else 'has its own lists'}")
+
+
+@app.command()
 def prepare(
     suite: SuiteName,
     tasks: Tasks = "all",

@@ -91,7 +91,9 @@ def _source(suite: Suite, task: Task, root: Path, raw: Path | None) -> Source | 
 
 
 def _states(source: Source) -> dict[str, str]:
-    return {name: source.state(name) for name in SPLITS}
+    """The state of each split, and of what the listing notes."""
+    notes = source.listing.notes if isinstance(source, ListedSource) else ()
+    return {**{name: source.state(name) for name in SPLITS}, "notes": digest(list(notes))}
 
 
 def _state_of(states: Mapping[str, str]) -> str:
