@@ -248,8 +248,8 @@ def test_a_person_chooses_the_val_of_a_folder_with_one_list(vtab: Path, here: He
 def test_a_sweep_does_without_contact_sheets(
     spoilt: str, vtab: Path, tmp_path: Path, here: Here
 ) -> None:
-    config = make_config({"suite": "vtab", "tasks": "kitti", "out": tmp_path / "out",
-                          "adapter": ("linear",), "backbone": "vit_mini", "set": {"batch": 12}}, None)  # fmt: skip
+    options = {"suite": "vtab", "tasks": "kitti", "backbone": "vit_mini", "set": {"batch": 12}}
+    config = make_config({**options, "adapter": ("linear",), "out": tmp_path / "out"}, None)
     planned, messages = sweep.plan(config, sweep.Observer()), list[str]()
     (tmp_path / "out").mkdir()
     if spoilt == "the folder is a file":

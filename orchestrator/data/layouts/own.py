@@ -72,7 +72,7 @@ def _read_lists(
         if split == "val" and not isinstance(files["val"], str):
             entries["train"], entries["val"] = hold_out(entries["train"], files["val"])
         else:
-            entries[split] = read_list(Path(files[split]), task.classes, problems)
+            entries[split] = read_list(Path(files[split]), task.classes, problems, names)
     return make_listing(FileTree(Path(files["root"]), inside), entries, problems, names)
 
 

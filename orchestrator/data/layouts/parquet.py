@@ -95,7 +95,7 @@ class ImageColumn:
                     del self._batches[next(iter(self._batches))]
                 if row < self._at[1]:
                     return first
-        except pa.ArrowException as error:
+        except (pa.ArrowException, ValueError) as error:
             self._at = (-1, 0)
             raise OSError(f"the Parquet file is damaged: {error}") from error
         raise OSError("the Parquet file is damaged: it has fewer rows than it says")
@@ -179,7 +179,7 @@ def _labels(path: Path, image: str, label: str, problems: list[str]) -> list[Val
             if len(problems) > before:
                 return []
             values = file.read(columns=[label]).column(0).to_pylist()
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, ValueError) as error:  # ValueError: no UTF-8
         what = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
         problems.append(f"{path}: this Parquet file {what}.")
         return []

@@ -192,6 +192,16 @@ def test_lists_give_paths_below_their_root(garden: Path) -> None:
     assert Path(listing.splits["val"][0].identity).parent == garden / "weeds" / "val"
 
 
+def test_lists_may_name_the_classes(garden: Path) -> None:
+    there = [item.label for item in read(garden, "weeds").splits["train"]]
+    names = ["dock", "nettle", "thistle", "moss"]
+    path = garden / "weeds" / "train.txt"
+    lines = [line.rsplit(" ", 1) for line in path.read_text().splitlines()]
+    path.write_text("".join(f"{image} {names[int(label)]}\n" for image, label in lines))
+    listing = read(garden, "weeds", "classes: 4", f"classes: [{', '.join(names)}]")
+    assert (listing.problems, [i.label for i in listing.splits["train"]]) == ((), there)
+
+
 def test_problems_of_lists_are_reported(garden: Path) -> None:
     with (garden / "weeds" / "test.txt").open("a") as file:
         file.write("train/000000.jpg 3\n../x.jpg 1\n")
