@@ -189,32 +189,49 @@ def _make(
     _require_space(draft, sum(source.size(name) for name in SPLITS if name not in done))
     problems: list[str] = []
     for name in (name for name in SPLITS if name not in done):
-        path, record_path = draft / f"{name}.arrow", draft / f"{name}.json"
-        for old in (record_path, path):
-            old.unlink(missing_ok=True)
-        try:
-            shared = _link_shared(folder, path, own[name])
-            made = shared or source.write(name, path, problems, tick)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-        if made is None:
-            path.unlink()
-            continue
-        done[name] = replace(made, state=own[name])
-        # Written last: a split that has a record is complete.
-        write_whole(record_path, json.dumps(asdict(done[name])).encode())
+        record = _make_split(source, name, folder, draft, own[name], problems, tick)
+        if record is not None:
+            done[name] = record
     found = source.check()
     problems += found.errors
     if problems:
         raise DataError(problem_report(f"{suite.name}/{task.name}", problems))
     shape = (task.classes, suite.side, suite.view)
-    manifest = Manifest(arrow.VERSION, _state_of(states), *shape, done, source.names(), found.notes)
+    manifest = Manifest(arrow.VERSION, _state_of(states), *shape, done, source.names())
+    said = deviations(suite, {task.name: manifest.counts})  # by every command that uses the task
+    manifest = replace(manifest, notes=(*found.notes, *(() if said else found.deviations)))
     for name in SPLITS:
         (draft / f"{name}.json").unlink()
     manifest.write(draft)
     _replace(folder, draft)
     return manifest
+
+
+def _make_split(
+    source: Source,
+    name: str,
+    folder: Path,
+    draft: Path,
+    state: str,
+    problems: list[str],
+    tick: Tick,
+) -> SplitRecord | None:
+    """A split in the draft, with its record; None, with problems and no file, if it is wrong."""
+    path, record_path = draft / f"{name}.arrow", draft / f"{name}.json"
+    for old in (record_path, path):
+        old.unlink(missing_ok=True)
+    made = None
+    try:
+        made = _link_shared(folder, path, state) or source.write(name, path, problems, tick)
+    finally:
+        if made is None:
+            path.unlink(missing_ok=True)
+    if made is None:
+        return None
+    record = replace(made, state=state)
+    # Written last: a split that has a record is complete.
+    write_whole(record_path, json.dumps(asdict(record)).encode())
+    return record
 
 
 def _link_shared(folder: Path, target: Path, state: str) -> SplitRecord | None:

@@ -286,14 +286,14 @@ def test_rows_are_read_in_batches_over_files_and_row_groups(
 @pytest.mark.long
 def test_row_groups_larger_than_an_arrow_array_are_read(tmp_path: Path) -> None:
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-    image = pa.array([{"bytes": bytes(8 * 2**20), "path": None}], kind)
-    columns = {"image": pa.chunked_array([image] * 270), "label": pa.array([0] * 270)}
+    image = pa.array([{"bytes": bytes(2**20), "path": None}], kind)
+    columns = {"image": pa.chunked_array([image] * 2100), "label": pa.array([0] * 2100)}
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table(columns), path, use_dictionary=False, compression="zstd")
     table = ImageColumn([path], "image")
-    assert table._ends == [270]  # one row group, of 2.1 GiB
-    for row in (0, 3, 269):
-        assert table.image(row) == bytes(8 * 2**20)
+    assert table._ends == [2100]  # one row group, of 2.1 GiB
+    for row in (0, 3, 2099):
+        assert table.image(row) == bytes(2**20)
 
 
 def test_rows_without_bytes_are_reported_when_they_are_read(tmp_path: Path) -> None:
