@@ -57,8 +57,10 @@ def stem(name: str) -> str:
     return name[: len(name) - len(ending)]
 
 
-def unpack(archive: Path, target: Path, progress: Progress) -> None:
+def unpack(archive: Path, target: Path, progress: Progress, *, updates: bool = False) -> None:
     """Unpack `archive` into the folder `target`, which must not exist.
+
+    With `updates` a file of a tar may be there twice: the later one counts.
 
     The folder appears by a rename at the end; a killed process leaves `.<name>.unpacking` beside
     it, which the next call removes. Two processes must not unpack to the same target.
@@ -69,8 +71,9 @@ def unpack(archive: Path, target: Path, progress: Progress) -> None:
     """
     draft = target.with_name(f".{target.name}.unpacking")
     shutil.rmtree(draft, ignore_errors=True)
-    open_archive = _open_zip if archive.name.lower().endswith(".zip") else _open_tar
-    with _errors_named(archive, target), open_archive(archive) as opened:
+    is_zip = archive.name.lower().endswith(".zip")
+    content = _open_zip(archive) if is_zip else _open_tar(archive, updates)
+    with _errors_named(archive, target), content as opened:
         require_space_for(opened.sizes, target.parent, f"unpacking '{archive}'")
         draft.mkdir()
         try:
@@ -130,7 +133,7 @@ def _open_zip(archive: Path) -> Iterator[_Opened]:
 
 
 @contextmanager
-def _open_tar(archive: Path) -> Iterator[_Opened]:
+def _open_tar(archive: Path, updates: bool) -> Iterator[_Opened]:
     with (
         _decompressed(archive) as stream,
         # tarfile reads whole extended headers into memory, whatever size they claim.
@@ -139,7 +142,7 @@ def _open_tar(archive: Path) -> Iterator[_Opened]:
         ) as file,
     ):
         members = file.getmembers()
-        check_tar_members(members)
+        check_tar_members(members, updates)
         _check_tar_end(file)
         # Of a sparse file only the parts that are not zero lie in the archive.
         total = sum(member.size for member in members)

@@ -75,12 +75,13 @@ def check_zip_member(info: zipfile.ZipInfo) -> None:
     check_expansion(f"its member '{info.filename}'", info.file_size, info.compress_size)
 
 
-def check_tar_members(members: list[tarfile.TarInfo]) -> None:
+def check_tar_members(members: list[tarfile.TarInfo], updates: bool = False) -> None:
     """`Refused` for members that leave the folder, for devices, and for links that point outside.
 
     Stricter than tarfile's filter `data`, which makes absolute names relative and judges a link by
     what earlier members left on the disk. Here no member may lie behind a link, and no link may
-    climb after it has descended, so that the text of a link alone decides.
+    climb after it has descended, so that the text of a link alone decides. `updates`: see
+    `unpack`.
     """
     links = {PurePosixPath(member.name) for member in members if member.issym()}
     files: set[PurePosixPath] = set()
@@ -97,7 +98,8 @@ def check_tar_members(members: list[tarfile.TarInfo]) -> None:
             raise Refused(member.name, f"is a link that points outside ('{member.linkname}')")
         if member.islnk():
             _check_hard(member, links, files)
-        names.add(path, member.name, folder=member.isdir())
+        if not (updates and member.isreg() and path in files):
+            names.add(path, member.name, folder=member.isdir())
         if member.isreg() or member.islnk():
             files.add(path)
 

@@ -241,6 +241,18 @@ def test_links_that_stay_inside_are_kept(tmp_path: Path) -> None:
     assert read(tmp_path / "out") == {"a/b/file": b"1", "a/c/soft": b"1", "hard": b"1"}
 
 
+def test_a_later_file_counts_where_an_archive_is_written_while_files_change(
+    tmp_path: Path,
+) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for data in (b"1", b"22"):
+            add(tar, "file", data=data)
+    with pytest.raises(DataError, match="'file' is there twice"):
+        archives.unpack(tmp_path / "a.tar", tmp_path / "out", quiet)
+    archives.unpack(tmp_path / "a.tar", tmp_path / "out", quiet, updates=True)
+    assert read(tmp_path / "out") == {"file": b"22"}
+
+
 def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
     archive = make(tmp_path / "a.zip", {"secret": b"1" * 100})
     raw = bytearray(archive.read_bytes())
