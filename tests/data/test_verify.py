@@ -282,9 +282,9 @@ def test_equal_images_in_two_splits_are_a_note_where_the_original_has_them(
     assert (text in "".join(report.problems), text in "".join(report.notes)) == (
         refused, not refused,
     )  # fmt: skip
-    made = [suite, [suite.task(task)], tmp_path / "store", tmp_path]
+    store, tasks = tmp_path / "store", [suite.task(task)]
     if refused:
         with pytest.raises(DataError, match=text):
-            prepare_tasks(*made)
+            prepare_tasks(suite, tasks, store, tmp_path)
     else:
-        assert text in "".join(prepare_tasks(*made)[task].notes)
+        assert text in "".join(prepare_tasks(suite, tasks, store, tmp_path)[task].notes)

@@ -68,7 +68,8 @@ class ListedSource:
         items, side, classes = self.listing.splits[name], self.suite.side, self.task.classes
         labels = np.array([item.label for item in items], np.int64)
         before = len(problems)
-        digests = self._digests[name] = []
+        digests: list[bytes] = []
+        self._digests[name] = digests
         if name == "test":
             files = _read_all(items, _checked_bytes, digests, problems, tick)
             arrow.write_encoded(path, (data or b"" for data in files), labels, side, classes)
