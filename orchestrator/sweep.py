@@ -35,7 +35,7 @@ from orchestrator.search.search import Search
 from orchestrator.search.study import StudyProgress
 from orchestrator.search.suggestions import SuggestionStore
 from orchestrator.spec import DataIdentity, Study, Suite, Sweep
-from orchestrator.storage.files import storage_error
+from orchestrator.storage.files import reason
 from orchestrator.storage.retry import RetryPolicy
 from orchestrator.storage.sweep_lock import SweepLock
 from orchestrator.storage.sweep_paths import SweepPaths
@@ -144,7 +144,7 @@ def run(planned: Planned, command: str, observer: Observer) -> Outcome:
         storage.download(paths.sweep)
         _write_sweep_file(planned, command)
         storage.sync_down(paths.asks)
-        _write_sheets(planned)
+        _write_sheets(planned, observer)
         _publish_data(planned, observer)
         ledger = Ledger(paths.ledger)
         ledger.clean()
@@ -234,13 +234,15 @@ def _write_sweep_file(planned: Planned, command: str) -> None:
     planned.storage.upload(paths.sweep)
 
 
-def _write_sheets(planned: Planned) -> None:
-    folder = planned.paths.sheets
-    try:
-        write_sheets(folder, planned.suite, planned.sweep.tasks, planned.data_root)
-    except OSError as error:
-        raise storage_error(f"write contact sheets into '{folder}'", error) from error
-    planned.storage.upload(*(folder / f"{name}.png" for name in planned.sweep.tasks))
+def _write_sheets(planned: Planned, observer: Observer) -> None:
+    """Write contact sheets for the report; a sweep does without those that cannot be written."""
+    for name in planned.sweep.tasks:
+        try:
+            paths = write_sheets(planned.paths.sheets, planned.suite, [name], planned.data_root)
+        except (OSError, InvalidInput) as error:
+            observer.message(f"no contact sheet of '{name}': {reason(error)}")
+        else:
+            planned.storage.upload(*paths)
 
 
 def _publish_data(planned: Planned, observer: Observer) -> None:

@@ -11,8 +11,9 @@ import pytest
 import torch
 import yaml
 
-from orchestrator import registry, tasks
+from orchestrator import registry, sweep, tasks
 from orchestrator.analysis import published
+from orchestrator.planning.config import make_config
 from tests import trees
 from tests.commands import Here, check_once_each, events, garden, refused, results
 
@@ -199,8 +200,9 @@ def test_few_shot_tasks_are_read_from_their_lists(
     monkeypatch.setenv("ORCHESTRATE_DATA", str(tmp_path / "data"))
     name = "oxford-pets-1shot-seed0"
     out = tmp_path / "out"
-    here(["sweep", "fewshot", "--tasks", name, "--adapter", "linear", *QUICK, *ONE,
-          "--out", str(out)])  # fmt: skip
+    shown = here(["sweep", "fewshot", "--tasks", name, "--adapter", "linear", *QUICK, *ONE,
+                  "--out", str(out)])  # fmt: skip
+    assert f"notice: {name}: no split has an image of classes 1…6, " in shown
     assert {row.trial.task for row in results(out).values()} == {name}
 
 
@@ -230,6 +232,34 @@ def test_the_data_commands_say_what_they_did(vtab: Path, tmp_path: Path, here: H
     here(["data", "fetch", "vtab", "--from", str(vtab), "--suite-root", str(tmp_path / "link")])
     assert (tmp_path / "link").resolve() == vtab.resolve()
     here(["data", "prepare", "vtab", "--tasks", "kitti", "--suite-root", str(tmp_path / "link")])
+
+
+def test_a_person_chooses_the_val_of_a_folder_with_one_list(vtab: Path, here: Here) -> None:
+    for name in ("train800.txt", "val200.txt"):
+        (vtab / "kitti" / name).unlink()
+    command = ["data", "prepare", "vtab", "--tasks", "kitti"]
+    refused(here, command, "1 problem", "data split vtab", "--val last", "--val stratified")
+    shown = here(["data", "split", "vtab", "--tasks", "kitti,patch_camelyon", "--val", "last"])
+    assert "kitti: train and val are written" in shown and "camelyon: has its own" in shown
+    assert "notice: kitti: val is the last fifth of train800val200.txt" in here(command)
+    here(["data", "split", "vtab", "--tasks", "kitti", "--val", "stratified"])
+    assert "notice: kitti: val is a fifth of each class" in here(command)
+
+
+@pytest.mark.parametrize("spoilt", ["the folder is a file", "a sheet is a folder"])
+def test_a_sweep_does_without_contact_sheets(
+    spoilt: str, vtab: Path, tmp_path: Path, here: Here
+) -> None:
+    options = {"suite": "vtab", "tasks": "kitti", "backbone": "vit_mini", "set": {"batch": 12}}
+    config = make_config({**options, "adapter": ("linear",), "out": tmp_path / "out"}, None)
+    planned, messages = sweep.plan(config, sweep.Observer()), list[str]()
+    (tmp_path / "out").mkdir()
+    if spoilt == "the folder is a file":
+        (tmp_path / "out/sheets").write_text("")
+    else:
+        (tmp_path / "out/sheets/kitti.png").mkdir(parents=True)
+    sweep._write_sheets(planned, sweep.Observer(message=messages.append))
+    assert len(messages) == 1 and "no contact sheet of 'kitti': " in messages[0]
 
 
 def test_damaged_prepared_pixels_are_never_trained_on(

@@ -82,6 +82,24 @@ def verify(suite: SuiteName, tasks: Tasks = "all", suite_root: SuiteRoot = None)
 
 
 @app.command()
+def split(
+    suite: SuiteName,
+    val: Annotated[
+        str, typer.Option(metavar="last|stratified", help="Which images of the one list are val.")
+    ],
+    tasks: Tasks = "all",
+    suite_root: SuiteRoot = None,
+) -> None:
+    """Write the lists of train and val for VTAB folders that have train800val200.txt alone."""
+    from orchestrator.data.layouts import write_val_lists
+    from orchestrator.data.suite_root import suite_root as root_of
+
+    found, chosen = _chosen(suite, tasks)
+    for name, made in write_val_lists(found, chosen, root_of(found, suite_root), val).items():
+        console.print(f"{name}: {'train and val are written' if made else 'has its own lists'}")
+
+
+@app.command()
 def prepare(
     suite: SuiteName,
     tasks: Tasks = "all",
@@ -98,7 +116,10 @@ def prepare(
         counts = (f"{count:,}" for count in manifest.counts.values())
         table.add_row(name, *counts, manifest.identity.final[:12])
     console.print(table)
-    print_notices(deviations(found, {name: m.counts for name, m in manifests.items()}))
+    print_notices(
+        deviations(found, {name: m.counts for name, m in manifests.items()}),
+        {name: manifest.notes for name, manifest in manifests.items()},
+    )
     console.print(f"prepared: {root / found.name}")
 
 

@@ -202,7 +202,8 @@ def _sweep(config: SweepConfig, dry_run: bool) -> None:
 
     with DataProgress() as bars:
         planned = sweeps.plan(config, sweeps.Observer(message=console.print, data=bars))
-    print_notices(deviations(planned.suite, planned.counts))
+    notes = {name: manifest.notes for name, manifest in planned.manifests.items()}
+    print_notices(deviations(planned.suite, planned.counts), notes)
     if dry_run:
         print_plan(planned)
         return

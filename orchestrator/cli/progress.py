@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Self
 
 from rich.live import Live
@@ -76,14 +76,19 @@ class Display:
         return duration((now - self._began) / done * missing) + " left"
 
 
-def print_notices(deviations: Sequence[str]) -> None:
-    """Print which tasks differ from the benchmark's: the first two, and the number of others."""
+def print_notices(deviations: Sequence[str], notes: Mapping[str, Sequence[str]]) -> None:
+    """Print which tasks differ from the benchmark's, the first two and the number of others, and
+    what else is to be known of their images.
+    """
     for text in deviations[:2]:
         console.print(f"notice: {text}")
     if len(deviations) > 2:
         console.print(f"notice: {len(deviations) - 2} more tasks differ too")
     if deviations:
         console.print("notice: results on them cannot be compared with published ones")
+    for name, sentences in notes.items():
+        for text in sentences:
+            console.print(f"notice: {name}: {text}")
 
 
 def duration(seconds: float) -> str:

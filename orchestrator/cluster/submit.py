@@ -175,13 +175,14 @@ def _check_suite(path: Path) -> None:
 
     for task, about in read_yaml(path, "suite")["tasks"].items():
         for form, name in itertools.product(FORMS, _IMAGE_KEYS):
-            value = (about.get(form) or {}).get(name)
-            if isinstance(value, str) and not value.startswith(("/", "~/")):
-                raise InvalidInput(
-                    f"'tasks.{task}.{form}.{name}' of the suite file '{path}' is '{value}', "
-                    "relative to that file, and only the file is sent. Write the path of the "
-                    f"images on the cluster: '/mnt/shared/{value}', '~/shared/{value}'."
-                )
+            given = (about.get(form) or {}).get(name)
+            for value in given if isinstance(given, list) else [given]:
+                if isinstance(value, str) and not value.startswith(("/", "~/")):
+                    raise InvalidInput(
+                        f"'tasks.{task}.{form}.{name}' of the suite file '{path}' is '{value}', "
+                        "relative to that file, and only the file is sent. Write the path of the "
+                        f"images on the cluster: '/mnt/shared/{value}', '~/shared/{value}'."
+                    )
 
 
 def _check_backbone(backbone: str) -> None:

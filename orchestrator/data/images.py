@@ -8,6 +8,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -75,6 +76,17 @@ def load(data: bytes) -> Picture:
             return picture.convert("RGB")
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, …
         raise ImageError(_reason(data, error)) from error
+
+
+def is_image(path: Path) -> bool:
+    """Whether a regular file begins as an image of a format that is read; nothing is decoded."""
+    try:
+        if not path.is_file():
+            return False
+        with Image.open(path, formats=FORMATS):
+            return True
+    except Exception:  # as in `load`
+        return False
 
 
 def _reason(data: bytes, error: Exception) -> str:

@@ -84,6 +84,8 @@ class Listing:
     problems: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     """Names of the classes by label, where the source has them."""
+    notes: tuple[str, ...] = ()
+    """Sentences about what may be intended, such as files that are left out."""
 
     @property
     def empty(self) -> bool:

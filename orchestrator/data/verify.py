@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from orchestrator.data import Progress
+from orchestrator.data.checks import check_task, labels_of
 from orchestrator.data.images import ImageError, load, map_ahead
 from orchestrator.data.layouts import read_listing
-from orchestrator.data.listing import SPLITS, Item, Listing
+from orchestrator.data.listing import SPLITS, Item
 from orchestrator.spec import Suite, Task
 
 
@@ -57,24 +58,16 @@ def verify(suite: Suite, task: Task, root: Path, progress: Progress) -> VerifyRe
     for image in map_ahead(lambda pair: _read(*pair), listed):
         images.append(image)
         progress(task.name, len(images), len(listed))
-    labels = {
-        name: {item.label for item in listing.splits[name]} & set(range(task.classes))
-        for name in SPLITS
-    }
-    shared, doubled = _repeats(images)
+    digests = {name: [image.digest for image in images if image.split == name] for name in SPLITS}
+    found = check_task(suite, task, listing, digests)
+    unreadable = (image.problem for image in images if image.problem)
     return VerifyReport(
         task=task.name,
         counts={name: len(listing.splits[name]) for name in SPLITS},
-        classes={name: len(labels[name]) for name in SPLITS},
+        classes={name: len(labels) for name, labels in labels_of(listing, task).items()},
         fingerprint=_fingerprint(images),
-        problems=(
-            *listing.problems,
-            *_count_problems(listing, task),
-            *_class_problems(listing, task, labels),
-            *(image.problem for image in images if image.problem),
-            *shared,
-        ),
-        notes=(*doubled, *_untrained_classes(labels)),
+        problems=(*listing.problems, *found.deviations, *unreadable, *found.errors),
+        notes=found.notes,
     )
 
 
@@ -99,61 +92,3 @@ def _fingerprint(images: Sequence[_Image]) -> str:
     for image in images:
         state.update(f"{image.split} {image.item.label} ".encode() + image.digest)
     return state.hexdigest()
-
-
-def _count_problems(listing: Listing, task: Task) -> Iterator[str]:
-    for name in SPLITS:
-        count, wanted = len(listing.splits[name]), getattr(task, name)
-        if wanted is not None and count not in (0, wanted):  # an empty split is a problem already
-            yield f"{name} has {count:,} images; the benchmark has {wanted:,}."
-
-
-def _class_problems(listing: Listing, task: Task, labels: Mapping[str, set[int]]) -> Iterator[str]:
-    absent = set(range(task.classes)).difference(*labels.values())
-    if absent and any(listing.splits.values()):
-        names = ""
-        if len(listing.classes) == task.classes:
-            names = f" ({', '.join(listing.classes[label] for label in sorted(absent)):.200})"
-        yield f"no split has an image of {_classes(absent)}{names}."
-
-
-def _untrained_classes(labels: Mapping[str, set[int]]) -> Iterator[str]:
-    absent = labels["test"] - labels["train"]
-    if absent and labels["train"]:
-        yield f"test has images of {_classes(absent)}; train has none."
-
-
-def _repeats(images: Sequence[_Image]) -> tuple[list[str], list[str]]:
-    """Problems for equal files in two splits, notes for equal files in one.
-
-    One sentence for each pair of splits, with the first such files.
-    """
-    seen: dict[bytes, _Image] = {}
-    pairs: dict[tuple[str, str], list[tuple[_Image, _Image]]] = {}
-    for image in images:
-        first = seen.setdefault(image.digest, image)
-        if first is not image and image.digest:
-            pairs.setdefault((first.split, image.split), []).append((first, image))
-    shared: list[str] = []
-    doubled: list[str] = []
-    for (one, other), found in pairs.items():
-        count = "1 image" if len(found) == 1 else f"{len(found):,} images"
-        of = "another of the same split" if one == other else f"one of {one}"
-        example = " and ".join(image.item.where for image in found[0])
-        (doubled if one == other else shared).append(
-            f"{count} of {other} have the bytes of {of}, first: {example}."
-        )
-    return shared, doubled
-
-
-def _classes(labels: Iterable[int]) -> str:
-    """`class 3`, or `classes 0…9, 12`."""
-    runs: list[list[int]] = []
-    for label in sorted(labels):
-        if runs and label == runs[-1][-1] + 1:
-            runs[-1][1:] = [label]
-        else:
-            runs.append([label])
-    single = len(runs) == 1 and len(runs[0]) == 1
-    shown = ", ".join("…".join(map(str, run)) for run in runs)
-    return f"{'class' if single else 'classes'} {shown}"

@@ -10,6 +10,8 @@ import yaml
 from orchestrator.errors import InvalidInput
 
 _MERGE = "tag:yaml.org,2002:merge"
+_NAMES, _LISTS = ("name", "group"), ("aliases", "classes", "default_tasks")
+"""Fields of a suite that hold names; the second ones are lists of them."""
 _MOST_BYTES, _MOST_VALUES = 4_000_000, 100_000
 
 
@@ -60,6 +62,7 @@ class _Loader(yaml.SafeLoader):
                         None, None, f"'{key_node.value}' is given twice", key_node.start_mark
                     )
                 seen.add(key_node.value)
+        _take_names(node)
         return super().construct_mapping(node, deep)
 
 
@@ -71,3 +74,16 @@ def _size(node: yaml.Node, known: dict[int, int]) -> int:
         nodes = [n for item in inner for n in (item if isinstance(item, tuple) else (item,))]
         known[id(node)] = 1 + sum(_size(one, known) for one in nodes)
     return known[id(node)]
+
+
+def _take_names(node: yaml.MappingNode) -> None:
+    """Names are texts as they are written: else `no` is a truth value and 007 the number 7."""
+    for key, value in node.value:
+        names: list[Any] = [value] if key.value in _NAMES else []
+        if key.value in _LISTS and isinstance(value, yaml.SequenceNode):
+            names = value.value
+        elif key.value == "tasks" and isinstance(value, yaml.MappingNode):
+            names = [name for name, _ in value.value]
+        for name in names:
+            if isinstance(name, yaml.ScalarNode) and name.style is None and name.tag != _MERGE:
+                name.tag = "tag:yaml.org,2002:str"

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -46,6 +47,7 @@ _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 def _check_name(name: str) -> str:
     """A name that can be a folder's and that no option takes for something else."""
+    name = _plain(name)
     if not re.fullmatch(r"\w[\w.-]{0,99}", name):
         raise ValueError("a name has letters, digits, '_', '-' and '.', and starts with no '.'")
     if name in ("all", *SUITES):
@@ -69,14 +71,33 @@ def _check_classes(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool) and 2 <= value <= 1_000_000:
         return value
     names = isinstance(value, list) and all(isinstance(name, str) and name for name in value)
-    if not names or len(value) < 2 or len(set(value)) < len(value):
+    classes = tuple(map(_plain, value)) if names else ()
+    if len(classes) < 2 or len(set(classes)) < len(classes):
         raise ValueError("expected a number from 2 on, or a list of two or more different names")
-    return tuple(value)
+    return classes
+
+
+def _plain(name: str) -> str:
+    """A name in Unicode's composed form; files from other systems have the other one."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _check_shards(value: Any) -> Any:
+    expected = "a path, a pattern, or a list of them"
+    if isinstance(value, list) and value:
+        return tuple(_check_path(path, expected) for path in value)
+    return _check_path(value, expected)
+
+
+def _check_shards_or_share(value: Any) -> Any:
+    return _check_shards(value) if isinstance(value, list) else _check_path_or_share(value)
 
 
 Name = Annotated[str, AfterValidator(_check_name)]
 PathText = Annotated[str, BeforeValidator(_check_path)]
 PathOrShare = Annotated[str | float, BeforeValidator(_check_path_or_share)]
+Shards = Annotated[str | tuple[str, ...], BeforeValidator(_check_shards)]
+ShardsOrShare = Annotated[str | tuple[str, ...] | float, BeforeValidator(_check_shards_or_share)]
 Count = Annotated[int | None, Field(ge=1, strict=True)]
 
 
@@ -94,7 +115,10 @@ class _Lists(_Folders):
     root: PathText
 
 
-class _Parquet(_Folders):
+class _Parquet(_Fields):
+    train: Shards
+    val: ShardsOrShare
+    test: Shards
     image: str = "image"
     label: str = "label"
 
@@ -185,15 +209,17 @@ def _files(task: TaskFields, folder: Path) -> Mapping[str, Any]:
     return files
 
 
-def _absolute(folder: Path, value: str | float) -> str | float:
+def _absolute(folder: Path, value: str | float | tuple[str, ...]) -> Any:
     if isinstance(value, float):
         return value
+    if isinstance(value, tuple):
+        return [_absolute(folder, path) for path in value]
     return os.path.normpath(folder / os.path.expanduser(value))
 
 
 def _default_tasks(file: SuiteFields) -> tuple[str, ...]:
     """The names of the default tasks, in the file's order; all tasks if it names none."""
-    wanted = set(file.default_tasks or file.tasks)
+    wanted = set(map(_plain, file.default_tasks or file.tasks))
     return tuple(name for name, task in file.tasks.items() if wanted & {name, *task.aliases})
 
 
@@ -207,7 +233,7 @@ def _name_problems(file: SuiteFields) -> Iterator[str]:
                 yield f"'tasks.{name}': the name '{other}' is task '{owner}' as well."
     known = {*file.tasks, *(other for task in file.tasks.values() for other in task.aliases)}
     for name in file.default_tasks or ():
-        if name not in known:
+        if _plain(name) not in known:
             yield f"'default_tasks' has '{name}'; allowed: {', '.join(file.tasks)}."
 
 

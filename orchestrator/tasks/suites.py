@@ -80,6 +80,10 @@ VTAB = _benchmark(
     view="whole",
 )  # fmt: skip
 
+REPEATED_IN_THE_ORIGINAL = {"vtab": ("dsprites_loc", "dsprites_ori")}
+"""Tasks with equal images in two splits: dSprites has 40 orientations from 0 to 2π, and the first
+and the last look alike."""
+
 
 def _fgvc(name: str, classes: int, counts: tuple[int, int, int], *aliases: str) -> Task:
     return Task(name, "fine-grained", classes, *counts, aliases=aliases)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from orchestrator.data import Progress
+from orchestrator.data.listing import SPLITS
+from orchestrator.data.prepared.prepare import prepare_tasks
 from orchestrator.data.verify import VerifyReport, verify
-from orchestrator.errors import InvalidInput
+from orchestrator.errors import DataError, InvalidInput
 from orchestrator.spec import Suite, Task
 from orchestrator.tasks import SUITES
 from orchestrator.tasks.own import read_suite
@@ -201,3 +205,86 @@ def test_a_stopped_check_leaves_no_threads_at_work(root: Path) -> None:
 def test_a_suite_without_images_on_disk_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="layout of suite 'mini'"):
         check(tmp_path, "digits", SUITES["mini"])
+
+
+def copy_train_image(folder: Path, split: str) -> None:
+    image = next((folder / "tulips" / "train" / "parrot").iterdir())
+    (folder / "tulips" / split / "parrot" / f"renamed{image.suffix}").write_bytes(
+        image.read_bytes()
+    )
+
+
+def without(folder: Path, names: Sequence[str], splits: Sequence[str] = SPLITS) -> None:
+    for split in splits:
+        for name in names:
+            shutil.rmtree(folder / "tulips" / split / name)
+
+
+def one_image_a_class(folder: Path) -> None:
+    for place in (folder / "tulips" / "train").iterdir():
+        for image in sorted(place.iterdir())[1:]:
+            image.unlink()
+
+
+SHARE = ("val: tulips/val", "val: 0.2")
+REFUSED: dict[str, tuple[Callable[[Path], None], tuple[str, str], str]] = {
+    "a test image from train": (
+        lambda folder: copy_train_image(folder, "test"), ("", ""),
+        "1 image of test have the bytes of one of train",
+    ),
+    "a val image from train": (
+        lambda folder: copy_train_image(folder, "val"), ("", ""),
+        "1 image of val have the bytes of one of train",
+    ),
+    "one class": (
+        lambda folder: without(folder, ["triumph", "viridiflora"]), ("", ""),
+        "test has images of one class only (class 0)",
+    ),
+    "one class in train": (
+        lambda folder: without(folder, ["parrot", "triumph"], ["train"]), ("", ""),
+        "train has images of one class only (class 2)",
+    ),
+    "a class without images": (
+        lambda folder: without(folder, ["triumph"]), ("", ""),
+        "no split has an image of class 1 (triumph)",
+    ),
+    "another number than the file says": (
+        lambda folder: None, ("folders: {", "train: 40\n    folders: {"),
+        "train has 36 images; the suite says 40",
+    ),
+    "a share that rounds to nothing": (one_image_a_class, SHARE, "val has no image: a share"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_verify_refuses_no_sweep_is_given(tmp_path: Path, case: str) -> None:
+    spoil, (old, new), why = REFUSED[case]
+    file = make_own(tmp_path)
+    spoil(tmp_path)
+    file.write_text(file.read_text().replace(old, new, 1) if old else file.read_text())
+    suite = read_suite(file)
+    assert [text for text in check(tmp_path, "tulips", suite).problems if why in text]
+    with pytest.raises(DataError, match=re.escape(why)):
+        prepare_tasks(suite, [suite.task("tulips")], tmp_path / "store", None)
+
+
+@pytest.mark.parametrize(("task", "refused"), [("dsprites_ori", False), ("kitti", True)])
+def test_equal_images_in_two_splits_are_a_note_where_the_original_has_them(
+    tmp_path: Path, task: str, refused: bool
+) -> None:
+    make_vtab(tmp_path, [task], train=32, val=16, test=16)
+    train, test = (
+        sorted((tmp_path / task / "images" / part).iterdir())[0] for part in ("train800", "test")
+    )
+    test.write_bytes(train.read_bytes())
+    suite, text = small(), "1 image of test have the bytes of one of train"
+    report = check(tmp_path, task, suite)
+    assert (text in "".join(report.problems), text in "".join(report.notes)) == (
+        refused, not refused,
+    )  # fmt: skip
+    store, tasks = tmp_path / "store", [suite.task(task)]
+    if refused:
+        with pytest.raises(DataError, match=text):
+            prepare_tasks(suite, tasks, store, tmp_path)
+    else:
+        assert text in "".join(prepare_tasks(suite, tasks, store, tmp_path)[task].notes)

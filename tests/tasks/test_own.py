@@ -88,6 +88,25 @@ def test_warm_up_keeps_its_tenth_of_fewer_epochs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("classes", "names"),
+    [
+        ("[no, yes]", ["no", "yes"]),
+        ("[On, OFF, true, null, ~]", ["On", "OFF", "true", "null", "~"]),
+        ("[007, 1_000, 0x1f, 1.50, 12:30, 1e3]", ["007", "1_000", "0x1f", "1.50", "12:30", "1e3"]),
+        ("[2024-01-01, .inf, 'no']", ["2024-01-01", ".inf", "no"]),
+        ("\n    - no\n    - 1", ["no", "1"]),
+    ],
+)
+def test_names_are_texts_as_they_are_written(
+    tmp_path: Path, classes: str, names: list[str]
+) -> None:
+    text = FILE.replace("classes: 2", f"classes: {classes}").replace(" a:", " no:")
+    made = read(tmp_path, text.replace("name: g", "name: 007") + "default_tasks: [no]\n")
+    assert made.files["no"]["classes"] == names
+    assert (made.name, made.default_tasks) == ("007", ("no",))
+
+
+@pytest.mark.parametrize(
     ("text", "fragments"),
     [
         (f"tasks:\n{TASK}", ["'name' is missing"]),
@@ -110,6 +129,20 @@ def test_warm_up_keeps_its_tenth_of_fewer_epochs(tmp_path: Path) -> None:
         (FILE.replace(" a:", " ../a:"), ["'tasks.../a'", "letters"]),
         (FILE.replace(" a:", " all:"), ["'tasks.all'", "taken"]),
         (FILE.replace(" 2\n", " 1\n"), ["'tasks.a.classes' is 1", "from 2"]),
+        (FILE.replace(" 2\n", " [\u00e9, e\u0301]\n"), ["'tasks.a.classes' is", "different names"]),
+        (FILE.replace(" 2\n", " [a, '']\n"), ["'tasks.a.classes' is ['a', '']", "different names"]),
+        (
+            FILE.replace("train: x", "train: [x, y]"),
+            ["'tasks.a.folders.train' is ['x', 'y']", "path"],
+        ),
+        (
+            FILE.replace("folders: {train: x", "parquet: {train: [x, 3]"),
+            ["'tasks.a.parquet.train' is ['x', 3]", "a path, a pattern, or a list of them"],
+        ),
+        (
+            FILE.replace("folders: {train: x", "parquet: {train: []"),
+            ["'tasks.a.parquet.train' is []"],
+        ),
         (FILE.replace(" 2\n", " [x, x]\n"), ["'tasks.a.classes' is ['x', 'x']", "different names"]),
         (FILE.replace("0.2", "1.5"), ["'tasks.a.folders.val' is 1.5", "above 0 and below 1"]),
         (FILE.replace("train: x", "train: 0.5"), ["'tasks.a.folders.train' is 0.5", "path"]),

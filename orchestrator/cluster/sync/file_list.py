@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from orchestrator.data.download.archives import inside
+from orchestrator.data.download.members import inside
 from orchestrator.errors import DataError
 from orchestrator.storage.files import fingerprint
 

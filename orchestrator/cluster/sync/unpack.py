@@ -58,7 +58,7 @@ def merge(archive: Path, folder: Path) -> SyncResult:
     temporary = folder / _TEMPORARY
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        unpack(archive, temporary, lambda *_: None)
+        unpack(archive, temporary, lambda *_: None, updates=True)
         try:
             listed = FileList.load((temporary / NAME).read_bytes())
         except OSError as error:

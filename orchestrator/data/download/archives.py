@@ -5,20 +5,31 @@ Archives are not trusted: every member is checked before anything is written.
 
 from __future__ import annotations
 
+import bz2
 import errno
+import gzip
+import lzma
 import os
 import shutil
-import stat
+import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from lzma import LZMAError
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import NamedTuple
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
 
 from orchestrator.data import Progress, require_space
+from orchestrator.data.download.members import (
+    MemberNames,
+    Refused,
+    TooLarge,
+    check_expansion,
+    check_tar_members,
+    check_zip_member,
+    zip_path,
+)
 from orchestrator.errors import DataError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -46,20 +57,23 @@ def stem(name: str) -> str:
     return name[: len(name) - len(ending)]
 
 
-def unpack(archive: Path, target: Path, progress: Progress) -> None:
+def unpack(archive: Path, target: Path, progress: Progress, *, updates: bool = False) -> None:
     """Unpack `archive` into the folder `target`, which must not exist.
+
+    With `updates` a file of a tar may be there twice: the later one counts.
 
     The folder appears by a rename at the end; a killed process leaves `.<name>.unpacking` beside
     it, which the next call removes. Two processes must not unpack to the same target.
 
     Raises `DataError` naming the archive. Members that would land outside, links that point
-    outside, devices, encryption and too little space are found before anything is written; an
-    error leaves nothing behind.
+    outside or to nothing, devices, names that occur twice, encryption, sizes that no honest archive
+    has and too little space are found before anything is written; an error leaves nothing behind.
     """
     draft = target.with_name(f".{target.name}.unpacking")
     shutil.rmtree(draft, ignore_errors=True)
-    open_archive = _open_zip if archive.name.lower().endswith(".zip") else _open_tar
-    with _errors_named(archive, target), open_archive(archive) as opened:
+    is_zip = archive.name.lower().endswith(".zip")
+    content = _open_zip(archive) if is_zip else _open_tar(archive, updates)
+    with _errors_named(archive, target), content as opened:
         require_space_for(opened.sizes, target.parent, f"unpacking '{archive}'")
         draft.mkdir()
         try:
@@ -89,12 +103,18 @@ def _write(opened: _Opened, folder: Path, what: str, progress: Progress) -> None
 def _open_zip(archive: Path) -> Iterator[_Opened]:
     with zipfile.ZipFile(archive) as file:
         infos = file.infolist()
+        names = MemberNames()
         for info in infos:
-            _check_zip_member(info)
+            check_zip_member(info)
+            names.add(zip_path(info), info.filename, folder=info.is_dir())
+        packed = archive.stat().st_size
+        if sum(info.compress_size for info in infos) > packed:
+            raise zipfile.BadZipFile("its members overlap")
+        check_expansion("it", sum(info.file_size for info in infos), packed)
 
         def write(folder: Path) -> Iterator[int]:
             for info in infos:
-                path = folder / _zip_path(info)
+                path = folder / zip_path(info)
                 if info.is_dir():
                     path.mkdir(parents=True, exist_ok=True)
                     continue
@@ -103,16 +123,30 @@ def _open_zip(archive: Path) -> Iterator[_Opened]:
                     while chunk := source.read(CHUNK):
                         sink.write(chunk)
                         yield len(chunk)
+                    if sink.tell() != info.file_size:
+                        raise zipfile.BadZipFile(
+                            f"its member '{info.filename}' has {sink.tell()} bytes and claims "
+                            f"{info.file_size}"
+                        )
 
         yield _Opened([info.file_size for info in infos], write)
 
 
 @contextmanager
-def _open_tar(archive: Path) -> Iterator[_Opened]:
-    with tarfile.open(archive) as file:
+def _open_tar(archive: Path, updates: bool) -> Iterator[_Opened]:
+    with (
+        _decompressed(archive) as stream,
+        # tarfile reads whole extended headers into memory, whatever size they claim.
+        tarfile.open(
+            fileobj=cast(Any, _Bounded(stream, archive.stat().st_size)), mode="r:"
+        ) as file,
+    ):
         members = file.getmembers()
-        _check_tar_members(members)
+        check_tar_members(members, updates)
         _check_tar_end(file)
+        # Of a sparse file only the parts that are not zero lie in the archive.
+        total = sum(member.size for member in members)
+        check_expansion("it", total, archive.stat().st_size)
 
         def write(folder: Path) -> Iterator[int]:
             for member in members:
@@ -120,6 +154,34 @@ def _open_tar(archive: Path) -> Iterator[_Opened]:
                 yield member.size
 
         yield _Opened([member.size for member in members], write)
+
+
+def _decompressed(archive: Path) -> IO[bytes]:
+    """The archive as a stream of what is in it, by its first bytes."""
+    kinds: dict[bytes, Callable[..., Any]] = {
+        b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open
+    }  # fmt: skip
+    with open(archive, "rb") as file:
+        start = file.read(6)
+    opener = next((kinds[magic] for magic in kinds if start.startswith(magic)), open)
+    return cast(IO[bytes], opener(archive, "rb"))
+
+
+class _Bounded:
+    """A stream that is refused before it is read further than an honest archive goes."""
+
+    def __init__(self, stream: IO[bytes], packed: int) -> None:
+        self._stream, self._packed = stream, packed
+        self.tell, self.close = stream.tell, stream.close
+
+    def read(self, size: int) -> bytes:
+        check_expansion("it", self.tell() + size, self._packed)
+        return self._stream.read(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        assert whence == os.SEEK_SET
+        check_expansion("it", offset, self._packed)
+        return self._stream.seek(offset)
 
 
 def _check_tar_end(file: tarfile.TarFile) -> None:
@@ -130,83 +192,15 @@ def _check_tar_end(file: tarfile.TarFile) -> None:
     file.fileobj.seek(file.offset)
     if file.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError("it has no end: it is cut off, or one of its headers is damaged")
-    while file.fileobj.read(CHUNK):
+    while file.fileobj.read(tarfile.BLOCKSIZE):
         continue
 
 
-class Refused(Exception):
-    """A member that must not be written; the text says why."""
-
-    def __init__(self, member: str, why: str) -> None:
-        super().__init__(f"its member '{member}' {why}")
-
-
-def inside(name: str) -> PurePosixPath | None:
-    """The relative path that a member's name means; None if it leaves its folder."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    leaves = path.is_absolute() or ".." in path.parts or PureWindowsPath(name).drive
-    return None if leaves or "\0" in name else path
-
-
-def _zip_path(info: zipfile.ZipInfo) -> PurePosixPath:
-    """Its path by the name that is stored in the archive: zipfile's own `filename` is cleaned."""
-    path = inside(info.orig_filename)
-    if path is None:
-        raise Refused(info.orig_filename, "would land outside of the folder")
-    return path
-
-
-def _check_zip_member(info: zipfile.ZipInfo) -> None:
-    """`Refused` unless it is an unencrypted file or folder that stays inside."""
-    _zip_path(info)
-    kind = stat.S_IFMT(info.external_attr >> 16)
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise Refused(info.filename, "is a link or a device; allowed in a zip: files and folders")
-    if info.flag_bits & 1:
-        raise Refused(info.filename, "is encrypted")
-
-
-def _check_tar_members(members: list[tarfile.TarInfo]) -> None:
-    """`Refused` for members that leave the folder, for devices, and for links that point outside.
-
-    Stricter than tarfile's filter `data`, which makes absolute names relative and judges a link by
-    what earlier members left on the disk. Here no member may lie behind a link, and no link may
-    climb after it has descended, so that the text of a link alone decides.
-    """
-    links = {PurePosixPath(member.name) for member in members if member.issym()}
-    for member in members:
-        path = PurePosixPath(member.name)
-        if inside(member.name) is None:
-            raise Refused(member.name, "would land outside of the folder")
-        if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
-            raise Refused(member.name, "is a device or a pipe")
-        if _crosses(links, path) or (path in links and not member.issym()):
-            raise Refused(member.name, "would be written through a link")
-        if member.issym() and not _stays(path.parent, PurePosixPath(member.linkname)):
-            raise Refused(member.name, f"is a link that points outside ('{member.linkname}')")
-        if member.islnk():
-            _check_hard(member, links)
-
-
-def _check_hard(member: tarfile.TarInfo, links: set[PurePosixPath]) -> None:
-    other = PurePosixPath(member.linkname)
-    if inside(member.linkname) is None or other in links or _crosses(links, other):
-        raise Refused(member.name, f"is a link that points outside ('{member.linkname}')")
-
-
-def _crosses(links: set[PurePosixPath], path: PurePosixPath) -> bool:
-    return bool(links) and not links.isdisjoint(path.parents)
-
-
-def _stays(folder: PurePosixPath, link: PurePosixPath) -> bool:
-    climbs = [part == ".." for part in link.parts]
-    up = climbs.index(False) if False in climbs else len(climbs)
-    return not link.is_absolute() and not any(climbs[up:]) and up <= len(folder.parts)
-
-
 _DAMAGE = (
-    tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, NotImplementedError
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError,
+    NotImplementedError, ValueError, LookupError, OverflowError, RuntimeError,
 )  # fmt: skip
+"""What the libraries raise for files of random bytes."""
 
 
 @contextmanager
@@ -214,7 +208,7 @@ def _errors_named(archive: Path, target: Path) -> Iterator[None]:
     """Errors of the libraries and the disk as `DataError`."""
     try:
         yield
-    except Refused as error:
+    except (Refused, TooLarge) as error:
         raise DataError(
             f"'{archive}' is not unpacked: {error}. Get it again from where it comes from, or "
             "unpack it by hand and name the folder instead."

@@ -33,7 +33,8 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # not named i
 )
 
 from orchestrator.data import Progress
-from orchestrator.data.download.archives import CHUNK, inside
+from orchestrator.data.download.archives import CHUNK
+from orchestrator.data.download.members import inside
 from orchestrator.errors import DataError
 from orchestrator.spec import digest
 from orchestrator.storage.files import make_folder

@@ -3,6 +3,7 @@
 VTAB-1k, as the NOAH, FacT, EFFT and SSF scripts share it:
 <root>/<task>/images/…
 <root>/<task>/{train800,val200,test,train800val200}.txt      lines `relative/path label`
+with train800val200.txt and test.txt alone: see `vtab_val.py`
 
 FGVC, with the splits of VPT:
 <root>/<task>/{train,val,test}.json      {"relative/path": class id}
@@ -21,9 +22,12 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from orchestrator.data.layouts import vtab_val
+from orchestrator.data.layouts.labels import sorted_ids
 from orchestrator.data.layouts.lists import (
     UNKNOWN,
     make_listing,
@@ -37,7 +41,7 @@ from orchestrator.data.suite_root import folder_names
 from orchestrator.spec import Suite, Task
 from orchestrator.tasks.suites import draw_of
 
-_VTAB_LISTS = {"train": "train800.txt", "val": "val200.txt", "test": "test.txt"}
+_VTAB_LISTS = {"train": vtab_val.TRAIN, "val": vtab_val.VAL, "test": "test.txt"}
 
 
 _Reader = Callable[[Path, Path, Task, list[str]], Listing]
@@ -59,14 +63,19 @@ def benchmark(suite: Suite, nested: str, read: _Reader) -> Callable[..., Listing
 
 def read_vtab(folder: Path, root: Path, task: Task, problems: list[str]) -> Listing:
     """The listing of a task of VTAB-1k."""
+    unsplit = vtab_val.missing(folder, task, problems)
     entries = {
-        split: read_list(folder / name, task.classes, problems)
+        split: []
+        if unsplit and split != "test"
+        else read_list(folder / name, task.classes, problems)
         for split, name in _VTAB_LISTS.items()
     }
-    both = folder / "train800val200.txt"
+    both = folder / vtab_val.BOTH
+    notes: tuple[str, ...] = ()
     if not problems and os.path.exists(both):
         _check_both(both, [*entries["train"], *entries["val"]], task.classes, problems)
-    return make_listing(FileTree(folder, root), entries, problems)
+        notes = vtab_val.chosen(folder, task, entries, problems)
+    return replace(make_listing(FileTree(folder, root), entries, problems), notes=notes)
 
 
 def _check_both(path: Path, parts: Sequence[ListEntry], classes: int, problems: list[str]) -> None:
@@ -124,7 +133,7 @@ class _JsonEntry(NamedTuple):
 def read_fgvc(folder: Path, root: Path, task: Task, problems: list[str]) -> Listing:
     """The listing of a task; labels are the ids of all three lists, sorted, counted from 0."""
     named = {split: _read_json(folder / f"{split}.json", problems) for split in SPLITS}
-    ids = _sorted_ids(image.id for part in named.values() for image in part)
+    ids = sorted_ids(image.id for part in named.values() for image in part)
     if len(ids) != task.classes and all(named.values()):
         problems.append(
             f"{folder}: train.json, val.json and test.json have {len(ids)} class ids together; "
@@ -185,14 +194,6 @@ def _lines_of_keys(text: str) -> list[int]:
 def _id_of(value: Any) -> str | None:
     usable = isinstance(value, int | str) and not isinstance(value, bool)
     return str(value) if usable else None
-
-
-def _sorted_ids(names: Iterator[str | None]) -> tuple[str, ...]:
-    """The distinct ids: as numbers if all are, else as text."""
-    ids = {name for name in names if name is not None}
-    if all(re.fullmatch(r"-?[0-9]{1,18}", name) for name in ids):
-        return tuple(sorted(ids, key=lambda name: (int(name), name)))
-    return tuple(sorted(ids))
 
 
 def _labelled(images: Sequence[_JsonEntry], ids: Sequence[str]) -> list[ListEntry]:

@@ -7,22 +7,27 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from orchestrator.data.layouts.tree import FileTree, ListEntry
+from orchestrator.data.layouts.tree import FileTree, ListEntry, normal_form
 from orchestrator.data.listing import SPLITS, Item, Listing
 
 UNKNOWN = -1
 """The label of an entry whose list states none."""
 
 
-def read_list(path: Path, classes: int, problems: list[str]) -> list[ListEntry]:
-    """The entries of a list. Blank lines, CRLF and a BOM are fine."""
+def read_list(
+    path: Path, classes: int, problems: list[str], names: Sequence[str] = ()
+) -> list[ListEntry]:
+    """The entries of a list; labels are numbers, or `names` without spaces. Blank lines, CRLF and a
+    BOM are fine.
+    """
+    known = {name: label for label, name in enumerate(names) if not name.isdecimal()}
     text = read_text(path, problems)
     if text is None:
         return []
     entries: list[ListEntry] = []
     for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
         if line and not line.isspace():
-            entry = _entry(f"{path}:{number}", line, classes, problems)
+            entry = _entry(f"{path}:{number}", line, classes, known, problems)
             if entry is not None:
                 entries.append(entry)
     if not entries:
@@ -103,12 +108,16 @@ def check_repeats(splits: Mapping[str, Sequence[ListEntry]], problems: list[str]
                 )
 
 
-def _entry(listed: str, line: str, classes: int, problems: list[str]) -> ListEntry | None:
+def _entry(
+    listed: str, line: str, classes: int, known: Mapping[str, int], problems: list[str]
+) -> ListEntry | None:
     parts = line.strip().rsplit(None, 1)
     if len(parts) < 2:
         problems.append(f"{listed}: the line is {line!r:.200}, not 'relative/path label'.")
         return None
-    label = label_of(parts[1], classes, listed, problems)
+    label = known.get(normal_form(parts[1]))
+    if label is None:
+        label = label_of(parts[1], classes, listed, problems)
     path = relative_path(parts[0], listed, problems)
     return None if path is None else ListEntry(listed, path, label)
 
@@ -132,4 +141,4 @@ def hold_out(entries: Sequence[ListEntry], share: float) -> tuple[list[ListEntry
 
 
 def _rank(entry: ListEntry) -> bytes:
-    return hashlib.sha256(entry.path.encode("utf-8", "surrogateescape")).digest()
+    return hashlib.sha256(normal_form(entry.path).encode("utf-8", "surrogateescape")).digest()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,12 +20,42 @@ class ListEntry(NamedTuple):
     label: int
 
 
+def normal_form(name: str) -> str:
+    """The name in Unicode's composed form: `é` is one character, or two that look the same."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def on_disk(path: Path | str) -> str:
+    """The path as the disk has it: a copy between systems may change a name's Unicode form."""
+    text = str(path)
+    if text.isascii() or os.path.lexists(text):
+        return text
+    parent, name = os.path.split(text)
+    if not name or parent == text:
+        return text
+    parent = on_disk(parent)
+    try:
+        found = [own for own in os.listdir(parent) if normal_form(own) == normal_form(name)]
+    except (OSError, ValueError):
+        found = []
+    return os.path.join(parent, found[0] if len(found) == 1 else name)
+
+
 @dataclass(frozen=True)
 class _Directory:
     path: Path
     files: frozenset[str] = frozenset()
     links: frozenset[str] = frozenset()
     problem: str = ""
+    _forms: dict[str, str] = field(default_factory=dict)
+
+    def spelt(self, name: str) -> str:
+        """The name as the disk has it, if it is there in another Unicode form."""
+        if name.isascii() or name in self.files or name in self.links:
+            return name
+        if not self._forms:
+            self._forms.update({normal_form(own): own for own in (*self.files, *self.links)})
+        return self._forms.get(normal_form(name), name)
 
 
 class FileTree:
@@ -48,6 +79,7 @@ class FileTree:
         for entry in entries:
             parent, _, name = entry.path.rpartition("/")
             directory = self._directory(parent)
+            name = directory.spelt(name)
             if directory.problem:
                 absent.setdefault(directory.problem, []).append(entry)
             elif problem := self._problem(directory, name):
@@ -63,7 +95,7 @@ class FileTree:
         """Whether there is a file of that relative path."""
         parent, _, name = path.rpartition("/")
         directory = self._directory(parent)
-        return name in directory.files or name in directory.links
+        return directory.spelt(name) in directory.files | directory.links
 
     def _directory(self, relative: str) -> _Directory:
         if relative not in self._directories:
@@ -71,7 +103,7 @@ class FileTree:
         return self._directories[relative]
 
     def _scan(self, relative: str) -> _Directory:
-        path = self.folder / relative
+        path = Path(on_disk(self.folder / relative))
         try:
             if not self._contains(real := os.path.realpath(path)):
                 return _Directory(path, problem=f"the folder '{path}' leads out, to '{real}'")

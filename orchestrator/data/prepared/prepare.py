@@ -28,6 +28,9 @@ from orchestrator.errors import DataError
 from orchestrator.spec import Suite, Task, digest
 from orchestrator.storage.files import locked, make_folder, sync_folder, write_whole
 
+_CHECKS = 2
+"""Raised with every check that is added to `data/checks.py`."""
+
 
 def prepare_tasks(
     suite: Suite,
@@ -49,7 +52,7 @@ def prepare_tasks(
     for task in tasks:
         with _collected(problems, task):
             source = _source(suite, task, root, raw)
-            state = None if source is None else digest(_states(source))
+            state = None if source is None else _state_of(_states(source))
             manifest = current(suite, task, root, state)
             if manifest is not None:
                 found[task.name] = manifest
@@ -88,7 +91,14 @@ def _source(suite: Suite, task: Task, root: Path, raw: Path | None) -> Source | 
 
 
 def _states(source: Source) -> dict[str, str]:
-    return {name: source.state(name) for name in SPLITS}
+    """The state of each split, and of what the listing notes."""
+    notes = source.listing.notes if isinstance(source, ListedSource) else ()
+    return {**{name: source.state(name) for name in SPLITS}, "notes": digest(list(notes))}
+
+
+def _state_of(states: Mapping[str, str]) -> str:
+    """The state of a whole source: what was prepared under fewer checks is checked again."""
+    return digest([_CHECKS, dict(states)])
 
 
 @contextmanager
@@ -153,10 +163,10 @@ def prepare(
     folder = root / suite.store / task.name
     try:
         states = _states(source)
-        found = current(suite, task, root, digest(states))
+        found = current(suite, task, root, _state_of(states))
         if found is None:
             with locked(folder.parent / f".{folder.name}.lock"):
-                found = current(suite, task, root, digest(states)) or _make(
+                found = current(suite, task, root, _state_of(states)) or _make(
                     suite, task, source, folder, states, tick
                 )
         return found
@@ -177,25 +187,51 @@ def _make(
     own = {n: digest([s, arrow.VERSION, task.classes, suite.side]) for n, s in states.items()}
     done = {name: record for name in SPLITS if (record := _finished(draft, name, own[name]))}
     _require_space(draft, sum(source.size(name) for name in SPLITS if name not in done))
+    problems: list[str] = []
     for name in (name for name in SPLITS if name not in done):
-        path, record_path = draft / f"{name}.arrow", draft / f"{name}.json"
-        for old in (record_path, path):
-            old.unlink(missing_ok=True)
-        try:
-            made = _link_shared(folder, path, own[name]) or source.write(name, path, tick)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-        done[name] = replace(made, state=own[name])
-        # Written last: a split that has a record is complete.
-        write_whole(record_path, json.dumps(asdict(done[name])).encode())
+        record = _make_split(source, name, folder, draft, own[name], problems, tick)
+        if record is not None:
+            done[name] = record
+    found = source.check()
+    problems += found.errors
+    if problems:
+        raise DataError(problem_report(f"{suite.name}/{task.name}", problems))
     shape = (task.classes, suite.side, suite.view)
-    manifest = Manifest(arrow.VERSION, digest(states), *shape, done, source.names())
+    manifest = Manifest(arrow.VERSION, _state_of(states), *shape, done, source.names())
+    said = deviations(suite, {task.name: manifest.counts})  # by every command that uses the task
+    manifest = replace(manifest, notes=(*found.notes, *(() if said else found.deviations)))
     for name in SPLITS:
         (draft / f"{name}.json").unlink()
     manifest.write(draft)
     _replace(folder, draft)
     return manifest
+
+
+def _make_split(
+    source: Source,
+    name: str,
+    folder: Path,
+    draft: Path,
+    state: str,
+    problems: list[str],
+    tick: Tick,
+) -> SplitRecord | None:
+    """A split in the draft, with its record; None, with problems and no file, if it is wrong."""
+    path, record_path = draft / f"{name}.arrow", draft / f"{name}.json"
+    for old in (record_path, path):
+        old.unlink(missing_ok=True)
+    made = None
+    try:
+        made = _link_shared(folder, path, state) or source.write(name, path, problems, tick)
+    finally:
+        if made is None:
+            path.unlink(missing_ok=True)
+    if made is None:
+        return None
+    record = replace(made, state=state)
+    # Written last: a split that has a record is complete.
+    write_whole(record_path, json.dumps(asdict(record)).encode())
+    return record
 
 
 def _link_shared(folder: Path, target: Path, state: str) -> SplitRecord | None:

@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from orchestrator.data.checks import Findings, check_task
 from orchestrator.data.images import ImageError, decode, load, map_ahead
 from orchestrator.data.layouts import read_listing
-from orchestrator.data.listing import Item, Listing
+from orchestrator.data.listing import SPLITS, Item, Listing
 from orchestrator.data.prepared import arrow
 from orchestrator.data.prepared.store import SplitRecord
 from orchestrator.errors import DataError
@@ -39,6 +40,7 @@ class ListedSource:
     task: Task
     listing: Listing
     _states: dict[str, str] = field(default_factory=dict, init=False, compare=False)
+    _digests: dict[str, list[bytes]] = field(default_factory=dict, init=False, compare=False)
 
     def state(self, name: str) -> str:
         """Changes when the split does. Computed once: it needs a `stat` of every image."""
@@ -61,23 +63,35 @@ class ListedSource:
             return sum(item.size() + 24 for item in items)
         return len(items) * (self.suite.side**2 * 3 + 24)
 
-    def write(self, name: str, path: Path, tick: Tick) -> SplitRecord:
-        """Write a split to a new file; `DataError` if its images are not what the task says."""
+    def write(self, name: str, path: Path, problems: list[str], tick: Tick) -> SplitRecord | None:
+        """Write a split to a new file; None, with problems, if an image cannot be used."""
         items, side, classes = self.listing.splits[name], self.suite.side, self.task.classes
         labels = np.array([item.label for item in items], np.int64)
-        problems: list[str] = []
+        before = len(problems)
+        digests: list[bytes] = []
+        self._digests[name] = digests
         if name == "test":
-            files = _read_all(items, _checked_bytes, problems, tick)
+            files = _read_all(items, _checked_bytes, digests, problems, tick)
             arrow.write_encoded(path, (data or b"" for data in files), labels, side, classes)
         else:
             with arrow.filling(path, labels, side, classes) as put:
-                images = _read_all(items, lambda data: decode(data, side), problems, tick)
+                images = _read_all(items, lambda data: decode(data, side), digests, problems, tick)
                 for index, image in enumerate(images):
                     if image is not None:
                         put(index, *image)
-        if problems:
-            raise DataError(problem_report(f"{self.suite.name}/{self.task.name}", problems))
+        if len(problems) > before:
+            return None
         return _record(path, classes, len(items), encoded=name == "test")
+
+    def check(self) -> Findings:
+        """What all splits together must be. Reads the images of splits that were not written here:
+        an earlier command or another task did.
+        """
+        for name in SPLITS:
+            if name not in self._digests:
+                items = self.listing.splits[name]
+                self._digests[name] = list(map_ahead(_digest_of, items))
+        return check_task(self.suite, self.task, self.listing, self._digests)
 
 
 @dataclass(frozen=True)
@@ -109,7 +123,11 @@ class GeneratedSource:
     def size(self, name: str) -> int:
         return int(self._checked(name)[0].nbytes)
 
-    def write(self, name: str, path: Path, tick: Tick) -> SplitRecord:
+    def check(self) -> Findings:
+        return Findings()
+
+    def write(self, name: str, path: Path, problems: list[str], tick: Tick) -> SplitRecord | None:
+        """Write a split to a new file; `DataError` if its arrays are not what the task says."""
         images, labels = self._checked(name)
         side, classes = images.shape[1], self.task.classes
         with arrow.filling(path, labels, side, classes) as put:
@@ -185,23 +203,36 @@ def _record(path: Path, classes: int, images: int, encoded: bool = False) -> Spl
 
 
 def _read_all(
-    items: Sequence[Item], read: Callable[[bytes], T], problems: list[str], tick: Tick
+    items: Sequence[Item],
+    read: Callable[[bytes], T],
+    digests: list[bytes],
+    problems: list[str],
+    tick: Tick,
 ) -> Iterator[T | None]:
-    """`read(bytes)` of every item, in order; None, and a problem, where an image is bad."""
+    """`read(bytes)` of every item, in order; None, and a problem, where an image is bad.
 
-    def attempt(item: Item) -> tuple[T | None, str]:
+    Adds to `digests` the SHA-256 of every file, empty where an image is bad.
+    """
+
+    def attempt(item: Item) -> tuple[T | None, bytes, str]:
         try:
-            return read(item.read()), ""
+            data = item.read()
+            return read(data), hashlib.sha256(data).digest(), ""
         except ImageError as error:
-            return None, f"{item.where}: {error}"
+            return None, b"", f"{item.where}: {error}"
         except OSError as error:
-            return None, f"{item.where}: {error.strerror or error}"
+            return None, b"", f"{item.where}: {error.strerror or error}"
 
-    for result, problem in map_ahead(attempt, items):
+    for result, digest, problem in map_ahead(attempt, items):
+        digests.append(digest)
         if problem:
             problems.append(problem)
         yield result
         tick()
+
+
+def _digest_of(item: Item) -> bytes:
+    return hashlib.sha256(item.read()).digest()
 
 
 def _checked_bytes(data: bytes) -> bytes:

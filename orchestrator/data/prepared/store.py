@@ -57,6 +57,8 @@ class Manifest:
     splits: Mapping[str, SplitRecord]
     names: tuple[str, ...] = ()
     """Names of the classes by label, where the source has them."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of the images: sentences."""
 
     @property
     def identity(self) -> DataIdentity:
@@ -86,9 +88,10 @@ class Manifest:
         try:
             content = json.loads((folder / MANIFEST).read_bytes())
             identity, names = content.pop("identity"), tuple(content.pop("names"))
+            notes = tuple(content.pop("notes", ()))
             splits = content.pop("splits")
             records = {name: SplitRecord(**splits[name]) for name in SPLITS}
-            manifest = cls(**content, splits=records, names=names)
+            manifest = cls(**content, splits=records, names=names, notes=notes)
             valid = manifest.view in VIEWS and asdict(manifest.identity) == identity
             return manifest if valid else None
         except (OSError, ValueError, TypeError, KeyError, AttributeError):

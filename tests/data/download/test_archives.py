@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import random
 import tarfile
@@ -103,7 +104,86 @@ def tarred(*members: tuple[str, bytes, str]) -> Callable[[Path], Path]:
     return write
 
 
+def sized(name: str, packed: int, claimed: int) -> Callable[[Path], Path]:
+    """A zip whose directory claims another size of its one member."""
+
+    def write(folder: Path) -> Path:
+        with zipfile.ZipFile(folder / "bad.zip", "w") as file:
+            file.writestr(name, bytes(packed))
+        raw = bytearray((folder / "bad.zip").read_bytes())
+        for start, place in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
+            at = raw.index(start) + place
+            raw[at : at + 4] = claimed.to_bytes(4, "little")
+        (folder / "bad.zip").write_bytes(raw)
+        return folder / "bad.zip"
+
+    return write
+
+
+def zeros(name: str, size: int = 3 * 2**20, members: int = 1) -> Callable[[Path], Path]:
+    """Members that are packed a thousand times smaller."""
+    return lambda folder: make(folder / name, {f"z{n}": bytes(size) for n in range(members)})
+
+
+def zeros_behind_the_end(folder: Path) -> Path:
+    with tarfile.open(folder / "a.tar", "w") as tar:
+        add(tar, "good", data=b"1")
+    whole = (folder / "a.tar").read_bytes() + bytes(4 * 2**20)
+    (folder / "a.tar").unlink()
+    (folder / "bad.tar.gz").write_bytes(gzip.compress(whole))
+    return folder / "bad.tar.gz"
+
+
+def sparse(folder: Path) -> Path:
+    """A file of a terabyte, of which nothing is in the archive."""
+    info = tarfile.TarInfo("x")
+    info.pax_headers = {
+        "GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.name": "x",
+        "GNU.sparse.size": str(2**40), "GNU.sparse.map": f"{2**40},0",
+    }  # fmt: skip
+    with tarfile.open(folder / "bad.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(info)
+    return folder / "bad.tar"
+
+
+def header_of_zeros(folder: Path) -> Path:
+    """An extended header, which tarfile reads into memory, of four million bytes."""
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XHDTYPE, 4 * 2**20
+    (folder / "bad.tar.gz").write_bytes(gzip.compress(info.tobuf() + bytes(4 * 2**20)))
+    return folder / "bad.tar.gz"
+
+
 BAD = {
+    "zip that claims 4 GB for 2 bytes": (sized("x", 2, 2**32 - 2), "'x' expands to 4,294,967,294"),
+    "zip that claims 300 bytes for 2": (sized("x", 2, 300), "'x' has 2 bytes and claims 300"),
+    "zip of zeros": (zeros("bad.zip"), "'z0' expands to 3,145,728 bytes .* allowed: 200 times"),
+    "zip of many zeros": (zeros("bad.zip", 2**20 - 1, 4), "it expands to 4,194,300 bytes"),
+    "gz of zeros": (zeros("bad.tar.gz"), "it expands to"),
+    "bz2 of zeros": (zeros("bad.tar.bz2"), "it expands to"),
+    "xz of zeros": (zeros("bad.tar.xz"), "it expands to"),
+    "zeros behind the end": (zeros_behind_the_end, "it expands to"),
+    "sparse file": (sparse, "it expands to 1,099,511,627,776"),
+    "header of zeros": (header_of_zeros, "it expands to"),
+    "zip name twice": (zipped("./good"), "'./good' is there twice"),
+    "zip file and folder": (zipped("good/x"), "'good/x' is a file and a folder"),
+    "zip long name": (zipped("x" * 300), "has a name of more than 255 bytes"),
+    "tar name twice": (tarred(("good", FILE, "")), "'good' is there twice"),
+    "tar file and folder": (tarred(("good/x", FILE, "")), "'good/x' is a file and a folder"),
+    "tar file of no name": (tarred((".", FILE, "")), "'.' is a file and a folder"),
+    "tar hard link to nothing": (
+        tarred(("l", HARDLINK, "gone")),
+        "'l' is a hard link to 'gone', which is no file before it",
+    ),
+    "tar hard link to itself": (tarred(("l", HARDLINK, "l")), "which is no file before it"),
+    "tar hard link to a folder": (
+        tarred(("d", tarfile.DIRTYPE, ""), ("l", HARDLINK, "d")),
+        "which is no file before it",
+    ),
+    "tar hard link to a later file": (
+        tarred(("l", HARDLINK, "z"), ("z", FILE, "")),
+        "which is no file before it",
+    ),
     "zip climbs": (zipped("a/../../evil"), "a/../../evil"),
     "zip absolute": (zipped("/tmp/evil"), "outside"),
     "zip climbs as on Windows": (zipped("..\\evil"), "outside"),
@@ -159,6 +239,18 @@ def test_links_that_stay_inside_are_kept(tmp_path: Path) -> None:
         add(tar, "hard", HARDLINK, "a/b/file")
     archives.unpack(tmp_path / "a.tar", tmp_path / "out", quiet)
     assert read(tmp_path / "out") == {"a/b/file": b"1", "a/c/soft": b"1", "hard": b"1"}
+
+
+def test_a_later_file_counts_where_an_archive_is_written_while_files_change(
+    tmp_path: Path,
+) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for data in (b"1", b"22"):
+            add(tar, "file", data=data)
+    with pytest.raises(DataError, match="'file' is there twice"):
+        archives.unpack(tmp_path / "a.tar", tmp_path / "out", quiet)
+    archives.unpack(tmp_path / "a.tar", tmp_path / "out", quiet, updates=True)
+    assert read(tmp_path / "out") == {"file": b"22"}
 
 
 def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
@@ -221,3 +313,22 @@ def test_what_a_killed_process_left_is_not_taken_up(tmp_path: Path) -> None:
     (tmp_path / ".out.unpacking" / "half").write_text("")
     archives.unpack(make(tmp_path / "a.zip"), tmp_path / "out", quiet)
     assert read(tmp_path / "out") == CONTENT
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "a.tar.bz2", "a.tar.xz"])
+def test_random_damage_is_refused_or_does_no_harm(tmp_path: Path, name: str) -> None:
+    content = {"a/x": b"hello 1\n" * 40, "a/y": random.Random(1).randbytes(2000), "b": b""}
+    archive, rng = make(tmp_path / name, content), random.Random(2)
+    whole = archive.read_bytes()
+    for number in range(60):
+        damaged = bytearray(whole)
+        for _ in range(rng.choice([1, 3, 20])):
+            damaged[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        archive.write_bytes(damaged[: rng.choice([None, rng.randrange(len(whole))])])
+        try:
+            archives.unpack(archive, tmp_path / f"out{number}", quiet)
+        except DataError as error:
+            assert str(archive) in str(error)
+        else:  # a plain tar has no checksums of its content
+            found = set(read(tmp_path / f"out{number}").values())
+            assert name == "a.tar" or found <= set(content.values())

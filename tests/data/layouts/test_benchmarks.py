@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from orchestrator.data.layouts import LAYOUTS
+from orchestrator.data.layouts import LAYOUTS, vtab_val, write_val_lists
+from orchestrator.data.layouts.tree import ListEntry
 from orchestrator.data.listing import Listing
+from orchestrator.errors import DataError, InvalidInput
 from orchestrator.tasks import SUITES
 from tests.trees import make_fewshot, make_fgvc, make_vtab, shown_labels
 
@@ -436,3 +439,63 @@ def test_a_missing_first_image_does_not_mislead(fewshot: Path) -> None:
     path = fewshot / "oxford-pets" / "annotations" / "train_meta.list.num_shot_1.seed_0"
     set_line(path, 1, "nowhere/x.jpg 0")
     assert f"{path}:1: the folder" in only(read("fewshot", PETS, fewshot))
+
+
+def only_both(vtab: Path) -> Path:
+    """The task's folder with one list of train and val."""
+    folder = vtab / "kitti"
+    for name in (TRAIN, VAL):
+        (folder / name).unlink()
+    return folder
+
+
+def test_a_list_of_train_and_val_alone_is_one_problem_with_the_choices(vtab: Path) -> None:
+    folder = only_both(vtab)
+    problem = only(kitti(vtab))
+    assert problem.startswith(f"{folder}: it has train800val200.txt, but no train800.txt")
+    assert "data split vtab --tasks kitti --val …" in problem
+    assert "`--val last`" in problem and "`--val stratified`" in problem
+
+
+@pytest.mark.parametrize("choice", ["last", "stratified"])
+def test_the_choice_of_val_is_written_noted_and_checked(vtab: Path, choice: str) -> None:
+    folder, suite = only_both(vtab), SUITES["vtab"]
+    both = (folder / "train800val200.txt").read_text().splitlines()
+    tasks = [suite.task("kitti")]
+    assert write_val_lists(suite, tasks, vtab, choice) == {"kitti": True}
+    listing = kitti(vtab)
+    assert (listing.problems, counts(listing)) == ((), {"train": 13, "val": 3, "test": 6})
+    assert f"`--val {choice}`" in listing.notes[0]
+    val = (folder / VAL).read_text().splitlines()
+    assert sorted([*val, *(folder / TRAIN).read_text().splitlines()]) == sorted(both)
+    if choice == "last":
+        assert val == both[-3:]
+    else:  # four of each class: three of the four classes have one in val
+        assert len({line.split()[1] for line in val}) == 3
+    write_val_lists(suite, tasks, vtab, "last")  # one may change one's mind
+    assert (folder / VAL).read_text().splitlines() == both[-3:]
+    change(folder / VAL, lambda lines: lines.reverse())
+    assert "are not what val200.choice ('last') makes" in only(kitti(vtab))
+    (folder / "val200.choice").unlink()
+    assert (kitti(vtab).problems, kitti(vtab).notes) == ((), ())
+    assert write_val_lists(suite, tasks, vtab, choice) == {"kitti": False}, "they are one's own"
+
+
+def test_wrong_choices_of_val_are_refused(vtab: Path) -> None:
+    suite, folder = SUITES["vtab"], only_both(vtab)
+    with pytest.raises(InvalidInput, match=r"unknown choice of val 'first'.*last, stratified"):
+        write_val_lists(suite, suite.tasks, vtab, "first")
+    with pytest.raises(InvalidInput, match="this command is for vtab"):
+        write_val_lists(SUITES["fgvc"], SUITES["fgvc"].tasks, vtab, "last")
+    set_line(folder / "train800val200.txt", 2, "x.jpg 9")
+    with pytest.raises(DataError, match=r"no folder 'dtd'[\s\S]*txt:2: the label is 9"):
+        write_val_lists(suite, [suite.task("dtd"), suite.task("kitti")], vtab, "last")
+
+
+def test_a_stratified_val_has_its_share_of_every_class() -> None:
+    labels = [0] * 500 + [1] * 303 + [2] * 190 + [3] * 7
+    entries = [ListEntry("", f"{n}.jpg", label) for n, label in enumerate(labels)]
+    train, val = vtab_val.split(entries, "stratified")
+    assert Counter(entry.label for entry in val) == {0: 100, 1: 61, 2: 38, 3: 1}
+    assert sorted([*train, *val]) == sorted(entries) and val == [e for e in entries if e in val]
+    assert {e.path for e in val} != {e.path for e in vtab_val.split(entries, "last")[1]}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.data.layouts import LAYOUTS
+from orchestrator.data.layouts import LAYOUTS, parquet
 from orchestrator.data.layouts.lists import hold_out
 from orchestrator.data.layouts.parquet import ImageColumn
 from orchestrator.data.layouts.tree import ListEntry
@@ -99,17 +101,62 @@ def test_another_number_of_class_folders_names_both(garden: Path) -> None:
 def test_what_lies_in_the_wrong_place_is_reported(garden: Path) -> None:
     train = garden / "tulips" / "train"
     (train / "loose.JPG").write_bytes(b"")
-    (train / "parrot" / "notes.txt").write_text("")
     (train / "parrot" / "more").mkdir()
-    for harmless in (".DS_Store", "parrot/.hidden", "parrot/Thumbs.db", "README.md"):
+    (train / "parrot" / "a.heic").write_text("")
+    image = next((train / "triumph").iterdir())
+    shutil.copy(image, train / "triumph" / f"{image.name}_original")
+    for harmless in (".DS_Store", "parrot/.hidden", "parrot/thumbs.DB", "README.md"):
         (train / harmless).write_text("")
     shutil.rmtree(garden / "tulips" / "val")
     problem = "\n".join(read(garden, "tulips").problems)
     assert "loose.JPG: this image lies in no class folder" in problem
-    assert "parrot/notes.txt: this is no image by its name" in problem
+    assert "parrot/a.heic: images of this kind are not read" in problem
+    assert "_original: this is an image, but not by its name" in problem
     assert "parrot/more: this folder lies in a class folder" in problem
     assert f"{garden}/tulips/val: this folder cannot be read (No such file" in problem
-    assert len(problem.splitlines()) == 4
+    assert len(problem.splitlines()) == 5
+
+
+def test_files_that_are_no_images_are_left_out_with_a_note(garden: Path) -> None:
+    there = read(garden, "tulips")
+    train = garden / "tulips" / "train"
+    for name in ("parrot/notes.txt", "parrot/a.xml", "triumph/b.xml", "triumph/LICENSE"):
+        (train / name).write_text("P6 or so")
+    os.mkfifo(train / "parrot" / "pipe")
+    listing = read(garden, "tulips")
+    assert (listing.problems, counts(listing)) == ((), counts(there))
+    (note,) = listing.notes
+    assert "5 files that are no images (.xml 2, " in note and str(train / "parrot/a.xml") in note
+
+
+COMPOSED, APART = (unicodedata.normalize(form, "Gänseblümchen") for form in ("NFC", "NFD"))
+
+
+@pytest.mark.parametrize(("written", "there"), [(COMPOSED, APART), (APART, COMPOSED)])
+def test_names_may_differ_in_unicode_form(garden: Path, written: str, there: str) -> None:
+    """As they do after a copy between systems: folders, class folders, lists, images."""
+    (garden / "tulips").rename(garden / there)
+    for split, name in (("train", there), ("test", there), ("val", written)):
+        (garden / there / split / "parrot").rename(garden / there / split / name)
+    old = GARDEN[GARDEN.index("[parrot") : GARDEN.index("  weeds")]
+    new = old.replace("parrot", written).replace("tulips/", f"{written}/")
+    for classes in (new, new.replace(f"[{written}, triumph, viridiflora]", "3")):
+        listing = read(garden, "tulips", old, classes)
+        assert listing.problems == ()
+        assert counts(listing) == {"train": 30, "val": 6, "test": 10}
+        assert listing.classes[0] == COMPOSED
+    (garden / there / "train" / written).mkdir()
+    assert "names differ in Unicode form only" in only(read(garden, "tulips", old, new))
+
+    (garden / "weeds" / "train").rename(garden / "weeds" / there)
+    first = sorted((garden / "weeds" / there).iterdir())[0]
+    first.rename(first.with_name(f"{there}{first.suffix}"))
+    for path in (garden / "weeds").glob("*.txt"):
+        text = path.read_text().replace(f"train/{first.name}", f"train/{written}{first.suffix}")
+        path.write_text(text.replace("train/", f"{written}/"))
+    (garden / "weeds" / "train.txt").rename(garden / "weeds" / f"{there}.txt")
+    listing = read(garden, "weeds", "train: weeds/train.txt", f"train: weeds/{written}.txt")
+    assert (listing.problems, counts(listing)["train"]) == ((), 30)
 
 
 def test_an_empty_folder_is_reported(garden: Path) -> None:
@@ -143,6 +190,16 @@ def test_lists_give_paths_below_their_root(garden: Path) -> None:
     assert listing.problems == ()
     assert counts(listing) == {"train": 30, "val": 6, "test": 10}
     assert Path(listing.splits["val"][0].identity).parent == garden / "weeds" / "val"
+
+
+def test_lists_may_name_the_classes(garden: Path) -> None:
+    there = [item.label for item in read(garden, "weeds").splits["train"]]
+    names = ["dock", "nettle", "thistle", "moss"]
+    path = garden / "weeds" / "train.txt"
+    lines = [line.rsplit(" ", 1) for line in path.read_text().splitlines()]
+    path.write_text("".join(f"{image} {names[int(label)]}\n" for image, label in lines))
+    listing = read(garden, "weeds", "classes: 4", f"classes: [{', '.join(names)}]")
+    assert (listing.problems, [i.label for i in listing.splits["train"]]) == ((), there)
 
 
 def test_problems_of_lists_are_reported(garden: Path) -> None:
@@ -197,33 +254,53 @@ def test_a_column_of_bytes_and_other_names_are_fine(garden: Path) -> None:
     assert "there is no column 'img'; it has ['image', 'label']" in "".join(listing.problems)
 
 
-def test_row_groups_are_read_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = [(bytes([index]), "", 0) for index in range(50)]
-    write_parquet(tmp_path / "x.parquet", made, struct=False, group=10)
-    table, groups = ImageColumn(tmp_path / "x.parquet", "image"), list[int]()
-    real = pq.ParquetFile.read_row_group
+def test_rows_are_read_in_batches_over_files_and_row_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "_BATCH", 4)
+    paths = [tmp_path / f"{number}.parquet" for number in range(3)]
+    for number, path in enumerate(paths):
+        rows = range(20 * number, 20 * number + (20 if number != 1 else 0))
+        write_parquet(path, [(bytes([row]), "", 0) for row in rows], struct=False, group=10)
+    rows = [*range(20), *range(40, 60)]
+    table, groups = ImageColumn(paths, "image"), list[int]()
+    real = ImageColumn._read_group
 
-    def read_row_group(self: Any, group: int, **options: Any) -> Any:
+    def read_group(self: ImageColumn, group: int) -> Any:
         groups.append(group)
-        return real(self, group, **options)
+        return real(self, group)
 
-    monkeypatch.setattr(pq.ParquetFile, "read_row_group", read_row_group)
-    assert table.rows == 50
+    monkeypatch.setattr(ImageColumn, "_read_group", read_group)
+    assert table.rows == 40
+    assert [table.locate(row) for row in (0, 19, 20, 39)] == [
+        (paths[0], 0), (paths[0], 19), (paths[2], 0), (paths[2], 19),
+    ]  # fmt: skip
     near = random.Random(0).sample(range(10), 10)
-    order = [ten + index for ten in range(0, 50, 10) for index in near]
-    assert [table.image(row) for row in order] == [bytes([row]) for row in order]
-    assert groups == [0, 1, 2, 3, 4]
-    assert [table.image(row)[0] for row in (39, 40, 38, 41)] == [39, 40, 38, 41]
-    assert groups == [0, 1, 2, 3, 4]
-    assert table.image(0) == b"\0"
-    assert groups[5:] == [0]
+    order = [ten + index for ten in range(0, 40, 10) for index in near]
+    assert [table.image(row)[0] for row in order] == [rows[row] for row in order]
+    assert groups == [0, 1, 3, 4]  # 2 has no rows
+    assert [table.image(row)[0] for row in (29, 0, 1, 35, 39, 31)] == [49, 0, 1, 55, 59, 51]
+    assert len(table._batches) <= 4
+
+
+@pytest.mark.long
+def test_row_groups_larger_than_an_arrow_array_are_read(tmp_path: Path) -> None:
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    image = pa.array([{"bytes": bytes(2**20), "path": None}], kind)
+    columns = {"image": pa.chunked_array([image] * 2100), "label": pa.array([0] * 2100)}
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table(columns), path, use_dictionary=False, compression="zstd")
+    table = ImageColumn([path], "image")
+    assert table._ends == [2100]  # one row group, of 2.1 GiB
+    for row in (0, 3, 2099):
+        assert table.image(row) == bytes(2**20)
 
 
 def test_rows_without_bytes_are_reported_when_they_are_read(tmp_path: Path) -> None:
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     images = pa.array([{"bytes": None, "path": "/etc/passwd"}, None], kind)
     pq.write_table(pa.table({"image": images}), tmp_path / "x.parquet")
-    table = ImageColumn(tmp_path / "x.parquet", "image")
+    table = ImageColumn([tmp_path / "x.parquet"], "image")
     for row in range(2):
         with pytest.raises(OSError, match="no image bytes"):
             table.image(row)
@@ -233,15 +310,126 @@ def written(path: Path, **columns: pa.Array) -> None:
     pq.write_table(pa.table(columns), path)
 
 
+LABELS: Mapping[str, tuple[str, pa.Array, list[int]]] = {
+    "bool, names of truth": ("[yes, no]", pa.array([True, False, True]), [0, 1, 0]),
+    "bool, other names": ("[cat, dog]", pa.array([True, False, True]), [1, 0, 1]),
+    "bool, a number": ("2", pa.array([True, False, True]), [1, 0, 1]),
+    "text, names": ("[dog, cat]", pa.array(["cat", "dog", "dog"]), [1, 0, 0]),
+    "text, a number": ("2", pa.array(["cat", "dog", "dog"], pa.large_string()), [0, 1, 1]),
+    "text view": ("[dog, cat]", pa.array(["cat", "dog", "dog"], pa.string_view()), [1, 0, 0]),
+    "text of digits": ("3", pa.array(["0", "2", "1"]), [0, 2, 1]),
+    "bytes": ("[dog, cat]", pa.array([b"cat", b"dog", b"dog"]), [1, 0, 0]),
+    "dictionary": ("[dog, cat]", pa.array(["cat", "dog", "dog"]).dictionary_encode(), [1, 0, 0]),
+    "dictionary of numbers": ("2", pa.array([1, 0, 0]).dictionary_encode(), [1, 0, 0]),
+    "float": ("2", pa.array([1.0, 0.0, 0.0], pa.float32()), [1, 0, 0]),
+    "decimal": ("2", pa.array([1, 0, 0], pa.decimal128(3)), [1, 0, 0]),
+    "numbers that are names": ("[3, 7]", pa.array([7, 3, 3]), [1, 0, 0]),
+    "numbers, other names": ("[cat, dog]", pa.array([1, 0, 0], pa.uint64()), [1, 0, 0]),
+}
+
+
+@pytest.mark.parametrize("case", LABELS)
+def test_labels_are_read_whatever_their_type(garden: Path, case: str) -> None:
+    classes, labels, wanted = LABELS[case]
+    images = pa.array([b"a", b"b", b"c"], pa.binary_view())
+    for split in ("train", "test"):
+        written(garden / "ferns" / f"{split}.parquet", image=images, label=labels)
+    (garden / "garden.yaml").write_text(
+        GARDEN.replace("classes: 5", f"classes: {classes}").replace(
+            "val: 0.3333, test: ferns/test", "val: ferns/train.parquet, test: ferns/test"
+        )
+    )
+    suite = read_suite(garden / "garden.yaml")
+    listing = LAYOUTS["files"](garden, suite.task("ferns"), suite.files["ferns"])
+    assert [p for p in listing.problems if "both train and val" not in p] == []
+    assert [item.label for item in listing.splits["test"]] == wanted
+    assert [item.read() for item in listing.splits["train"]] == [b"a", b"b", b"c"]
+
+
+def test_a_text_that_is_no_class_is_named(garden: Path) -> None:
+    for split, names in (("train", ["cat", "dog"]), ("test", ["cat", "Dog"])):
+        written(
+            garden / "ferns" / f"{split}.parquet",
+            image=pa.array([b"a", b"b"]), label=pa.array(names),
+        )  # fmt: skip
+    problem = only(read(garden, "ferns", "classes: 5", "classes: [cat, dog]"))
+    assert problem.endswith("test.parquet, row 1: the label is Dog; allowed: cat, dog.")
+    problem = only(read(garden, "ferns", "classes: 5", "classes: 2"))
+    assert "3 different texts (Dog, cat, dog); the suite says 2 classes" in problem
+
+
+def shard(garden: Path) -> None:
+    """Train in three files and test in two, named as on the hub, in the folder `hub[1]`."""
+    (garden / "hub[1]").mkdir()
+    for split, count in (("train", 3), ("test", 2)):
+        table = pq.read_table(garden / "ferns" / f"{split}.parquet")
+        size = -(-len(table) // count)
+        for number in range(count):
+            name = f"{split}-{number:05d}-of-{count:05d}.parquet"
+            pq.write_table(table[number * size :][:size], garden / "hub[1]" / name, 4)
+
+
+TRAIN_SHARDS = ", ".join(f"'hub[1]/train-0000{number}-of-00003.parquet'" for number in range(3))
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("'hub[1]/train-*.parquet'", "'hub[1]/test-0000?-of-00002.parquet'"),
+        ("'hub[1]'", "'hub[1]'"),
+        (f"[{TRAIN_SHARDS}]", "['hub[1]/test-*']"),
+    ],
+    ids=["pattern", "folder", "list"],
+)
+def test_shards_are_one_split(garden: Path, train: str, test: str) -> None:
+    whole = read(garden, "ferns")
+    shard(garden)
+    old = "{train: ferns/train.parquet, val: 0.3333, test: ferns/test.parquet}"
+    listing = read(garden, "ferns", old, f"{{train: {train}, val: 0.3333, test: {test}}}")
+    assert listing.problems == ()
+    for split, items in listing.splits.items():
+        there = whole.splits[split]
+        assert [item.read() for item in items] == [item.read() for item in there]
+        assert [item.label for item in items] == [item.label for item in there]
+        assert len(listing.state(split)) == 64
+    assert "train-00002-of-00003.parquet, row " in listing.splits["train"][-1].where
+
+
+@pytest.mark.parametrize(
+    ("train", "problem"),
+    [
+        ("'hub[1]/tr*-00001-*'", "lacks 2 of the 3 files train-…-of-00003.parquet"),
+        ("'hub[1]/nothing-*'", "the pattern names no Parquet file"),
+        ("tulips", "tulips: it names no Parquet file"),
+        ("'hub[1]/*'", "is named as both train and test"),
+        ("['hub[1]/train-*', 'hub[1]/train-00001-of-00003.parquet']", "of train is named twice"),
+    ],
+)
+def test_wrong_shards_are_reported(garden: Path, train: str, problem: str) -> None:
+    shard(garden)
+    old = "{train: ferns/train.parquet, val: 0.3333, test: ferns/test.parquet}"
+    new = f"{{train: {train}, val: 0.3333, test: 'hub[1]/test-*'}}"
+    assert problem in "".join(read(garden, "ferns", old, new).problems)
+
+
 def test_problems_of_parquet_files_are_reported(garden: Path) -> None:
     test = garden / "ferns" / "test.parquet"
     images = pa.array([b"a", b"b", b"c"])
     cases: Mapping[str, dict[str, pa.Array]] = {
         "row 1: the label is 5; allowed: 0…4": {"image": images, "label": pa.array([0, 5, 1])},
         "row 2: the label is none": {"image": images, "label": pa.array([0, 1, None])},
-        "column 'label' is string; allowed: integers": {
+        "row 0: the label is a; allowed: 0…4": {
             "image": images,
-            "label": pa.array(["a", "b", "c"]),
+            "label": pa.array(["a", "1", "2"]),
+        },
+        "row 1: the label is 0.5; allowed: 0…4": {"image": images, "label": pa.array([0, 0.5, 1])},
+        "row 1: the label is nan; allowed: 0…4": {
+            "image": images,
+            "label": pa.array([0, float("nan"), 1]),
+        },
+        "column 'label' is list<element: int64>; allowed: numbers, texts": {
+            "image": images,
+            "label": pa.array([[0], [1], [2]]),
         },
         "column 'image' is int64; allowed: bytes": {
             "image": pa.array([1]),
@@ -253,6 +441,10 @@ def test_problems_of_parquet_files_are_reported(garden: Path) -> None:
         written(test, **columns)
         assert only(read(garden, "ferns")).startswith(str(test))
         assert problem in only(read(garden, "ferns"))
+    for double in ("label", "image"):
+        other = "image" if double == "label" else "label"
+        pq.write_table(pa.table([images, images, images], names=[double, other, double]), test)
+        assert f"2 columns are called '{double}'" in only(read(garden, "ferns"))
     test.write_bytes(b"PAR1 and then nothing")
     assert f"{test}: this Parquet file cannot be read" in only(read(garden, "ferns"))
     test.unlink()

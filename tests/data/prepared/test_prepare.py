@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,11 @@ import pytest
 
 from orchestrator.data.images import decode
 from orchestrator.data.prepared import arrow
-from orchestrator.data.prepared.prepare import prepare
-from orchestrator.data.prepared.store import check
+from orchestrator.data.prepared.prepare import current, prepare
+from orchestrator.data.prepared.store import Manifest, check
 from orchestrator.data.splits import EncodedSplit, open_final, open_search
 from orchestrator.errors import DataError
-from tests.data.toys import COUNTS, SIDE, SUITE, TASK, listed
+from tests.data.toys import COUNTS, SIDE, SUITE, TASK, listed, picture
 from tests.imports import ROOT
 
 
@@ -82,19 +83,36 @@ def test_all_bad_images_are_named_and_other_splits_are_kept(tmp_path: Path) -> N
     assert (tmp_path / "toy/dots/train.arrow").stat().st_mtime_ns == stamp
 
 
-def test_bad_test_images_and_missing_ones_are_found_before_the_sweep(tmp_path: Path) -> None:
+def test_bad_images_of_all_splits_and_missing_ones_are_found_at_once(tmp_path: Path) -> None:
     source = listed(tmp_path / "raw")
     for name in COUNTS:
         source.state(name)  # an image disappears after it was listed
     train, test = (tmp_path / f"raw/{split}/4.png" for split in ("train", "test"))
-    cut, whole = test.read_bytes()[:200], train.read_bytes()
     train.unlink()
-    with pytest.raises(DataError, match=r"train\.txt, line 5: .*4\.png: No such file"):
+    test.write_bytes(test.read_bytes()[:200])
+    with pytest.raises(DataError, match="2 problems") as caught:
         prepare(SUITE, TASK, source, tmp_path)
-    train.write_bytes(whole)
-    test.write_bytes(cut)
-    with pytest.raises(DataError, match=r"test\.txt, line 5: .*test/4\.png: "):
-        prepare(SUITE, TASK, source, tmp_path)
+    text = str(caught.value)
+    assert re.search(r"train\.txt, line 5: .*4\.png: No such file", text)
+    assert re.search(r"test\.txt, line 5: .*test/4\.png: ", text)
+    assert [path.name for path in (tmp_path / "toy/.dots.draft").glob("*.arrow")] == ["val.arrow"]
+
+
+def test_splits_that_were_made_before_are_checked_too(tmp_path: Path) -> None:
+    """Killed after train, and prepared by a version that did not look across splits."""
+    for name, other in (("val", "train"), ("test", "train")):
+        folder = tmp_path / name
+        source = listed(folder / "raw")
+        for split in COUNTS:
+            (folder / f"raw/{split}/6.png").write_bytes(picture(7000 + len(split)))
+        prepare(SUITE, TASK, source, folder)
+        copied = (folder / f"raw/{other}/4.png").read_bytes()
+        (folder / f"raw/{name}/4.png").write_bytes(copied)
+        for _ in range(2):  # the second time every split is there already
+            with pytest.raises(DataError, match=f"1 image of {name} have the bytes of one of"):
+                prepare(SUITE, TASK, listed(folder / "raw"), folder)
+    old = Manifest.read(tmp_path / "test/toy/dots")
+    assert old is not None and current(SUITE, TASK, tmp_path / "test") == old
 
 
 def test_a_full_disk_is_reported_and_what_is_finished_stays(
