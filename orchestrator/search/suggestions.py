@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from orchestrator.errors import LedgerError
 from orchestrator.storage.files import make_folder, storage_error, write_whole
@@ -38,6 +38,17 @@ class SuggestionStore:
     def load(self, study: str) -> list[Suggestion]:
         """The suggestions of a study by index; `LedgerError` names a damaged file."""
         return [_read(path) for path in sorted(self._folder(study).glob("*.json"))]
+
+    def keys(self, left_out: Callable[[str], None]) -> dict[str, set[str]]:
+        """Study → the keys of its search trials; `left_out` is told of a damaged study."""
+        found = {}
+        for folder in sorted(self.root.iterdir()) if self.root.is_dir() else ():
+            study = "/".join(map(unquote, folder.name.split("--")))
+            try:
+                found[study] = {suggestion.key for suggestion in self.load(study)}
+            except LedgerError as error:
+                left_out(str(error))
+        return found
 
     def record(self, study: str, suggestion: Suggestion) -> None:
         """Write a suggestion; `StorageError` if the folder cannot be written."""
