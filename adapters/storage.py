@@ -57,8 +57,10 @@ def load(model: M, folder: str | Path) -> M:
     source, sites = Path(folder), free_sites(model)
     adapter = _read_config(source / CONFIG)
     try:
+        _check_regular(source / WEIGHTS)
         tensors = load_file(source / WEIGHTS)
-    except (OSError, SafetensorError) as error:
+    # KeyError, AttributeError: a type that this version of torch or safetensors does not know.
+    except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
         raise AdapterError(f"{source / WEIGHTS} cannot be read as safetensors: {error}.") from error
     bias = tensors.get("head.bias")
     try:
@@ -66,7 +68,7 @@ def load(model: M, folder: str | Path) -> M:
     except AdapterError as error:
         raise AdapterError(f"{source} does not fit this {type(model).__name__}: {error}") from error
     expected, found = (
-        {name: tuple(t.shape) for name, t in some.items()} for some in (fresh.tensors, tensors)
+        {name: (*t.shape, t.dtype) for name, t in some.items()} for some in (fresh.tensors, tensors)
     )
     if expected != found:
         differing = sorted(n for n in {*expected, *found} if expected.get(n) != found.get(n))
@@ -79,9 +81,10 @@ def load(model: M, folder: str | Path) -> M:
 
 def _read_config(path: Path) -> Adapter:
     try:
+        _check_regular(path)
         config = json.loads(path.read_text(encoding="utf-8"))
         name, values, version = config["adapter"], config["hyper_parameters"], config["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise AdapterError(f"{path} is not a readable adapter configuration: {error!r}.") from error
     if version != FORMAT or not isinstance(name, str) or not isinstance(values, dict):
         raise AdapterError(f"{path} has format {version!r}; this version reads format {FORMAT}.")
@@ -89,6 +92,12 @@ def _read_config(path: Path) -> Adapter:
         return build(name, values)
     except AdapterError as error:
         raise AdapterError(f"{path}: {error}") from error
+
+
+def _check_regular(path: Path) -> None:
+    """`OSError` for what is no file: reading a pipe would wait for its writer."""
+    if path.exists() and not path.is_file():
+        raise OSError("it is no regular file")
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -183,7 +183,7 @@ def conclude(storage: SweepStorage, failures: Mapping[str, str], command: str) -
     results = Ledger(paths.ledger).results()
     left_out: list[str] = []
     asked = SuggestionStore(paths.asks).keys(left_out.append)
-    wrong = misfits(found, results, asked, failures)
+    wrong = misfits(found, results, asked, paths.trained(), failures)
     summaries = {
         protocol: summarise(results, found.sweep, found.suite, protocol)
         for protocol in found.sweep.protocols

@@ -86,7 +86,7 @@ def print_problems(found: SweepFile, results: Sequence[TrialResult], paths: Swee
     """Print what of a sweep's folder does not belong together, or cannot be read."""
     left_out: list[str] = []
     asked = SuggestionStore(paths.asks).keys(left_out.append)
-    _print_notes(misfits(found, results, asked), left_out)
+    _print_notes(misfits(found, results, asked, paths.trained()), left_out)
 
 
 def print_outcome(outcome: Outcome, paths: SweepPaths) -> None:

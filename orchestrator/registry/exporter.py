@@ -95,7 +95,7 @@ def _losses(
     if gone:
         names = (study_name(entry.task, entry.adapter, entry.protocol) for entry in gone)
         shown = "; ".join(f"{n} ({missing.get(n, 'sweep.json has no such study')})" for n in names)
-        yield f"the registry had {len(gone)} entries that it no longer has: {shown}."
+        yield f"the registry no longer has {len(gone)} of the entries that it had: {shown}."
     unknown = [entry.path for entry in before if entry.path in kept and entry.key not in rows]
     if unknown:
         yield (
@@ -140,7 +140,7 @@ def _write(
         backbone=sweep.backbone,
         task=study.task,
         adapter=study.adapter,
-        protocol=study.protocol,
+        protocol="paper" if summary.leaks else "honest",
         leaks=summary.leaks,
         warning=label(study.protocol).get("warning", ""),
         path=relative.as_posix(),
@@ -156,7 +156,7 @@ def _write(
         parameters=winner.parameters,
         weights=final.trial.weights,
         data=final.trial.data,
-        sha256={name: files.fingerprint(folder / name) for name in CHECKED},
+        sha256={name: files.fingerprint(folder / name) for name in (*CHECKED, EVIDENCE)},
     )
 
 

@@ -20,12 +20,14 @@ def misfits(
     found: SweepFile,
     results: Sequence[TrialResult],
     asked: Mapping[str, Collection[str]],
+    trained: Collection[str],
     failures: Collection[str] = (),
 ) -> list[str]:
     """Sentences about results that `sweep.json` does not know, and about results that are lost.
 
     Args:
         asked: study → the keys of the search trials that were suggested.
+        trained: the keys of the final trials whose adapters are there.
         failures: keys of trials that were given up: no row is expected of them.
     """
     strangers = {row.key: why for row in results if (why := _why_unknown(row.trial, found))}
@@ -35,6 +37,7 @@ def misfits(
             own[row.trial.study].append(row)
     return [
         *_unknown(strangers, len(results)),
+        *_without_row(set(trained) - {row.key for row in results}),
         *_lost(found, own, asked, frozenset(failures)),
         *_not_asked(own, asked),
     ]
@@ -46,6 +49,15 @@ def _unknown(strangers: Mapping[str, str], total: int) -> Iterator[str]:
             f"sweep.json does not know {len(strangers)} of the ledger's {total} trials "
             f"({_counted(strangers.values())}). Put back the sweep.json or the ledger that belongs "
             "here, or repeat the command that trained them."
+        )
+
+
+def _without_row(keys: Collection[str]) -> Iterator[str]:
+    if keys:
+        yield (
+            f"adapters/ has the weights of {len(keys)} final trials that the ledger does not have "
+            "(unless they end just now, their rows are lost): put the rows back, or repeat the "
+            "same `orchestrate sweep` command, which trains them again."
         )
 
 

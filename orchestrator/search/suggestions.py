@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from orchestrator.errors import LedgerError
-from orchestrator.storage.files import make_folder, storage_error, write_whole
+from orchestrator.storage.files import make_folder, reason, storage_error, write_whole
 from orchestrator.storage.json import read_json
 
 
@@ -41,8 +41,15 @@ class SuggestionStore:
 
     def keys(self, left_out: Callable[[str], None]) -> dict[str, set[str]]:
         """Study → the keys of its search trials; `left_out` is told of a damaged study."""
-        found = {}
-        for folder in sorted(self.root.iterdir()) if self.root.is_dir() else ():
+        found: dict[str, set[str]] = {}
+        try:
+            folders = sorted(self.root.iterdir())
+        except FileNotFoundError:
+            return found
+        except OSError as error:
+            left_out(f"the suggestions in '{self.root}' cannot be read: {reason(error)}")
+            return found
+        for folder in folders:
             study = "/".join(map(unquote, folder.name.split("--")))
             try:
                 found[study] = {suggestion.key for suggestion in self.load(study)}
@@ -77,7 +84,7 @@ def _read(path: Path) -> Suggestion:
             raise ValueError("its index or key does not belong to this file")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LedgerError(
-            f"the suggestion '{path}' cannot be read ({error}). Move the file away and run the "
-            "same command again: unless its trial has a result, another one is suggested."
+            f"the suggestion '{path}' cannot be read ({reason(error)}). Move the file away and run "
+            "the same command again: unless its trial has a result, another one is suggested."
         ) from error
     return suggestion

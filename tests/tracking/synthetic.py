@@ -89,7 +89,7 @@ def result(
         eval_loss=None if value is None else curve[-1].eval_loss,
         epochs_run=run,
         curve=curve,
-        correct=b"\1\0" * 100,
+        correct=b"",
         parameters=1234,
         stopping="asha" if status == "stopped" else "",
         message="loss is NaN in steps 10 to 12" if status == "diverged" else "",
