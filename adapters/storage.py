@@ -8,10 +8,11 @@ import os
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
-from torch import nn
+from torch import Tensor, nn
 
 from adapters.attach import attach_members, attached, free_sites
 from adapters.base import Adapter, Tensors
@@ -21,6 +22,8 @@ from adapters.stack import start_member
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 FORMAT = 1
+_SMALL = 1024
+"""A size that any backbone may have."""
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -64,11 +67,12 @@ def load(model: M, folder: str | Path) -> M:
         raise AdapterError(f"{source / WEIGHTS} cannot be read as safetensors: {error}.") from error
     bias = tensors.get("head.bias")
     try:
+        _check_sizes(adapter, tensors)
         fresh = start_member(adapter, sites, 0, None if bias is None else bias.numel())
-    except AdapterError as error:
+    except (AdapterError, RuntimeError, MemoryError) as error:  # the latter: too little memory
         raise AdapterError(f"{source} does not fit this {type(model).__name__}: {error}") from error
     expected, found = (
-        {name: (*t.shape, t.dtype) for name, t in some.items()} for some in (fresh.tensors, tensors)
+        {name: _kind(t) for name, t in some.items()} for some in (fresh.tensors, tensors)
     )
     if expected != found:
         differing = sorted(n for n in {*expected, *found} if expected.get(n) != found.get(n))
@@ -77,6 +81,20 @@ def load(model: M, folder: str | Path) -> M:
         )
         raise AdapterError(f"{source / WEIGHTS} does not fit this {type(model).__name__}: {shown}.")
     return attach_members(model, [fresh.with_tensors(tensors)], replace_drop_path=False)
+
+
+def _kind(tensor: Tensor) -> str:
+    """Shape, and the type where it is another than that of every trained tensor."""
+    kind = "" if tensor.dtype == torch.float32 else f" of {tensor.dtype}"
+    return f"{tuple(tensor.shape)}{kind}"
+
+
+def _check_sizes(adapter: Adapter, tensors: Tensors) -> None:
+    """`AdapterError` for a size far beyond the tensors', before memory is asked for."""
+    largest = max([_SMALL, *(size for t in tensors.values() if t.numel() for size in t.shape)])
+    for name, value in adapter.to_dict().items():
+        if type(value) is int and value > largest:
+            raise AdapterError(f"{name} is {value}; its tensors allow at most {largest}.")
 
 
 def _read_config(path: Path) -> Adapter:

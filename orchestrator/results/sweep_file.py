@@ -47,6 +47,7 @@ class SweepFile:
         """A sweep that begins now."""
         created = time.time()
         name = digest([asdict(sweep), created])[:16]
+        command = command.encode(errors="backslashreplace").decode()  # bytes that are no text
         return cls(name, sweep, suite, counts, data, weights, command, created)
 
     def write(self, paths: SweepPaths) -> None:

@@ -22,6 +22,7 @@ from orchestrator.errors import TrackingError
 from orchestrator.results.sweep_file import SweepFile
 from orchestrator.results.throughput import Window
 from orchestrator.spec import TrialResult
+from orchestrator.storage.files import reason
 from orchestrator.tracking.records import (
     Measure,
     RunRecord,
@@ -140,7 +141,13 @@ class Tracker:
     def upload(self, out: Path) -> None:
         """Log the report and the registry of `out` on the sweep's run, unless they are there."""
         paths = [out / name for name in ARTIFACTS if (out / name).exists()]
-        digest = _content(paths)
+        try:
+            digest = _content(paths)
+        except OSError as error:
+            raise TrackingError(
+                f"report or registry in '{out}' cannot be read: {reason(error)}. Write them again: "
+                f"`orchestrate report {out}`."
+            ) from error
         run = self._runs[SWEEP]
         if paths and run.artifacts != digest:
             self._store.upload(run.id, paths, digest)
@@ -221,6 +228,11 @@ def only_writer(out: Path, timeout: float) -> AbstractContextManager[object]:
             f"another command is writing '{out}' to MLflow now, probably the sweep itself. "
             "Wait until it has ended, then try again."
         ) from None
+    except OSError as error:
+        raise TrackingError(
+            f"'{out}' cannot be tracked: {reason(error)}. The lock of MLflow's writer lies there: "
+            "make the folder writable, or copy it to one that is. The ledger has every result."
+        ) from error
 
 
 def _single(store: Store) -> dict[str, Run]:
