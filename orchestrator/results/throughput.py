@@ -190,7 +190,8 @@ def _window(line: str) -> Window | None:
         window = Window(**values, groups=groups)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
-    return window if all(_is_sound(record) for record in (window, *groups)) else None
+    records: tuple[Window | GroupUse, ...] = (window, *groups)
+    return window if all(map(_is_sound, records)) else None
 
 
 def _is_sound(record: Window | GroupUse) -> bool:
