@@ -6,6 +6,7 @@ Also the guard that keeps one trial's values out of a forward pass over several.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import Field, field, fields
 from functools import cache
 from math import isfinite
@@ -62,8 +63,10 @@ def _coerced(kind: Any, value: Any) -> Any:
         kind = next((k for k in options if (get_origin(k) is tuple) == is_list), options[0])
     if get_origin(kind) is tuple and isinstance(value, list | tuple):
         return tuple(_coerced(get_args(kind)[0], element) for element in value)
-    if kind is float and type(value) in (int, float) and isfinite(value):
-        return float(value)
+    if kind is float and type(value) in (int, float):
+        with suppress(OverflowError):  # an int of 400 digits is no float
+            if isfinite(value):
+                return float(value)
     if kind in (int, str, bool) and type(value) is kind:
         return value
     raise TypeError

@@ -8,10 +8,11 @@ import os
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
-from torch import nn
+from torch import Tensor, nn
 
 from adapters.attach import attach_members, attached, free_sites
 from adapters.base import Adapter, Tensors
@@ -21,6 +22,8 @@ from adapters.stack import start_member
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 FORMAT = 1
+_SMALL = 1024
+"""A size that any backbone may have."""
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -57,16 +60,19 @@ def load(model: M, folder: str | Path) -> M:
     source, sites = Path(folder), free_sites(model)
     adapter = _read_config(source / CONFIG)
     try:
+        _check_regular(source / WEIGHTS)
         tensors = load_file(source / WEIGHTS)
-    except (OSError, SafetensorError) as error:
+    # KeyError, AttributeError: a type that this version of torch or safetensors does not know.
+    except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
         raise AdapterError(f"{source / WEIGHTS} cannot be read as safetensors: {error}.") from error
     bias = tensors.get("head.bias")
     try:
+        _check_sizes(adapter, tensors)
         fresh = start_member(adapter, sites, 0, None if bias is None else bias.numel())
-    except AdapterError as error:
+    except (AdapterError, RuntimeError, MemoryError) as error:  # the latter: too little memory
         raise AdapterError(f"{source} does not fit this {type(model).__name__}: {error}") from error
     expected, found = (
-        {name: tuple(t.shape) for name, t in some.items()} for some in (fresh.tensors, tensors)
+        {name: _kind(t) for name, t in some.items()} for some in (fresh.tensors, tensors)
     )
     if expected != found:
         differing = sorted(n for n in {*expected, *found} if expected.get(n) != found.get(n))
@@ -77,11 +83,26 @@ def load(model: M, folder: str | Path) -> M:
     return attach_members(model, [fresh.with_tensors(tensors)], replace_drop_path=False)
 
 
+def _kind(tensor: Tensor) -> str:
+    """Shape, and the type where it is another than that of every trained tensor."""
+    kind = "" if tensor.dtype == torch.float32 else f" of {tensor.dtype}"
+    return f"{tuple(tensor.shape)}{kind}"
+
+
+def _check_sizes(adapter: Adapter, tensors: Tensors) -> None:
+    """`AdapterError` for a size far beyond the tensors', before memory is asked for."""
+    largest = max([_SMALL, *(size for t in tensors.values() if t.numel() for size in t.shape)])
+    for name, value in adapter.to_dict().items():
+        if type(value) is int and value > largest:
+            raise AdapterError(f"{name} is {value}; its tensors allow at most {largest}.")
+
+
 def _read_config(path: Path) -> Adapter:
     try:
+        _check_regular(path)
         config = json.loads(path.read_text(encoding="utf-8"))
         name, values, version = config["adapter"], config["hyper_parameters"], config["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise AdapterError(f"{path} is not a readable adapter configuration: {error!r}.") from error
     if version != FORMAT or not isinstance(name, str) or not isinstance(values, dict):
         raise AdapterError(f"{path} has format {version!r}; this version reads format {FORMAT}.")
@@ -89,6 +110,12 @@ def _read_config(path: Path) -> Adapter:
         return build(name, values)
     except AdapterError as error:
         raise AdapterError(f"{path}: {error}") from error
+
+
+def _check_regular(path: Path) -> None:
+    """`OSError` for what is no file: reading a pipe would wait for its writer."""
+    if path.exists() and not path.is_file():
+        raise OSError("it is no regular file")
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -286,7 +286,7 @@ class Trial:
     @property
     def config(self) -> str:
         """Hash of the configuration (params and recipe): equal for all seeds and stages."""
-        return digest({"params": dict(self.params), "recipe": _identity(self.recipe)})[:16]
+        return configuration(self.params, self.recipe)
 
     @property
     def study(self) -> str:
@@ -357,6 +357,11 @@ class TrialResult:
     def key(self) -> str:
         """The trial's key."""
         return self.trial.key
+
+
+def configuration(params: Params, recipe: Recipe) -> str:
+    """Hash of a configuration: 16 hexadecimal digits."""
+    return digest({"params": dict(params), "recipe": _identity(recipe)})[:16]
 
 
 def study_name(task: str, adapter: str, protocol: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,13 +29,14 @@ from orchestrator.planning.extension import check_identities, extend
 from orchestrator.planning.resolve import check_batches, plan_studies, plan_sweep
 from orchestrator.registry import INDEX, export
 from orchestrator.results import throughput
+from orchestrator.results.consistency import misfits
 from orchestrator.results.ledger import Ledger
 from orchestrator.results.sweep_file import SweepFile, read_sweep
 from orchestrator.search.search import Search
 from orchestrator.search.study import StudyProgress
 from orchestrator.search.suggestions import SuggestionStore
 from orchestrator.spec import DataIdentity, Study, Suite, Sweep
-from orchestrator.storage.files import reason
+from orchestrator.storage.files import read_regular, reason, storage_error
 from orchestrator.storage.retry import RetryPolicy
 from orchestrator.storage.sweep_lock import SweepLock
 from orchestrator.storage.sweep_paths import SweepPaths
@@ -96,6 +97,10 @@ class Outcome:
     """Trial key → message, of trials that were given up."""
     mlflow: str
     """How to open MLflow's interface for this sweep."""
+    misfits: tuple[str, ...] = ()
+    """What was lost, or does not belong to this sweep; see `orchestrator.results.consistency`."""
+    left_out: tuple[str, ...] = ()
+    """Derived files that could not be read."""
     tracking: str = ""
     """Empty, or why MLflow lacks some runs."""
     interrupted: bool = False
@@ -173,29 +178,51 @@ def conclude(storage: SweepStorage, failures: Mapping[str, str], command: str) -
     paths = storage.paths
     storage.sync_down(paths.pools, growing=True)
     storage.sync_down(paths.sheets)
+    storage.sync_down(paths.asks)
+    storage.download(paths.registry / INDEX)
     found = read_sweep(paths)
     results = Ledger(paths.ledger).results()
+    left_out: list[str] = []
+    asked = SuggestionStore(paths.asks).keys(left_out.append)
+    wrong = misfits(found, results, asked, paths.trained(), failures)
     summaries = {
         protocol: summarise(results, found.sweep, found.suite, protocol)
         for protocol in found.sweep.protocols
     }
     summary, *leaking = summaries.values()
-    sheets = [paths.sheets / f"{task}.png" for task in found.sweep.tasks]
-    export(summary, results, paths.adapters, paths.registry, storage.download)
+    export(summary, results, paths.adapters, paths.registry, storage.download, wrong.append)
     extras = Extras(
         command=command,
         registry=paths.shown(paths.registry),
         failures=failures,
         notices=deviations(found.suite, found.counts),
         counts=found.counts,
-        sheets={path.stem: path.read_bytes() for path in sheets if path.is_file()},
-        windows=throughput.read(paths.pools),
+        sheets=_sheets(paths.sheets, found.sweep.tasks, left_out),
+        windows=throughput.read(paths.pools, left_out.append),
+        misfits=wrong,
+        left_out=left_out,
     )
     write_report(paths.report, summary, results, extras, leaking[0] if leaking else None)
     storage.upload_folder(paths.registry, last=paths.registry / INDEX)
     storage.upload(paths.report)
     mlflow = viewer(paths.name, paths.out, chosen_uri(paths.out, None))
-    return Outcome(summaries, failures, mlflow)
+    return Outcome(summaries, failures, mlflow, tuple(wrong), tuple(left_out))
+
+
+def _sheets(folder: Path, tasks: Sequence[str], left_out: list[str]) -> dict[str, bytes]:
+    """Task → its contact sheet; none is needed."""
+    found = {}
+    for task in tasks:
+        try:
+            content = read_regular(folder / f"{task}.png")
+            if content[:4] != b"\x89PNG":
+                raise OSError("it is no PNG file")
+            found[task] = content
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            left_out.append(f"the contact sheet of '{task}' is left out: {reason(error)}")
+    return found
 
 
 def _compact(ledger: Ledger) -> None:

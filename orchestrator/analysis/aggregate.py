@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.analysis.averages import best_adapters, compare, over_tasks
 from orchestrator.analysis.statistics import estimate, mcnemar
 from orchestrator.analysis.summary import (
+    NOT_STARTED,
     Alternative,
     RunFacts,
     SeedRow,
@@ -195,17 +196,37 @@ def _same_images(first: TrialResult, second: TrialResult) -> bool:
 
 def _missing(rows: Rows, config: str | None, finals: Sequence[SeedRow], seeds: int) -> str:
     if not rows:
-        return "not started"
+        return NOT_STARTED
     if config is None:
-        return "no search trial has finished"
+        return _without_winner(rows)
     by_seed = {row.seed: row.status for row in finals}
     absent = [str(seed) for seed in range(1, seeds + 1) if seed not in by_seed]
     failed = [str(seed) for seed, status in by_seed.items() if status != "finished"]
     parts = [("not run", absent), ("diverged", failed)]
-    return "; ".join(
+    missing = "; ".join(
         f"final seed{'s' * (len(names) > 1)} {', '.join(names)} {what}"
         for what, names in parts
         if names
+    )
+    return f"{missing} ({_remedy(rows)})" if failed else missing
+
+
+def _without_winner(rows: Rows) -> str:
+    """Why a study that has rows has no winner."""
+    searched = Counter(row.status for row in rows if row.trial.stage == "search")
+    diverged, number = searched["diverged"], searched.total()
+    if diverged and diverged == number:
+        trials = "the only trial" if number == 1 else f"all {number} trials"
+        return f"{trials} of its search diverged; {_remedy(rows)}"
+    counts = [f"{searched[what]} {what}" for what in ("diverged", "stopped") if searched[what]]
+    return "no search trial has finished" + (f" ({', '.join(counts)})" if counts else "")
+
+
+def _remedy(rows: Rows) -> str:
+    lowest = min(row.trial.recipe.lr for row in rows if row.status == "diverged")
+    return (
+        f"the loss became NaN or infinite: try a learning rate below {lowest:g} (--set lr=…, or "
+        "smaller values in --space) with another --out"
     )
 
 

@@ -39,7 +39,8 @@ class Extras:
     the loading example), `failures` trial key → message of trials that infrastructure prevented,
     `notices` sentences for a box at the top (such as image counts that differ from the benchmark),
     `sheets` task → PNG file of a contact sheet of its train split, `counts` task → split → number
-    of images, `windows` the device utilisation of the pools.
+    of images, `windows` the device utilisation of the pools, `misfits` sentences about parts of the
+    folder that do not belong together, `left_out` about derived files that cannot be read.
     """
 
     command: str = ""
@@ -49,6 +50,8 @@ class Extras:
     sheets: Mapping[str, bytes] = field(default_factory=dict)
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     windows: Sequence[Window] = ()
+    misfits: Sequence[str] = ()
+    left_out: Sequence[str] = ()
 
 
 def write_report(

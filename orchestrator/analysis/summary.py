@@ -12,6 +12,9 @@ from typing import Any
 from orchestrator.analysis.statistics import Estimate, Interval
 from orchestrator.spec import Sweep, Task, study_name
 
+NOT_STARTED = "not started"
+"""What a study without a row lacks."""
+
 
 @dataclass(frozen=True)
 class SeedRow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
@@ -169,7 +170,7 @@ def status(
     from orchestrator.cli.tables import print_status
 
     # A folder is meant, not an id, which has no slash.
-    if name is not None and address is None and ("/" in name or Path(name).exists()):
+    if name is not None and address is None and ("/" in name or os.path.exists(name)):
         found, storage = open_sweep(name)
         print_status(found, storage.paths)
         return
@@ -215,7 +216,7 @@ def _sweep(config: SweepConfig, dry_run: bool) -> None:
     if outcome.interrupted:
         _fail(f"stopped; nothing finished is lost. To go on: {command}", _INTERRUPTED)
     complete = all(summary.complete for summary in outcome.summaries.values())
-    if outcome.failures or not complete:
+    if outcome.failures or outcome.misfits or not complete:
         raise typer.Exit(1)
 
 

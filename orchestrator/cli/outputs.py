@@ -32,6 +32,7 @@ def report(folder: Folder) -> None:
 
     outcome, paths = rebuild(folder)
     print_outcome(outcome, paths)
+    raise typer.Exit(1 if outcome.misfits else 0)
 
 
 @app.command()
@@ -43,27 +44,33 @@ def export(
     ] = None,
 ) -> None:
     """Write the registry again from the ledger; with --merged also plain timm weights."""
+    from orchestrator.cli.tables import print_notes
     from orchestrator.registry import export_merged, read_index
 
-    _, paths = rebuild(folder)
+    outcome, paths = rebuild(folder)
+    print_notes(outcome)
     index = read_index(paths.registry)
     console.print(f"registry: {paths.shown(paths.registry)} ({len(index.entries)} entries)")
     if merged is not None:
         for entry in index.entries:
             path = export_merged(paths.registry, entry.task, entry.adapter, merged)
             console.print(f"merged: {path}")
+    raise typer.Exit(1 if outcome.misfits else 0)
 
 
 @app.command()
 def audit(folder: Folder) -> None:
     """Check in a sweep's ledger that no choice was made on the test split."""
     from orchestrator.analysis.audit import audit as check
+    from orchestrator.cli.tables import print_problems
     from orchestrator.results.ledger import Ledger
 
     sweep, storage = open_sweep(folder)
-    found = check(Ledger(storage.paths.ledger).results(), sweep.sweep, sweep.data)
+    results = Ledger(storage.paths.ledger).results()
+    found = check(results, sweep.sweep, sweep.data)
     for line in found.lines():
         console.print(line)
+    print_problems(sweep, results, storage.paths)
     raise typer.Exit(0 if found.clean else 1)
 
 

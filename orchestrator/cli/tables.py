@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from orchestrator.analysis.summary import StudySummary, Summary
+from orchestrator.analysis.summary import NOT_STARTED, StudySummary, Summary
 from orchestrator.cli.console import console
 from orchestrator.cli.progress import duration, percent
+from orchestrator.results.consistency import misfits
 from orchestrator.results.ledger import Ledger
 from orchestrator.results.sweep_file import SweepFile
 from orchestrator.search.samplers import planned_configurations
+from orchestrator.search.suggestions import SuggestionStore
 from orchestrator.storage.sweep_paths import SweepPaths
 
 if TYPE_CHECKING:
     from orchestrator.engine.pool import Pool
-    from orchestrator.spec import Study
+    from orchestrator.spec import Study, TrialResult
     from orchestrator.sweep import Outcome, Planned
 
 _STEPS = 3
@@ -77,9 +80,15 @@ def print_status(found: SweepFile, paths: SweepPaths) -> None:
     console.print(table)
     if any(summary.leaks for summary in summaries):
         console.print(LEAKS, style="bold red")
-    for study in studies:
-        if study.missing:
-            console.print(f"{study.name}: {study.missing}")
+    print_problems(found, results, paths)
+    _print_missing(studies)
+
+
+def print_problems(found: SweepFile, results: Sequence[TrialResult], paths: SweepPaths) -> None:
+    """Print what of a sweep's folder does not belong together, or cannot be read."""
+    left_out: list[str] = []
+    asked = SuggestionStore(paths.asks).keys(left_out.append)
+    _print_notes(misfits(found, results, asked, paths.trained()), left_out)
 
 
 def print_outcome(outcome: Outcome, paths: SweepPaths) -> None:
@@ -88,6 +97,7 @@ def print_outcome(outcome: Outcome, paths: SweepPaths) -> None:
         if protocol != "honest":
             console.print(LEAKS, style="bold red")
         console.print(_results(summary))
+    print_notes(outcome)
     for key, message in outcome.failures.items():
         console.print(f"failed: {key}: {message}", style="red")
     if outcome.tracking:
@@ -102,6 +112,29 @@ def print_outcome(outcome: Outcome, paths: SweepPaths) -> None:
         f"report: {paths.shown(paths.report)}\nregistry: {paths.shown(paths.registry)}\n"
         f"MLflow: {outcome.mlflow}"
     )
+
+
+def print_notes(outcome: Outcome) -> None:
+    """Print which studies have no result, and what of the folder does not belong together."""
+    for summary in outcome.summaries.values():
+        _print_missing(summary.studies)
+    _print_notes(outcome.misfits, outcome.left_out)
+
+
+def _print_notes(wrong: Sequence[str], left_out: Sequence[str]) -> None:
+    for sentence in wrong:
+        console.print(sentence, style="red")
+    for sentence in left_out:
+        console.print(sentence, style="yellow")
+
+
+def _print_missing(studies: Sequence[StudySummary]) -> None:
+    for study in studies:
+        if study.missing and study.missing != NOT_STARTED:
+            console.print(f"{study.name}: {study.missing}")
+    waiting = [study.name for study in studies if study.missing == NOT_STARTED]
+    if waiting:
+        console.print(f"{NOT_STARTED}: {', '.join(waiting)}")
 
 
 def _results(summary: Summary) -> Table:

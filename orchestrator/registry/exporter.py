@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from orchestrator.analysis.summary import StudySummary, Summary
-from orchestrator.errors import CheckpointError
+from orchestrator.errors import CheckpointError, InvalidInput
 from orchestrator.registry.index import (
     CHECKED,
     CONFIG,
@@ -22,10 +22,12 @@ from orchestrator.registry.index import (
     RegistryEntry,
     label,
     path_component,
+    read_index,
     write_json,
 )
-from orchestrator.spec import TrialResult
+from orchestrator.spec import TrialResult, study_name
 from orchestrator.storage import files
+from orchestrator.storage.files import reason
 
 
 def export(
@@ -34,6 +36,7 @@ def export(
     adapters: Path,
     registry: Path,
     fetch: Callable[..., None] = lambda *_: None,
+    lost: Callable[[str], None] = lambda _: None,
 ) -> Index:
     """Write the registry of every study that has its winner and all final seeds; its index.
 
@@ -44,6 +47,7 @@ def export(
         registry: the folder to replace. The new one is built beside it and swapped in, so that a
             reader never sees half of one; one exporter at a time.
         fetch: called with the files of an adapter before they are read.
+        lost: told, in a sentence, of entries that the folder has and the new one will not have.
 
     Raises:
         CheckpointError: the weights of a finished final trial are gone, or `registry` cannot be
@@ -62,6 +66,8 @@ def export(
                 if study.winner is not None and not study.missing
             ]
             index = Index(created=time.time(), entries=tuple(entries)).sealed()
+            for sentence in _losses(registry, index, summary, rows):
+                lost(sentence)
             write_json(draft / INDEX, index.model_dump(mode="json"))
             _swap(draft, registry)
     except OSError as error:
@@ -70,6 +76,32 @@ def export(
             "writable, then run `orchestrate export DIR`."
         ) from error
     return index
+
+
+def _losses(
+    registry: Path, index: Index, summary: Summary, rows: Mapping[str, TrialResult]
+) -> Iterator[str]:
+    """What is lost when `index` replaces the one in `registry`."""
+    if not (registry / INDEX).exists():
+        return
+    try:
+        before = read_index(registry).entries
+    except (InvalidInput, CheckpointError) as error:
+        yield f"what the registry had before is not known: {reason(error)}."
+        return
+    missing = {study.name: study.missing for study in summary.studies}
+    kept = {entry.path for entry in index.entries}
+    gone = [entry for entry in before if entry.path not in kept]
+    if gone:
+        names = (study_name(entry.task, entry.adapter, entry.protocol) for entry in gone)
+        shown = "; ".join(f"{n} ({missing.get(n, 'sweep.json has no such study')})" for n in names)
+        yield f"the registry no longer has {len(gone)} of the entries that it had: {shown}."
+    unknown = [entry.path for entry in before if entry.path in kept and entry.key not in rows]
+    if unknown:
+        yield (
+            f"the ledger no longer has the trials whose weights the registry had as "
+            f"{', '.join(unknown)}: these entries are now of other trials."
+        )
 
 
 def _write(
@@ -108,7 +140,7 @@ def _write(
         backbone=sweep.backbone,
         task=study.task,
         adapter=study.adapter,
-        protocol=study.protocol,
+        protocol="paper" if summary.leaks else "honest",
         leaks=summary.leaks,
         warning=label(study.protocol).get("warning", ""),
         path=relative.as_posix(),
@@ -124,7 +156,7 @@ def _write(
         parameters=winner.parameters,
         weights=final.trial.weights,
         data=final.trial.data,
-        sha256={name: files.fingerprint(folder / name) for name in CHECKED},
+        sha256={name: files.fingerprint(folder / name) for name in (*CHECKED, EVIDENCE)},
     )
 
 
@@ -156,9 +188,9 @@ def _copy_weights(source: Path, checksums: Mapping[str, str], folder: Path) -> N
     """
     for name in WEIGHTS:
         try:
-            content = (source / name).read_bytes()
+            content = files.read_regular(source / name)
         except OSError as error:
-            raise _unusable(source, name, f"cannot be copied ({error.strerror})") from error
+            raise _unusable(source, name, f"cannot be copied ({reason(error)})") from error
         if checksums and hashlib.sha256(content).hexdigest() != checksums.get(name):
             raise _unusable(source, name, "is not what was trained (its SHA-256 differs)")
         files.write_whole(folder / name, content)  # an OSError here is the target's: see `export`

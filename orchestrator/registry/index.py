@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from orchestrator.errors import CheckpointError, InvalidInput, unknown
 from orchestrator.spec import digest
 from orchestrator.storage import files
+from orchestrator.storage.json import read_json
 
 INDEX, CONFIG, EVIDENCE = "index.json", "config.json", "evidence.json"
 WEIGHTS = ("adapter_config.json", "adapter_model.safetensors")
@@ -25,6 +26,13 @@ LEAKS = (
 AGAIN = "Write it again: `orchestrate export DIR`."
 
 
+_MOST_PROBLEMS = 5
+Name = Annotated[str, Field(min_length=1, max_length=1000)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
 class RegistryEntry(BaseModel):
     """One entry of the index. Accuracies are in [0, 1].
 
@@ -32,33 +40,39 @@ class RegistryEntry(BaseModel):
     `test_mean`, `test_std` and `test_interval` (95 %, Student t) are over the values of all seeds,
     which are those of the best epochs under the protocol `paper`. `config` is the hash of params
     and recipe, `weights` and `data` are fingerprints of the backbone and of the task, `sha256`
-    those of the entry's files by name. `leaks`: the protocol chose on the test split; `warning`
-    says so in words (empty otherwise).
+    those of the entry's files by name (`evidence.json` since later). `leaks`: the protocol chose on
+    the test split; `warning` says so in words (empty otherwise).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    suite: str
-    backbone: str
-    task: str
-    adapter: str
-    protocol: str
+    suite: Name
+    backbone: Name
+    task: Name
+    adapter: Name
+    protocol: Literal["honest", "paper"]
     leaks: bool
     warning: str
-    path: str
-    classes: int
-    seed: int
-    key: str
-    test_accuracy: float
-    test_mean: float
-    test_std: float | None
-    test_interval: tuple[float, float] | None
-    seeds: int
-    config: str
-    parameters: int
-    weights: str
-    data: str
-    sha256: dict[str, str]
+    path: Name
+    classes: int = Field(ge=1, le=1_000_000)
+    seed: int = Field(ge=0)
+    key: Name
+    test_accuracy: Share
+    test_mean: Share
+    test_std: Share | None
+    test_interval: tuple[Finite, Finite] | None
+    seeds: int = Field(ge=1)
+    config: Name
+    parameters: int = Field(ge=0)
+    weights: Name
+    data: Name
+    sha256: dict[str, Sha256]
+
+    @model_validator(mode="after")
+    def _labelled(self) -> Self:
+        if self.leaks != (self.protocol != "honest") or (self.leaks and not self.warning):
+            raise ValueError(f"'leaks' and 'warning' are not those of protocol '{self.protocol}'")
+        return self
 
 
 class Index(BaseModel):
@@ -67,21 +81,23 @@ class Index(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[1] = 1
-    created: float
+    created: Finite
     entries: tuple[RegistryEntry, ...]
     checksum: str = ""
-    """SHA-256 (hex) of the entries; indexes of earlier versions lack it."""
+    """SHA-256 (hex) of everything else here; indexes of earlier versions lack it."""
 
     def sealed(self) -> Index:
         """The same with its checksum."""
         return self.model_copy(update={"checksum": self._digest()})
 
     def is_sound(self) -> bool:
-        """Whether the entries are those that the checksum was made of."""
-        return self.checksum in ("", self._digest())
+        """Whether the content is what the checksum was made of."""
+        entries = [entry.model_dump(mode="json") for entry in self.entries]
+        # Before the checksum covered the whole file it was that of the entries.
+        return self.checksum in ("", self._digest(), digest(entries))
 
     def _digest(self) -> str:
-        return digest([entry.model_dump(mode="json") for entry in self.entries])
+        return digest(self.model_dump(mode="json", exclude={"checksum"}))
 
     def find(
         self, task: str, adapter: str, suite: str | None = None, backbone: str | None = None
@@ -110,21 +126,30 @@ def read_index(registry: Path) -> Index:
     """The index of a registry: `InvalidInput` if there is none, `CheckpointError` if damaged."""
     path = registry / INDEX
     try:
-        index = Index.model_validate_json(path.read_bytes())
+        # Strict: a word where a number belongs is damage, not something to convert.
+        index = Index.model_validate_json(json.dumps(read_json(path)), strict=True)
     except OSError as error:
         raise InvalidInput(
-            f"'{registry}' is no registry ({INDEX}: {error.strerror}); give the `registry` folder "
-            "of a sweep, or run `orchestrate export DIR`."
+            f"'{registry}' is no registry ({INDEX}: {files.reason(error)}); give the `registry` "
+            "folder of a sweep, or run `orchestrate export DIR`."
         ) from error
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"])) or "its text"
+        problems = [
+            f"{'.'.join(map(str, problem['loc'])) or 'its text'}: {problem['msg']}"
+            for problem in error.errors(include_url=False)[:_MOST_PROBLEMS]
+        ]
+        more = f"; and {error.error_count() - len(problems)} more" if problems[4:] else ""
         raise CheckpointError(
-            f"'{path}' is damaged at {where}: {problem['msg']}. {AGAIN}"
+            f"'{path}' is damaged at {'; '.join(problems)}{more}. {AGAIN}"
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(
+            f"'{path}' is damaged at its text: {files.reason(error)}. {AGAIN}"
         ) from error
     if not index.is_sound():
         raise CheckpointError(
-            f"'{path}' is damaged or edited by hand: its entries do not match its checksum. {AGAIN}"
+            f"'{path}' is damaged or edited by hand: its content does not match its checksum. "
+            f"{AGAIN}"
         )
     return index
 

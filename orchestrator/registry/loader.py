@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from orchestrator.registry.index import (
     AGAIN,
     CHECKED,
     CONFIG,
+    EVIDENCE,
     INDEX,
     RegistryEntry,
     label,
@@ -19,7 +19,9 @@ from orchestrator.registry.index import (
     read_index,
     write_json,
 )
+from orchestrator.spec import VIEWS, Recipe, configuration
 from orchestrator.storage import files
+from orchestrator.storage.json import read_json
 from orchestrator.storage.sweep_storage import SweepStorage
 
 if TYPE_CHECKING:
@@ -53,9 +55,21 @@ def load(
             f"entry was trained on {entry.weights[:12]}; get the same file."
         )
     try:
-        return adapters.load(base.model, folder).eval()
+        model = adapters.load(base.model, folder).eval()
     except adapters.AdapterError as error:
         raise CheckpointError(str(error)) from error
+    stack = adapters.attached(model)
+    head = stack.tensors_of(0).get("head.bias")
+    for what, states, found in (
+        ("adapter", entry.adapter, stack.members[0].adapter.name),
+        ("classes", entry.classes, entry.classes if head is None else head.numel()),
+    ):
+        if states != found:
+            raise CheckpointError(
+                f"the index says {what} {states!r} of '{task}/{adapter}', its weights are of "
+                f"{found!r}. {AGAIN}"
+            )
+    return model
 
 
 def export_merged(
@@ -80,7 +94,7 @@ def export_merged(
     entry, folder = _checked(registry, task, adapter, suite, backbone)
     model = adapters.merge(load(registry, task, adapter, suite, backbone))
     path = target / f"{path_component(task)}--{path_component(adapter)}.safetensors"
-    config = json.loads((folder / CONFIG).read_text())
+    config = read_json(folder / CONFIG)  # `_checked` has looked at it
     about = {
         "architecture": architecture(entry.backbone),
         "classes": entry.classes,
@@ -109,24 +123,77 @@ def _checked(
     storage = SweepStorage.at(address)
     registry = storage.paths.out
     storage.download(registry / INDEX)
-    entry = read_index(registry).find(task, adapter, suite, backbone)
-    if "\0" in entry.path or not (registry / entry.path).resolve().is_relative_to(
-        registry.resolve()
-    ):
-        raise CheckpointError(
-            f"entry '{task}/{adapter}' points outside its registry: {entry.path!r}. {AGAIN}"
+    index = read_index(registry)
+    entry = index.find(task, adapter, suite, backbone)
+    if not index.checksum:
+        warnings.warn(
+            f"'{registry / INDEX}' has no checksum (earlier versions wrote none): whether somebody "
+            f"edited it cannot be seen. {AGAIN}",
+            stacklevel=3,
         )
-    storage.download(*(registry / entry.path / name for name in CHECKED))
-    folder = (registry / entry.path).resolve()
-    for name in CHECKED:
-        _check(folder / name, entry.sha256.get(name, ""))
+    _inside(registry, entry, "")
+    names = (*CHECKED, *(name for name in (EVIDENCE,) if name in entry.sha256))
+    storage.download(*(registry / entry.path / name for name in names))
+    for name in names:
+        _check(_inside(registry, entry, name), entry.sha256.get(name, ""))
+    folder = _inside(registry, entry, "")
+    if wrong := _disagreements(entry, folder):
+        raise CheckpointError(
+            f"entry '{task}/{adapter}' of '{registry / INDEX}' is not what its files say: "
+            f"{'; '.join(wrong)}. {AGAIN}"
+        )
     return entry, folder
+
+
+def _inside(registry: Path, entry: RegistryEntry, name: str) -> Path:
+    """A file of the entry, or its folder; `CheckpointError` where it, or a link in its place, leads
+    outside the registry.
+    """
+    try:
+        path = (registry / entry.path / name).resolve()
+        if path.is_relative_to(registry.resolve()):
+            return path
+    except (OSError, ValueError, RuntimeError):  # a name too long, a null byte, a loop of links
+        pass
+    raise CheckpointError(
+        f"entry '{entry.task}/{entry.adapter}' points outside its registry: "
+        f"{f'{entry.path}/{name}'.rstrip('/')!r:.200}. {AGAIN}"
+    )
 
 
 def _check(path: Path, sha256: str) -> None:
     try:
         found = files.fingerprint(path)
     except OSError as error:
-        raise CheckpointError(f"'{path}' cannot be read: {error.strerror}. {AGAIN}") from error
+        raise CheckpointError(f"'{path}' cannot be read: {files.reason(error)}. {AGAIN}") from error
     if found != sha256:
         raise CheckpointError(f"'{path}' is not what was exported (its SHA-256 differs). {AGAIN}")
+
+
+def _disagreements(entry: RegistryEntry, folder: Path) -> list[str]:
+    """Where the index and the entry's own files say different things, or the files cannot be used.
+
+    The index of an earlier version has no checksum, and one that was made has any.
+    """
+    try:
+        config = read_json(folder / CONFIG)
+        recipe, params = Recipe(**config["recipe"]), dict(config["params"])
+        stated = {
+            "adapter": (entry.adapter, config["adapter"]),
+            "protocol": (entry.protocol, config["protocol"]),
+            "config": (entry.config, configuration(params, recipe)),
+            "view": (config["view"] if config["view"] in VIEWS else VIEWS, config["view"]),
+        }
+        if (folder / EVIDENCE).is_file():
+            evidence = read_json(folder / EVIDENCE)
+            exported, test = evidence["exported"], evidence["test"]
+            for name, value in (
+                *((name, exported[name]) for name in ("seed", "key", "test_accuracy")),
+                ("test_mean", test["mean"]),
+                ("test_std", test["std"]),
+                ("seeds", len(test["values"])),
+            ):
+                stated[name] = getattr(entry, name), value
+    except (OSError, ValueError, KeyError, TypeError, InvalidInput) as error:
+        return [f"they cannot be read ({files.reason(error)})"]
+    return [f"{n} is {a!r}, and {b!r} there" for n, (a, b) in stated.items() if a != b]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -21,11 +21,12 @@ from typing import TypeVar
 from orchestrator.errors import InvalidInput, LedgerError
 from orchestrator.results import rows
 from orchestrator.spec import TrialResult
-from orchestrator.storage.object_store import storage
+from orchestrator.storage.files import reason
+from orchestrator.storage.object_store import NO_FILE, storage
 
 FRAGMENTS, COMPACTED = "fragments", "compacted"
 _NAME = re.compile(r"[0-9a-f]{32}")
-_ATTEMPTS = 10
+_ATTEMPTS, _MOST_SHOWN = 10, 20
 _T = TypeVar("_T")
 
 
@@ -116,15 +117,24 @@ class Ledger:
 
     def _in_fragments(self, wanted: Collection[str]) -> dict[str, TrialResult]:
         if self._storage.at_once == 1 or len(wanted) < 2:
-            return {key: self._in_fragment(key) for key in wanted}
-        with ThreadPoolExecutor(self._storage.at_once) as threads:
-            return dict(zip(wanted, threads.map(self._in_fragment, wanted), strict=True))
+            found = dict(map(self._in_fragment, wanted))
+        else:
+            with ThreadPoolExecutor(self._storage.at_once) as threads:
+                found = dict(threads.map(self._in_fragment, wanted))
+        damaged = {key: why for key, why in found.items() if isinstance(why, str)}
+        if damaged:
+            raise self._damaged(FRAGMENTS, damaged)
+        return {key: row for key, row in found.items() if not isinstance(row, str)}
 
-    def _in_fragment(self, key: str) -> TrialResult:
-        results = self._decoded(FRAGMENTS, key, frozenset())
+    def _in_fragment(self, key: str) -> tuple[str, TrialResult | str]:
+        """The key and its result, or why its fragment cannot be used."""
+        try:
+            results = self._decoded(FRAGMENTS, key, frozenset())
+        except ValueError as error:
+            return key, str(error)
         if [result.key for result in results] != [key]:
-            raise self._damaged(FRAGMENTS, key, "its row belongs to another key")
-        return results[0]
+            return key, "its row belongs to another key"
+        return key, results[0]
 
     def _in_compacted(
         self, names: Collection[str], seen: frozenset[str] = frozenset()
@@ -132,16 +142,20 @@ class Ledger:
         found: dict[str, TrialResult] = {}
         for name in sorted(names):  # of a key in several, the first
             if not self._keys_in(name) <= seen:
-                results = self._decoded(COMPACTED, name, seen)
+                try:
+                    results = self._decoded(COMPACTED, name, seen)
+                except ValueError as error:
+                    raise self._damaged(COMPACTED, {name: str(error)}) from error
                 found = {**{result.key: result for result in results}, **found}
         return found
 
     def _decoded(self, folder: str, name: str, seen: frozenset[str]) -> list[TrialResult]:
+        """The rows of a file; `ValueError` if one of them is damaged or cannot be true."""
         data = self._content(folder, name)
         try:
             return [rows.result(row) for row in rows.decode(data) if row.get("key") not in seen]
-        except (ValueError, TypeError, KeyError, InvalidInput) as error:
-            raise self._damaged(folder, name, str(error)) from error
+        except (TypeError, KeyError, AttributeError, RecursionError, InvalidInput) as error:
+            raise ValueError(f"{reason(error)}: damaged or edited by hand") from error
 
     def _fragments(self) -> frozenset[str]:
         return self._names(FRAGMENTS)
@@ -156,28 +170,28 @@ class Ledger:
             try:
                 self._keys_of[name] = frozenset(row["key"] for row in rows.decode(data, ["key"]))
             except ValueError as error:
-                raise self._damaged(COMPACTED, name, str(error)) from error
+                raise self._damaged(COMPACTED, {name: str(error)}) from error
         return self._keys_of[name]
 
     def _content(self, folder: str, name: str) -> bytes:
         data = self._storage.read(folder, f"{name}.parquet")
         if folder == COMPACTED and _content_name(data) != name:
-            raise self._damaged(folder, name, "its content does not match its name")
+            raise self._damaged(folder, {name: "its content does not match its name"})
         return data
 
     def _names(self, folder: str) -> frozenset[str]:
-        """Names without suffix of the Parquet files; a wrong name or an empty file is damage."""
-        found = set()
-        for file, size in self._storage.sizes(folder).items():
-            name, dot, suffix = file.rpartition(".")
-            if dot + suffix != ".parquet":
-                continue
-            if not _NAME.fullmatch(name):
-                raise self._damaged(folder, name, "its name is not 32 hexadecimal digits")
-            if size == 0:
-                raise self._damaged(folder, name, "it is empty")
-            found.add(name)
-        return frozenset(found)
+        """Names without suffix of the Parquet files; a wrong name, an empty file or what is no
+        file at all is damage.
+        """
+        sizes = {
+            file.removesuffix(".parquet"): size
+            for file, size in self._storage.sizes(folder).items()
+            if file.endswith(".parquet")
+        }
+        damaged = {name: why for name, size in sizes.items() if (why := _unusable(name, size))}
+        if damaged:
+            raise self._damaged(folder, damaged)
+        return frozenset(sizes)
 
     def _stable(self, read: Callable[[], _T]) -> _T:
         """`read`, repeated when a compaction deleted a listed file before it was opened."""
@@ -188,16 +202,31 @@ class Ledger:
                 missing = error
         raise LedgerError(f"the ledger changes while it is read ({missing}). Try again.")
 
-    def _damaged(self, folder: str, name: str, why: str) -> LedgerError:
-        file = self._storage.path(folder, f"{name}.parquet")
+    def _damaged(self, folder: str, files: Mapping[str, str]) -> LedgerError:
+        """The error of `files`: name → why it cannot be used."""
+        found = [
+            f"'{self._storage.path(folder, f'{n}.parquet')}' ({files[n]})" for n in sorted(files)
+        ]
+        one = len(found) == 1
+        them, they = ("it", "it") if one else ("them", "they")
+        what = "a file of the ledger" if one else f"{len(found)} files of the ledger"
+        more = f"; and {len(found) - _MOST_SHOWN} more" if len(found) > _MOST_SHOWN else ""
         return LedgerError(
-            f"the ledger file '{file}' cannot be used: {why}. Move it out of the ledger, then run "
-            "the same command again: what only it recorded is trained again."
+            f"{what} cannot be used: {'; '.join(found[:_MOST_SHOWN])}{more}. Move {them} out of "
+            f"the ledger, then run the same command again: what only {they} recorded is trained "
+            "again."
         )
 
 
 def _ordered(results: dict[str, TrialResult]) -> list[TrialResult]:
     return sorted(results.values(), key=lambda result: (result.finished, result.key))
+
+
+def _unusable(name: str, size: int) -> str:
+    """Why a file of the ledger cannot be used, by its name and size; empty if nothing says so."""
+    if not _NAME.fullmatch(name):
+        return "its name is not 32 hexadecimal digits"
+    return {0: "it is empty", NO_FILE: "it is no regular file"}.get(size, "")
 
 
 def _content_name(data: bytes) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator.results import plausible
 from orchestrator.spec import Point, Trial, TrialResult, canonical
 
 _TEXT, _WHOLE, _REAL = pa.string(), pa.int64(), pa.float64()
@@ -86,7 +87,9 @@ def decode(data: bytes, names: Collection[str] = ALL) -> list[dict[str, Any]]:
 
 
 def result(row: dict[str, Any]) -> TrialResult:
-    """The result that a row records; `ValueError` when the row contradicts itself."""
+    """The result that a row records; `ValueError` when the row contradicts itself or says what no
+    trial can end with.
+    """
     if row.get("seal") != _seal(row):
         raise ValueError("its seal does not match its content: damaged or edited by hand")
     trial = Trial.from_dict(
@@ -95,13 +98,16 @@ def result(row: dict[str, Any]) -> TrialResult:
     )
     if trial.key != row["key"]:
         raise ValueError(f"its content has the key {trial.key}: damaged or edited by hand")
-    return TrialResult(
+    found = TrialResult(
         trial=trial,
         curve=tuple(Point(**point) for point in row["curve"]),
         versions=json.loads(row["versions"]),
         files=json.loads(row["files"] or "{}"),
         **{name: row[name] for name in _RESULT_COLUMNS},
     )
+    if impossible := plausible.problems(found):
+        raise ValueError("; ".join(impossible))
+    return found
 
 
 def _row(result: TrialResult) -> dict[str, Any]:

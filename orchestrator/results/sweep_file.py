@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.errors import InvalidInput
-from orchestrator.spec import DataIdentity, Suite, Sweep, digest
-from orchestrator.storage.files import storage_error, write_whole
+from orchestrator.spec import PROTOCOLS, DataIdentity, Suite, Sweep, digest
+from orchestrator.storage.files import reason, storage_error, write_whole
+from orchestrator.storage.json import read_json
 from orchestrator.storage.sweep_paths import SweepPaths
 
 _CHECKSUM = "checksum"
@@ -46,6 +47,7 @@ class SweepFile:
         """A sweep that begins now."""
         created = time.time()
         name = digest([asdict(sweep), created])[:16]
+        command = command.encode(errors="backslashreplace").decode()  # bytes that are no text
         return cls(name, sweep, suite, counts, data, weights, command, created)
 
     def write(self, paths: SweepPaths) -> None:
@@ -60,21 +62,50 @@ class SweepFile:
     @classmethod
     def read(cls, paths: SweepPaths) -> SweepFile | None:
         """The sweep of the folder, None if there is none; `InvalidInput` if it is damaged."""
-        if not paths.sweep.exists():
-            return None
         try:
-            content = json.loads(paths.sweep.read_bytes())
+            content = read_json(paths.sweep)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise InvalidInput(
+                f"'{paths.shown(paths.sweep)}' cannot be read: {reason(error)}. Make the folder "
+                "and the file readable, or name another folder."
+            ) from error
+        except ValueError as error:
+            raise _damaged(paths, error) from error
+        try:
             if isinstance(content, dict):
                 checksum = content.pop(_CHECKSUM, None)  # files of earlier versions lack it
                 if checksum is not None and checksum != digest(content):
                     raise InvalidInput("its content does not match its checksum")
             # Strict: a word where a number belongs is damage, not something to convert.
-            return TypeAdapter(cls).validate_json(json.dumps(content), strict=True)
-        except (OSError, ValueError, RecursionError, InvalidInput) as error:
-            raise InvalidInput(
-                f"'{paths.shown(paths.sweep)}' is damaged ({_why(error)}); restore it, or move "
-                "it away: the same command writes it again, and the ledger's results stay."
-            ) from error
+            found = TypeAdapter(cls).validate_json(json.dumps(content), strict=True)
+        except (ValueError, InvalidInput) as error:
+            raise _damaged(paths, error) from error
+        if wrong := found._contradictions():
+            raise _damaged(paths, ValueError("; ".join(wrong)))
+        return found
+
+    def _contradictions(self) -> list[str]:
+        """What of the sweep cannot be, or does not fit its suite or its data."""
+        sweep, known = self.sweep, {task.name for task in self.suite.tasks}
+        wrong = []
+        if sweep.suite != self.suite.name:
+            wrong.append(f"sweep.suite: '{sweep.suite}'; its suite is '{self.suite.name}'")
+        for name, allowed in (
+            ("tasks", known & self.data.keys()),
+            ("adapters", set(sweep.adapters)),
+            ("protocols", set(PROTOCOLS)),
+        ):
+            values = getattr(sweep, name)
+            if not values or len(set(values)) < len(values) or not allowed.issuperset(values):
+                names = f"each once, of {', '.join(sorted(allowed))}" if allowed else "at least one"
+                wrong.append(f"sweep.{name}: {', '.join(values) or 'none'}; allowed: {names}")
+        for name, least in (("seeds", 1), ("replicate", 0), ("trials", 1)):
+            number = getattr(sweep, name)
+            if number is not None and number < least:
+                wrong.append(f"sweep.{name}: {number}; allowed: {least} or more")
+        return wrong
 
 
 def read_sweep(paths: SweepPaths) -> SweepFile:
@@ -86,6 +117,13 @@ def read_sweep(paths: SweepPaths) -> SweepFile:
             "folder of one."
         )
     return found
+
+
+def _damaged(paths: SweepPaths, error: Exception) -> InvalidInput:
+    return InvalidInput(
+        f"'{paths.shown(paths.sweep)}' is damaged ({_why(error)}); restore it, or move it away: "
+        "the same command writes it again, and the ledger's results stay."
+    )
 
 
 def _why(error: Exception) -> str:

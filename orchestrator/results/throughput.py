@@ -2,19 +2,20 @@
 
     <out>/pools/<pool>.jsonl
 
-Nothing depends on these files: a line that is cut off or has other fields is left out.
+Nothing depends on these files: a line that is cut off or has other fields or impossible values is
+left out, and so is a file that cannot be read.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.storage.files import make_folder
+from orchestrator.storage.files import make_folder, read_regular, reason
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,26 @@ def file_of(folder: Path, pool: str) -> Path:
     return folder / f"{name}.jsonl"
 
 
-def read(folder: Path) -> list[Window]:
-    """Every window of every pool, in order of time."""
-    lines = [
-        line
-        for file in sorted(folder.glob("*.jsonl"))
-        for line in file.read_text(errors="replace").splitlines()
-    ]
-    found = [window for window in map(_window, lines) if window is not None]
+def read(folder: Path, left_out: Callable[[str], None] = lambda _: None) -> list[Window]:
+    """Every window of every pool, in order of time; `left_out` is told of files without any."""
+    found: list[Window] = []
+    try:
+        files = sorted(path for path in folder.iterdir() if path.suffix == ".jsonl")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        left_out(f"the device utilisation in '{folder}' is left out: {reason(error)}")
+        return []
+    for file in files:
+        try:
+            lines = read_regular(file).decode(errors="replace").splitlines()
+        except OSError as error:
+            left_out(f"the device utilisation in '{file}' is left out: {reason(error)}")
+            continue
+        windows = [window for window in map(_window, lines) if window is not None]
+        if not windows:
+            left_out(f"the device utilisation in '{file}' is left out: no line of it can be used")
+        found += windows
     return sorted(found, key=lambda window: (window.time, window.pool))
 
 
@@ -170,10 +183,23 @@ def _over_pools(uses: Sequence[GroupUse]) -> StackUse:
 
 
 def _window(line: str) -> Window | None:
-    """None for a line that a kill cut off."""
+    """None for a line that a kill cut off, or that is not this module's."""
     try:
         values: dict[str, Any] = json.loads(line)
         groups = tuple(GroupUse(**group) for group in values.pop("groups"))
-        return Window(**values, groups=groups)
-    except (ValueError, TypeError, KeyError, AttributeError):
+        window = Window(**values, groups=groups)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
+    records: tuple[Window | GroupUse, ...] = (window, *groups)
+    return window if all(map(_is_sound, records)) else None
+
+
+def _is_sound(record: Window | GroupUse) -> bool:
+    """Whether every field has its type, and no number is negative or beyond what a device does."""
+    kinds = {"str": str, "int": int, "float": int | float}
+    plain = [item for item in fields(record) if str(item.type) in kinds]
+    values = [(getattr(record, item.name), kinds[str(item.type)]) for item in plain]
+    return all(
+        isinstance(value, kind) and (isinstance(value, str) or 0 <= value < 1e30)
+        for value, kind in values
+    )

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from orchestrator.errors import LedgerError
-from orchestrator.storage.files import make_folder, storage_error, write_whole
+from orchestrator.storage.files import make_folder, reason, storage_error, write_whole
+from orchestrator.storage.json import read_json
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,24 @@ class SuggestionStore:
         """The suggestions of a study by index; `LedgerError` names a damaged file."""
         return [_read(path) for path in sorted(self._folder(study).glob("*.json"))]
 
+    def keys(self, left_out: Callable[[str], None]) -> dict[str, set[str]]:
+        """Study → the keys of its search trials; `left_out` is told of a damaged study."""
+        found: dict[str, set[str]] = {}
+        try:
+            folders = sorted(self.root.iterdir())
+        except FileNotFoundError:
+            return found
+        except OSError as error:
+            left_out(f"the suggestions in '{self.root}' cannot be read: {reason(error)}")
+            return found
+        for folder in folders:
+            study = "/".join(map(unquote, folder.name.split("--")))
+            try:
+                found[study] = {suggestion.key for suggestion in self.load(study)}
+            except LedgerError as error:
+                left_out(str(error))
+        return found
+
     def record(self, study: str, suggestion: Suggestion) -> None:
         """Write a suggestion; `StorageError` if the folder cannot be written."""
         path = self.path(study, suggestion.index)
@@ -59,13 +78,13 @@ class SuggestionStore:
 
 def _read(path: Path) -> Suggestion:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         suggestion = Suggestion(content["index"], dict(content["values"]), content["key"])
         if f"{suggestion.index:05d}.json" != path.name or not isinstance(suggestion.key, str):
             raise ValueError("its index or key does not belong to this file")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LedgerError(
-            f"the suggestion '{path}' cannot be read ({error}). Move the file away and run the "
-            "same command again: unless its trial has a result, another one is suggested."
+            f"the suggestion '{path}' cannot be read ({reason(error)}). Move the file away and run "
+            "the same command again: unless its trial has a result, another one is suggested."
         ) from error
     return suggestion

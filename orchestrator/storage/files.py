@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -79,8 +80,27 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def read_regular(path: Path, most: int | None = None) -> bytes:
+    """The bytes of a regular file, of at most `most` bytes; `OSError` also for what is none:
+    reading a pipe would wait for its writer, and a device may never end.
+    """
+    size = _check_regular(path)
+    if most is not None and size > most:
+        raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", str(path))
+    return path.read_bytes()
+
+
+def _check_regular(path: Path) -> int:
+    """The size of a regular file."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return found.st_size
+
+
 def fingerprint(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes, read in pieces."""
+    """SHA-256 (hex) of a regular file's bytes, read in pieces; `OSError` for what is none."""
+    _check_regular(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -6,6 +6,7 @@ and loses the error number. `LocalFolder` writes with fsync and rename instead.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from obstore import PutMode, UpdateVersion
     from obstore.store import ObjectStore as Bucket
 
+NO_FILE = -1
 _PIECE = 8 * 2**20
 _PARALLEL_PIECES = 4
 
@@ -37,7 +39,10 @@ class Storage(Protocol):
     """Requests that it can answer at a time: 1 where one after the other is as quick."""
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """File name → bytes of a folder; empty when the folder does not exist."""
+        """File name → bytes of a folder; empty when the folder does not exist.
+
+        `NO_FILE` instead of the bytes for what is no regular file: a folder, a pipe, a broken link.
+        """
 
     def exists(self, folder: str, name: str) -> bool:
         """Whether the file is visible."""
@@ -118,7 +123,7 @@ class LocalFolder:
             (self._root / folder / name).unlink(missing_ok=True)
 
     def clean(self) -> int:
-        left = self.sizes("tmp")
+        left = [name for name, size in self.sizes("tmp").items() if size != NO_FILE]
         for name in left:
             self.delete("tmp", name)
         return len(left)
@@ -267,11 +272,15 @@ def _inside(*parts: str) -> str:
 
 
 def _entry(entry: os.DirEntry[str]) -> tuple[str, int] | None:
-    """Name and size; None for what is not a file or was deleted while the folder was read."""
+    """Name and size; None for what was deleted while the folder was read."""
     try:
-        return (entry.name, entry.stat().st_size) if entry.is_file() else None
+        return entry.name, entry.stat().st_size if entry.is_file() else NO_FILE
     except FileNotFoundError:
         return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return entry.name, NO_FILE
+        raise
 
 
 @contextmanager

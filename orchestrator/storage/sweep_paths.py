@@ -60,6 +60,10 @@ class SweepPaths:
         """The results: the only source of truth. A folder, or the address of one."""
         return under(self.uri, "ledger") if self.uri else self.out / "ledger"
 
+    def trained(self) -> set[str]:
+        """The keys of the final trials whose adapters are complete here."""
+        return {path.parent.name for path in self.adapters.glob("*/adapter_config.json")}
+
     def shown(self, path: Path) -> str:
         """A file or folder of the sweep as a person would name it."""
         return under(self.name, path.relative_to(self.out).as_posix()) if self.uri else str(path)

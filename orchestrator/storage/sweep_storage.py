@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl
 from orchestrator.errors import InvalidInput, StorageError
 from orchestrator.storage.addresses import ANONYMOUS
 from orchestrator.storage.buckets import ALLOWED, WHERE
-from orchestrator.storage.files import make_folder, storage_error, write_whole
+from orchestrator.storage.files import make_folder, read_regular, storage_error, write_whole
 from orchestrator.storage.object_store import ObjectStore, storage
 from orchestrator.storage.sweep_paths import SweepPaths
 
@@ -118,7 +118,7 @@ class SweepStorage:
         marker = self.paths.out / _MARKER
         try:
             make_folder(marker.parent)
-            if _marked(self.paths.out) != self.paths.uri:
+            if _marker(self.paths.out) != self.paths.uri:
                 write_whole(marker, self.paths.uri.encode())
         except OSError as error:
             raise storage_error(f"write '{marker}'", error) from error
@@ -162,10 +162,22 @@ class SweepStorage:
 
 def _marked(out: Path) -> str:
     """The address whose working copy a folder is; empty for any other folder."""
-    try:
-        return (out / _MARKER).read_text()
-    except OSError:
+    found = _marker(out)
+    if found is None:
         return ""
+    if found.partition("://")[0] not in WHERE:
+        raise InvalidInput(
+            f"'{out / _MARKER}' says {found!r:.80}, which is no address of a sweep that the folder "
+            "could be a copy of. Delete the file, or name the sweep's own address."
+        )
+    return found
+
+
+def _marker(out: Path) -> str | None:
+    try:
+        return read_regular(out / _MARKER).decode(errors="replace")
+    except OSError:
+        return None
 
 
 def _below(folder: Path, path: Path) -> str:

@@ -221,7 +221,15 @@ def _create_sqlite(file: Path | None, mark: str) -> None:
     """Create a new database under another name, then give it its own: MLflow's migrations are
     not transactional, and a database whose migration was cut off can never be opened.
     """
-    if file is None or file.exists():
+    if file is None:
+        return
+    if file.exists():
+        if (
+            not file.is_file()
+        ):  # SQLite would wait for a pipe, and MLflow tries a folder for minutes
+            raise OSError(f"'{file}' is no regular file.")
+        if not all(os.access(place, os.W_OK) for place in (file, file.parent)):
+            raise OSError(f"'{file}' or its folder cannot be written.")
         return
     draft = file.with_name(f"{file.name}.new-{mark[:8]}")
     for left in (draft, draft.with_name(f"{draft.name}-journal")):

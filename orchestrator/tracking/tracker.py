@@ -141,7 +141,13 @@ class Tracker:
     def upload(self, out: Path) -> None:
         """Log the report and the registry of `out` on the sweep's run, unless they are there."""
         paths = [out / name for name in ARTIFACTS if (out / name).exists()]
-        digest = _content(paths)
+        try:
+            digest = _content(paths)
+        except OSError as error:
+            raise TrackingError(
+                f"report or registry in '{out}' cannot be read: {reason(error)}. Write them again: "
+                f"`orchestrate report {out}`."
+            ) from error
         run = self._runs[SWEEP]
         if paths and run.artifacts != digest:
             self._store.upload(run.id, paths, digest)
@@ -224,8 +230,9 @@ def only_writer(out: Path, timeout: float) -> AbstractContextManager[object]:
         ) from None
     except OSError as error:
         raise TrackingError(
-            f"the folder '{out}' cannot be written: {reason(error)}. Copy it to a folder that you "
-            "may write to, then `orchestrate track COPY`."
+            f"'{out}' cannot be tracked: {reason(error)}. The lock of MLflow's writer lies there: "
+            "make the folder writable, or copy it to one that is and `orchestrate track COPY`. The "
+            "ledger has every result."
         ) from error
 
 

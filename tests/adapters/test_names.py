@@ -79,6 +79,7 @@ def test_unknown_names_show_the_alternatives() -> None:
         (LoRA, {"rank": 2.0}, "LoRA.rank must be of type int"),
         (LoRA, {"rank": True}, "LoRA.rank must be of type int"),
         (LoRA, {"rank": None}, "LoRA.rank must be of type int"),
+        (LoRA, {"alpha": 10**400}, "LoRA.alpha must be of type float .*finite"),
         (LoRA, {"alpha": float("nan")}, "LoRA.alpha must be of type float .*finite.*not nan"),
         (LoRA, {"dropout": 1}, "LoRA.dropout is 1.0; allowed: at least 0 and below 1"),
         (LoRA, {"sites": "q"}, "LoRA.sites must be of type tuple"),

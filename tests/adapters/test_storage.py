@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,6 +72,11 @@ def _no_bias(path: Path) -> None:
     save_file(tensors, path)
 
 
+def _as_halves(path: Path) -> None:
+    tensors = load_file(path)
+    save_file({**tensors, "head.bias": tensors["head.bias"].half()}, path)
+
+
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
@@ -86,6 +92,11 @@ def _no_bias(path: Path) -> None:
         ),
         (CONFIG, lambda p: _edit(p, hyper_parameters={"rank": 0}), "LoRA.rank is 0; allowed: at"),
         (CONFIG, lambda p: _edit(p, hyper_parameters={"r": 2}), "no field 'r'; its fields: rank"),
+        (CONFIG, lambda p: p.write_text("[" * 99_999), "not a readable adapter configuration"),
+        (CONFIG, lambda p: _pipe(p), "not a readable .*it is no regular file"),
+        (CONFIG, lambda p: _edit(p, hyper_parameters={"rank": 10**9}), "whole numbers up to"),
+        (WEIGHTS, lambda p: _pipe(p), "cannot be read as safetensors: it is no regular file"),
+        (WEIGHTS, _as_halves, r"head.bias: expected \(4,\), found \(4,\) of torch.float16"),
         (WEIGHTS, Path.unlink, "cannot be read as safetensors"),
         (WEIGHTS, _truncate, "cannot be read as safetensors"),
         (WEIGHTS, lambda p: p.write_bytes(b"\x80\x04pickle"), "cannot be read as safetensors"),
@@ -100,6 +111,17 @@ def test_damage_is_named(
     with pytest.raises(AdapterError, match=message) as error:
         load(vit(), saved)
     assert str(saved / name) in str(error.value)
+
+
+def test_a_size_beyond_its_tensors_asks_for_no_memory(saved: Path) -> None:
+    _edit(saved / CONFIG, hyper_parameters={"rank": 16_384})
+    with pytest.raises(AdapterError, match=r"does not fit this .*rank is 16384; .*at most 1024"):
+        load(vit(), saved)
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
 
 
 def _edit(path: Path, **changes: object) -> None:

@@ -122,12 +122,24 @@ def test_a_trial_recorded_twice_counts_once() -> None:
 def test_what_is_missing_is_named() -> None:
     assert study([]).missing == "not started"
     stopped = row(A, 0.3, status="stopped")
-    assert study([stopped]).missing == "no search trial has finished"
+    assert study([stopped]).missing == "no search trial has finished (1 stopped)"
     assert study([row(A, 0.8)]).missing == "final seeds 1, 2, 3 not run"
     found = study([row(A, 0.8), *seeds(A, "final", [0.5, None])])
-    assert found.missing == "final seed 3 not run; final seed 2 diverged"
+    assert found.missing.startswith("final seed 3 not run; final seed 2 diverged (the loss became")
+    assert "below 0.001 (--set lr=" in found.missing
     assert found.test.values == (0.5,)
     assert [item.value for item in found.finals] == [0.5, None]
+
+
+def test_a_study_whose_trials_all_diverged_says_so_and_what_to_try() -> None:
+    lost = [row(params, None, status="diverged") for params in (A, B)]
+    assert study(lost[:1]).missing.startswith("the only trial of its search diverged; the loss")
+    assert study(lost).missing == (
+        "all 2 trials of its search diverged; the loss became NaN or infinite: try a learning rate "
+        "below 0.001 (--set lr=…, or smaller values in --space) with another --out"
+    )
+    mixed = study([*lost, row(C, 0.3, status="stopped")])
+    assert mixed.missing == "no search trial has finished (2 diverged, 1 stopped)"
 
 
 def test_the_paired_test_is_mcnemars_on_the_search_rows() -> None:

@@ -472,6 +472,13 @@ def test_the_papers_layout_stands_beside_the_published_lines() -> None:
     assert "headline" in ids(tree), "the table with tasks as rows stays"
 
 
+def test_parts_that_do_not_belong_together_are_listed_at_the_top() -> None:
+    wrong, unread = ["sweep.json does not know 3 <of> the ledger's trials"], ["a sheet is left out"]
+    tree = benchmark_page(replace(FEW, backbone="vit_mini"), misfits=wrong, left_out=unread)
+    assert [item.text for item in tree.find("misfits").all("li")] == wrong
+    assert [item.text for item in tree.find("left-out").all("li")] == unread
+
+
 def test_notices_stand_at_the_top_and_apply_to_comparisons() -> None:
     notices = ["cifar has 900 <train> images, the benchmark 800", "kitti lacks 3 test images"]
     tree = benchmark_page(replace(FEW, backbone="vit_mini"), notices=notices)

@@ -105,6 +105,31 @@ def test_one_folder_from_first_run_to_extension(tmp_path: Path, here: Here) -> N
     assert (out / "mlflow.db").is_file()
     assert {path.name for path in tmp_path.iterdir()} == {out.name, "space.yaml", "merged"}
 
+    derived = [*SweepPaths(out).pools.iterdir(), *SweepPaths(out).sheets.iterdir()]
+    for file in derived:  # nothing depends on them
+        file.unlink()
+        file.mkdir()
+    told = here(["report", str(out)])
+    assert "device utilisation in" in told and "sheet of 'tulips' is left out" in told
+    for file in derived:
+        file.rmdir()
+    whole = SweepPaths(out).sweep.read_bytes()
+    content = json.loads(whole)
+    content["sweep"]["tasks"] = ["ferns"]
+    del content["checksum"]  # as a file of an earlier version
+    SweepPaths(out).sweep.write_text(json.dumps(content))
+    for name in ("report", "status", "audit"):
+        text = here([name, str(out)], code=int(name == "report"))
+        assert "sweep.json does not know" in text and "task 'tulips': " in text, text
+    SweepPaths(out).sweep.write_bytes(whole)
+    here(["export", str(out)])
+    lost = next(row for row in rows.values() if row.trial.stage == "final")
+    (SweepPaths(out).ledger / "fragments" / f"{lost.key}.parquet").rename(tmp_path / "kept")
+    text = here(["export", str(out)], code=1)
+    assert f"no longer has 1 of the entries that it had: {lost.trial.study} (final seed" in text
+    (tmp_path / "kept").rename(SweepPaths(out).ledger / "fragments" / f"{lost.key}.parquet")
+    here(["export", str(out)])
+
     victim = next((SweepPaths(out).ledger / "fragments").iterdir())
     victim.write_bytes(victim.read_bytes()[:100])
     refused(here, command, victim.name)

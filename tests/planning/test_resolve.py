@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -358,7 +360,7 @@ def test_a_limit_may_be_lifted_from_a_grid_only() -> None:
 
 def saved(folder: Path) -> SweepPaths:
     paths = SweepPaths(folder)
-    made = sweep(adapter=("lora",), space={"lora": {"rank": [2, 4], "lr": 0.01}})
+    made = sweep(tasks="digits", adapter=("lora",), space={"lora": {"rank": [2, 4], "lr": 0.01}})
     data, counts = {"digits": DataIdentity("s", "t")}, {"digits": {"train": 800}}
     SweepFile.new(made, MINI, counts, data, "w", "orchestrate …").write(paths)
     return paths
@@ -367,7 +369,8 @@ def saved(folder: Path) -> SweepPaths:
 def test_a_sweep_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     paths = saved(tmp_path)
     found = read_sweep(paths)
-    assert found.sweep == sweep(adapter=("lora",), space={"lora": {"rank": [2, 4], "lr": 0.01}})
+    space = {"lora": {"rank": [2, 4], "lr": 0.01}}
+    assert found.sweep == sweep(tasks="digits", adapter=("lora",), space=space)
     assert (found.suite, found.counts) == (MINI, {"digits": {"train": 800}})
     assert found.data == {"digits": DataIdentity("s", "t")}
     assert extend(found.sweep, replace(found.sweep, seeds=9), found.suite).seeds == 9
@@ -389,6 +392,16 @@ def test_a_folder_without_a_sweep_is_named(tmp_path: Path) -> None:
         (("sweep",), None, "sweep"),
         (("data",), [], "data"),
         (("id",), 5, "id"),
+        (("sweep", "tasks"), [], "sweep.tasks: none; allowed: each once, of digits"),
+        (("sweep", "tasks"), ["digits", "digits"], "sweep.tasks: digits, digits"),
+        (("sweep", "tasks"), ["digits", "roses"], "sweep.tasks: digits, roses"),
+        (("sweep", "tasks"), ["count"], "sweep.tasks: count"),  # without a fingerprint
+        (("sweep", "adapters"), [], "sweep.adapters: none; allowed: at least one"),
+        (("sweep", "protocols"), ["kind"], "sweep.protocols: kind; allowed: each once, of honest"),
+        (("sweep", "seeds"), 0, "sweep.seeds: 0; allowed: 1 or more"),
+        (("sweep", "replicate"), -1, "sweep.replicate: -1"),
+        (("sweep", "suite"), "vtab", "sweep.suite: 'vtab'; its suite is 'mini'"),
+        (("data",), {}, "sweep.tasks: digits; allowed: at least one"),
     ],
 )
 def test_a_damaged_sweep_file_is_named(
@@ -420,7 +433,31 @@ def test_no_flipped_bit_of_a_sweep_file_is_silent(tmp_path: Path) -> None:
             assert "is damaged" in str(error)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\0\0\0", "[" * 100_000])
+def test_a_sweep_file_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, pipe, denied = (SweepPaths(tmp_path / name) for name in ("a", "b", "c"))
+    folder.sweep.mkdir(parents=True)
+    pipe.out.mkdir()
+    os.mkfifo(pipe.sweep)
+    for paths in (folder, pipe):
+        with pytest.raises(InvalidInput, match=r"sweep\.json' cannot be read: it is no regular"):
+            SweepFile.read(paths)
+    denied.out.mkdir()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(InvalidInput, match=r"cannot be read: Permission denied\. Make the folder"):
+        SweepFile.read(denied)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", "\0\0\0", "[" * 100_000, '{"id": 1, "id": 2}', "NaN", "9" * 5000],
+    ids=lambda text: text[:20],
+)
 def test_a_sweep_file_of_other_text_is_named(text: str, tmp_path: Path) -> None:
     paths = SweepPaths(tmp_path)
     paths.sweep.write_text(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from adapters import build
@@ -242,7 +243,10 @@ def test_exporting_again_replaces_everything(ran: Ran, registry: Path) -> None:
         (left / "left over").mkdir(parents=True)
     fewer = [row for row in ran.results if row.trial.adapter == "lora"]
     summary = summarise(fewer, SWEEP, MINI)
-    index = export(summary, fewer, ran.adapters, registry)
+    told: list[str] = []
+    index = export(summary, fewer, ran.adapters, registry, lost=told.append)
+    (sentence,) = told
+    assert "no longer has 1 of the entries that it had: digits/linear (not started)" in sentence
     assert [e.adapter for e in index.entries] == ["lora"]
     assert read_index(registry) == index
     assert sorted(p.name for p in registry.iterdir()) == [INDEX, "mini"]
@@ -330,21 +334,73 @@ def edit_index(
     index = json.loads((registry / INDEX).read_text())
     change(index)
     if forged:
-        index["checksum"] = digest(index["entries"])
+        index.pop("checksum", None)
+        index["checksum"] = digest(index)
     (registry / INDEX).write_text(json.dumps(index))
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"classes": 9}, {"test_accuracy": 0.99}, {"test_mean": 0.99}, {"seeds": 5}, {"leaks": True}],
+    [
+        {"classes": 9},
+        {"test_accuracy": 0.99},
+        {"test_mean": 0.99},
+        {"test_std": 0.0},
+        {"seeds": 5},
+        {"seed": 2},
+        {"key": "f" * 32},
+        {"config": "f" * 16},
+        {"protocol": "paper", "leaks": True, "warning": "LEAKS"},
+    ],
     ids=str,
 )
+@pytest.mark.filterwarnings("ignore:digits/lora. LEAKS")
 def test_an_index_that_was_edited_is_refused(change: dict[str, Any], registry: Path) -> None:
     edit_index(registry, lambda index: index["entries"][0].update(change), forged=False)
     with pytest.raises(CheckpointError, match=r"damaged or edited by hand.*export DIR"):
         load(registry, "digits", "lora")
     edit_index(registry, lambda index: index.pop("checksum"), forged=False)
-    read_index(registry)  # as those of earlier versions
+    with (
+        pytest.warns(UserWarning, match=r"index\.json' has no checksum .*cannot be seen"),
+        pytest.raises(CheckpointError, match=r"index.*export DIR"),
+    ):
+        load(registry, "digits", "lora")  # as one of earlier versions, which lacked it
+
+
+def test_the_checksum_of_an_index_covers_all_of_it(registry: Path) -> None:
+    edit_index(registry, lambda index: index.update(created=1.0), forged=False)
+    with pytest.raises(CheckpointError, match="damaged or edited by hand"):
+        read_index(registry)
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"classes": 0}, "entries.0.classes"),
+        ({"classes": 10**9}, "entries.0.classes"),
+        ({"classes": "10"}, "entries.0.classes"),
+        ({"test_accuracy": 1.5}, "entries.0.test_accuracy"),
+        ({"test_mean": -0.1}, "entries.0.test_mean"),
+        ({"test_std": "NaN"}, "entries.0.test_std"),
+        ({"seeds": 0}, "entries.0.seeds"),
+        ({"seed": -1}, "entries.0.seed"),
+        ({"parameters": -1}, "entries.0.parameters"),
+        ({"protocol": "best"}, "entries.0.protocol"),
+        ({"protocol": "paper"}, "entries.0.*leaks.*protocol 'paper'"),
+        ({"leaks": True}, "entries.0.*leaks"),
+        ({"sha256": {CONFIG: "x"}}, "entries.0.sha256.config.json"),
+        ({"task": ""}, "entries.0.task"),
+        ({"task": "x" * 10_000}, "entries.0.task"),
+        ({"classes": 0, "seeds": 0}, "entries.0.classes.*entries.0.seeds"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_an_entry_cannot_be_is_refused_all_at_once(
+    change: dict[str, Any], where: str, registry: Path
+) -> None:
+    edit_index(registry, lambda index: index["entries"][0].update(change))
+    with pytest.raises(CheckpointError, match=rf"is damaged at .*{where}"):
+        read_index(registry)
 
 
 @pytest.mark.parametrize(
@@ -369,8 +425,21 @@ def test_an_index_that_is_no_json_or_not_there_is_named(registry: Path) -> None:
     (registry / INDEX).write_bytes((registry / INDEX).read_bytes()[:50])
     with pytest.raises(CheckpointError, match=r"index\.json' is damaged at its text"):
         read_index(registry)
+    for text in (
+        "[" * 100_000,
+        '{"created": 1.0, "created": 2.0}',
+        '{"created": NaN}',
+        "9" * 5000,
+        b"\xff\xfe",
+    ):
+        (registry / INDEX).write_bytes(text if isinstance(text, bytes) else text.encode())
+        with pytest.raises(CheckpointError, match=r"index\.json' is damaged at its text: "):
+            read_index(registry)
     (registry / INDEX).unlink()
     with pytest.raises(InvalidInput, match=r"is no registry .*export DIR"):
+        load(registry, "digits", "lora")
+    os.mkfifo(registry / INDEX)
+    with pytest.raises(InvalidInput, match=r"is no registry .*it is no regular file"):
         load(registry, "digits", "lora")
 
 
@@ -378,6 +447,26 @@ def test_an_index_that_is_no_json_or_not_there_is_named(registry: Path) -> None:
 def test_an_entry_cannot_point_outside_its_registry(path: str, registry: Path) -> None:
     edit_index(registry, lambda index: index["entries"][0].update(path=path))
     with pytest.raises(CheckpointError, match="points outside its registry"):
+        load(registry, "digits", "lora")
+
+
+@pytest.mark.parametrize("name", [CONFIG, *WEIGHTS, "", "loop"])
+def test_a_link_cannot_lead_outside_its_registry(name: str, registry: Path, tmp_path: Path) -> None:
+    place = registry / read_index(registry).find("digits", "lora").path
+    victim = place / (WEIGHTS[1] if name == "loop" else name)
+    moved = tmp_path / "elsewhere"
+    victim.rename(moved)
+    victim.symlink_to(victim if name == "loop" else moved)
+    for read in (load, lambda *at: export_merged(*at, registry.parent / "merged")):
+        with pytest.raises(CheckpointError, match="points outside its registry"):
+            read(registry, "digits", "lora")
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(registry: Path) -> None:
+    victim = registry / read_index(registry).find("digits", "lora").path / WEIGHTS[1]
+    victim.unlink()
+    os.mkfifo(victim)
+    with pytest.raises(CheckpointError, match=r"cannot be read: it is no regular file"):
         load(registry, "digits", "lora")
 
 
@@ -438,11 +527,26 @@ def test_loading_executes_nothing(registry: Path, tmp_path: Path) -> None:
         b"{",
         b'{"format": 1, "adapter": "os.system", "hyper_parameters": {}}',
         b'{"format": 1, "adapter": "lora", "hyper_parameters": {"rank": 16}}',
+        b'{"format": 1, "adapter": "lora", "hyper_parameters": {"rank": 1000000000}}',
+        b'{"format": 1, "adapter": "linear", "hyper_parameters": {}}',
+        b"[" * 100_000,
+        b"\xff",
     ],
 )
 def test_a_forged_adapter_configuration_is_an_error(config: bytes, registry: Path) -> None:
     with_content(registry, WEIGHTS[0], config)
     with pytest.raises(CheckpointError):
+        load(registry, "digits", "lora")
+
+
+@pytest.mark.parametrize("wrong", ["int32", "float16", "float8_e8m0fnu"])
+def test_weights_of_another_type_are_refused(wrong: str, registry: Path) -> None:
+    """The header of a safetensors file may call its bytes what they are not."""
+    tensors = load_file(registry / read_index(registry).find("digits", "lora").path / WEIGHTS[1])
+    kind = getattr(torch, wrong)
+    lied = {n: t.contiguous().view(kind).reshape(*t.shape, -1)[..., 0] for n, t in tensors.items()}
+    with_content(registry, WEIGHTS[1], save({n: t.contiguous() for n, t in lied.items()}))
+    with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors"):
         load(registry, "digits", "lora")
 
 

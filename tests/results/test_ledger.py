@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,12 +19,14 @@ from hypothesis import strategies as st
 from orchestrator.errors import LedgerError
 from orchestrator.results import rows
 from orchestrator.results.ledger import Ledger
-from orchestrator.spec import Point, Recipe, Trial, TrialResult, canonical
+from orchestrator.spec import PROTOCOLS, Point, Recipe, Trial, TrialResult, canonical
 from orchestrator.storage.object_store import LocalFolder
 from tests.imports import ROOT
 from tests.object_stores import Memory
 from tests.rows import RESULT, TRIAL, result
 
+LATER = 1.9e9
+"""After the row that is changed here began."""
 PLACES = ("path", "file://", "bucket")
 
 
@@ -82,18 +86,33 @@ NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 VALUES = st.none() | st.booleans() | st.integers() | NUMBERS | st.text(max_size=5)
 PARAMS = st.dictionaries(st.text(max_size=5), VALUES | st.lists(VALUES, max_size=3), max_size=4)
 RECIPES = st.builds(Recipe, lr=st.floats(1e-9, 999), warmup_lr=st.floats(0, 1))
-MEASURED = dict.fromkeys(("eval_loss", "eval_accuracy"), st.none() | NUMBERS)
-POINTS = st.builds(Point, epoch=COUNT, lr=NUMBERS, loss=NUMBERS, **MEASURED)
+NAMES = dict.fromkeys(
+    ("suite", "task", "backbone", "adapter", "data", "weights"), st.text(min_size=1)
+)
+TRIALS = st.builds(
+    Trial, **NAMES, params=PARAMS, recipe=RECIPES, seed=COUNT, protocol=st.sampled_from(PROTOCOLS)
+)
+SHARES, LOSSES = st.floats(0, 1), st.floats(0, 1e38)
+POINTS = st.tuples(st.floats(0, 999), LOSSES, st.none() | LOSSES, st.none() | SHARES)
+CURVES = st.lists(POINTS, max_size=3).map(
+    lambda points: tuple(Point(number, *point) for number, point in enumerate(points, 1))
+)
 RESULTS = st.builds(
     TrialResult,
-    trial=st.builds(Trial, params=PARAMS, recipe=RECIPES, seed=st.integers(0, 2**63 - 1)),
-    curve=st.lists(POINTS, max_size=3).map(tuple),
+    trial=TRIALS,
+    status=st.just("stopped"),
+    value=SHARES,
+    eval_loss=st.none() | LOSSES,
+    epochs_run=st.integers(0, 100),
+    curve=CURVES,
+    correct=st.just(b""),
     stopping=st.text(max_size=5),
     message=st.text(),
     versions=st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3),
-    **dict.fromkeys(("epochs_run", "parameters", "test_reads"), COUNT),
-    **dict.fromkeys(("value", "eval_loss"), st.none() | NUMBERS),
-    **dict.fromkeys(("seconds", "started", "finished"), NUMBERS),
+    **dict.fromkeys(("parameters", "test_reads"), COUNT),
+    seconds=st.floats(0, 1e9),
+    started=st.floats(1.6e9, 1.7e9),
+    finished=st.floats(1.7e9, 1.8e9),
 )
 
 
@@ -123,7 +142,7 @@ def test_columns_are_flat_and_readable_by_anything(tmp_path: Path) -> None:
     row = table.to_pylist()[0]
     assert table.schema.field("curve").type == pa.list_(rows.POINT)
     assert (row["key"], row["config"]) == (RESULT.key, TRIAL.config)
-    assert (row["task"], row["adapter"], row["value"]) == ("digits", "efft2", 0.615)
+    assert (row["task"], row["adapter"], row["value"]) == ("digits", "efft2", 0.335)
     assert json.loads(row["params"])["scale"] == 10.0
     assert json.loads(row["recipe"])["lr"] == 5e-3
     assert json.loads(row["versions"]) == RESULT.versions
@@ -140,7 +159,7 @@ def test_the_first_row_of_a_key_stays(ledger: Ledger) -> None:
 
 
 def test_results_are_in_order_of_finishing_then_key(ledger: Ledger) -> None:
-    made = [result(seed, finished=float(seed % 3)) for seed in range(9)]
+    made = [result(seed, finished=LATER + seed % 3) for seed in range(9)]
     for row in made[:5]:
         ledger.append(row)
     ledger.compact()
@@ -150,7 +169,7 @@ def test_results_are_in_order_of_finishing_then_key(ledger: Ledger) -> None:
 
 
 def test_new_results_are_those_not_seen(ledger: Ledger) -> None:
-    made = [result(seed, finished=float(seed)) for seed in range(6)]
+    made = [result(seed, finished=LATER + seed) for seed in range(6)]
     for row in made[:4]:
         ledger.append(row)
     ledger.compact()
@@ -163,9 +182,9 @@ def test_new_results_are_those_not_seen(ledger: Ledger) -> None:
 def test_a_row_in_several_files_counts_once_and_the_compacted_one(tmp_path: Path) -> None:
     first, second = Ledger(tmp_path / "a"), Ledger(tmp_path / "b")
     for seed in range(4):
-        first.append(result(seed, host="first", finished=float(seed)))
-    second.append(result(3, host="second", finished=3.0))
-    second.append(result(4, finished=4.0))
+        first.append(result(seed, host="first", finished=LATER + seed))
+    second.append(result(3, host="second", finished=LATER + 3))
+    second.append(result(4, finished=LATER + 4))
     for ledger in (first, second):
         ledger.compact()
     copy = Path(next((tmp_path / "b" / "compacted").iterdir()))
@@ -178,7 +197,7 @@ def test_a_row_in_several_files_counts_once_and_the_compacted_one(tmp_path: Path
 
 
 def test_a_small_ledger_is_left_alone_and_some_fragments_may_stay(tmp_path: Path) -> None:
-    ledger, made = Ledger(tmp_path), [result(seed, finished=float(seed)) for seed in range(4)]
+    ledger, made = Ledger(tmp_path), [result(seed, finished=LATER + seed) for seed in range(4)]
     for row in made:
         ledger.append(row)
     assert ledger.compact(least=5) == 0
@@ -209,7 +228,7 @@ def test_a_crash_anywhere_in_compaction_loses_and_doubles_nothing(
 ) -> None:
     """Steps: one write, three fragments deleted, one old compacted file deleted, and none left."""
     ledger = Ledger(tmp_path)
-    made = [result(seed, finished=float(seed)) for seed in range(5)]
+    made = [result(seed, finished=LATER + seed) for seed in range(5)]
     for row in made[:2]:
         ledger.append(row)
     ledger.compact()
@@ -244,7 +263,7 @@ def test_a_crash_anywhere_in_compaction_loses_and_doubles_nothing(
 def test_readers_follow_a_compaction_that_happens_under_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = [result(seed, finished=float(seed)) for seed in range(4)]
+    made = [result(seed, finished=LATER + seed) for seed in range(4)]
     for row in made:
         Ledger(tmp_path).append(row)
     real, first = LocalFolder.read, True
@@ -267,7 +286,7 @@ def test_one_process_reads_while_another_writes_and_compacts(tmp_path: Path) -> 
         "from tests.rows import result\n"
         "ledger = Ledger(sys.argv[1])\n"
         "for seed in range(60):\n"
-        "    ledger.append(result(seed, finished=float(seed)))\n"
+        "    ledger.append(result(seed, finished=1.9e9 + seed))\n"
         "    if seed % 10 == 9: ledger.compact()\n"
     )
     writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)
@@ -337,6 +356,86 @@ def test_a_row_edited_by_hand_is_refused(column: str, value: object, tmp_path: P
     for read in (ledger.results, ledger.compact):
         with pytest.raises(LedgerError, match="edited by hand"):
             read()
+
+
+TURN = Point(1, 1e-3, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"value": -1.0}, "value is -1.0; allowed: an accuracy from 0 to 1"),
+        ({"value": 1e308}, "value is 1e.308"),
+        ({"value": 61.5}, "value is 61.5"),
+        ({"value": math.nan}, "value is nan"),
+        ({"value": None}, "value is None"),
+        ({"value": 0.9}, "value is 0.9; allowed: 0.3350, by its images"),
+        ({"status": "won"}, "status is 'won'; allowed: finished, stopped, diverged"),
+        ({"status": "diverged"}, "allowed: none, for the trial diverged"),
+        ({"eval_loss": -0.5}, "eval_loss is -0.5"),
+        ({"eval_loss": 1e308}, "eval_loss is 1e.308"),
+        ({"epochs_run": 11}, "epochs_run is 11; allowed: 0 to 10, as planned"),
+        ({"epochs_run": 9}, "epochs_run is 9; allowed: 10, for the trial finished"),
+        ({"epochs_run": -1}, "epochs_run is -1"),
+        ({"parameters": -1}, "parameters is -1; allowed: a count"),
+        ({"test_reads": -1}, "test_reads is -1"),
+        ({"correct": bytes([2, 0, 1])}, "correct is .* one byte of 0 or 1 per image"),
+        ({"seconds": -1.0}, "seconds is -1.0"),
+        ({"seconds": math.inf}, "seconds is inf"),
+        ({"started": 0.0}, "started is 0.0; allowed: a Unix time from 2020"),
+        ({"finished": 12.0}, "finished is 12.0; .*clock"),
+        ({"finished": 1e308}, "finished is 1e.308"),
+        ({"finished": 1_799_990_000.0}, "not before it started"),
+        ({"curve": (TURN, TURN)}, "curve .*epochs that rise to 10"),
+        ({"curve": (replace(TURN, epoch=11),)}, "curve has a point that is {'epoch': 11"),
+        ({"curve": (replace(TURN, eval_accuracy=1.5),)}, "'eval_accuracy': 1.5"),
+        ({"curve": (replace(TURN, eval_accuracy=math.nan),)}, "'eval_accuracy': nan"),
+        ({"curve": (replace(TURN, loss=-2.0),)}, "'loss': -2.0"),
+        ({"curve": (replace(TURN, loss=None),)}, "'loss': None"),  # type: ignore[arg-type]
+        ({"curve": (replace(TURN, lr=math.inf),)}, "'lr': inf"),
+        ({"host": None}, "host is None"),
+        ({"trial": replace(TRIAL, stage="finale")}, "stage is 'finale'"),  # type: ignore[arg-type]
+        ({"trial": replace(TRIAL, protocol="p")}, "protocol is 'p'; allowed: honest, paper"),
+        ({"trial": replace(TRIAL, seed=-1)}, "seed is -1"),
+        ({"trial": replace(TRIAL, task="")}, "task is ''"),
+    ],
+)
+def test_a_row_that_cannot_be_true_is_refused_whatever_its_seal_says(
+    changes: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    Ledger(tmp_path).append(replace(RESULT, **changes))
+    Ledger(tmp_path).append(result(1, value=2.0))
+    with pytest.raises(LedgerError, match=rf"(?s)2 files of the ledger .*{told}.*Move them out"):
+        Ledger(tmp_path).results()
+    with pytest.raises(LedgerError, match="cannot be used"):
+        Ledger(tmp_path).compact()
+
+
+def test_a_row_with_strange_json_is_refused(tmp_path: Path) -> None:
+    for params in ("[" * 9999, "[]", "9" * 5000, "null"):
+        table = pa.Table.from_pylist([{**rows._row(RESULT), "params": params}], rows.SCHEMA)
+        seals = pa.array([rows._seal(row) for row in table.to_pylist()], pa.string())
+        path = fragment(tmp_path, RESULT)
+        path.parent.mkdir(exist_ok=True)
+        pq.write_table(table.append_column("seal", seals), path)
+        with pytest.raises(LedgerError, match="Move it out"):
+            Ledger(tmp_path).results()
+
+
+def test_what_is_no_file_is_no_finished_trial(tmp_path: Path) -> None:
+    Ledger(tmp_path).append(RESULT)
+    keys = [result(seed).key for seed in range(1, 5)]
+    folder, pipe, broken, loop = (tmp_path / "fragments" / f"{key}.parquet" for key in keys)
+    folder.mkdir()
+    os.mkfifo(pipe)
+    broken.symlink_to(tmp_path / "nowhere")
+    loop.symlink_to(loop)
+    for read in (Ledger(tmp_path).keys, Ledger(tmp_path).results, Ledger(tmp_path).compact):
+        with pytest.raises(LedgerError, match=r"4 files of the ledger .*it is no regular file"):
+            read()
+    (tmp_path / "fragments" / "notes").mkdir()
+    (tmp_path / "tmp" / "notes").mkdir()
+    assert Ledger(tmp_path).clean() == 0
 
 
 def test_no_flipped_byte_goes_unnoticed(tmp_path: Path) -> None:

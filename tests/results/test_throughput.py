@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+import math
+import os
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,12 +31,43 @@ def test_windows_come_back_in_order_of_time(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("torn", ['{"pool": "a", "ti', "", "[1]", "null", '{"pool": 1}', "\x00"])
+CHANGES: tuple[dict[str, Any], ...] = (
+    {"time": math.nan},
+    {"seconds": -1.0},
+    {"trained": "many"},
+    {"pool": None},
+    {"memory": 1e400},
+    {"groups": (replace(GROUP, width=-1),)},
+)
+IMPOSSIBLE = [json.dumps(asdict(replace(WINDOW, **change))) for change in CHANGES]
+
+
+@pytest.mark.parametrize(
+    "torn",
+    ['{"pool": "a", "ti', "", "[1]", "null", '{"pool": 1}', "\x00", "[" * 99_999, *IMPOSSIBLE],
+    ids=lambda line: line[:12],
+)
 def test_a_torn_line_is_left_out(torn: str, tmp_path: Path) -> None:
     throughput.append(tmp_path, WINDOW)
     file = next(tmp_path.iterdir())
     file.write_text(torn + "\n" + file.read_text() + torn)
     assert throughput.read(tmp_path) == [WINDOW]
+
+
+def test_a_file_that_cannot_be_read_is_left_out_with_a_sentence(tmp_path: Path) -> None:
+    throughput.append(tmp_path / "pools", WINDOW)
+    (tmp_path / "pools" / "b.jsonl").mkdir()
+    os.mkfifo(tmp_path / "pools" / "c.jsonl")
+    (tmp_path / "pools" / "d.jsonl").write_bytes(b"\xff\n")
+    (tmp_path / "pools" / "notes.txt").write_text("no window")
+    told: list[str] = []
+    assert throughput.read(tmp_path / "pools", told.append) == [WINDOW]
+    assert [sentence.rpartition(": ")[2] for sentence in told] == [
+        "it is no regular file", "it is no regular file", "no line of it can be used",
+    ]  # fmt: skip
+    (tmp_path / "file").write_text("x")
+    assert throughput.read(tmp_path / "file", told.append) == []
+    assert "file' is left out: Not a directory" in told[-1]
 
 
 def test_no_folder_is_no_windows(tmp_path: Path) -> None:

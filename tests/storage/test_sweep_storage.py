@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,16 @@ def test_a_folder_is_its_own_home(tmp_path: Path) -> None:
         assert not file.exists()
         storage.remove_folder(tmp_path / "asks")
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"garbage", b"\xff\xfe", b"", b"ftp://x/y"])
+def test_a_marker_that_holds_no_address_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / ".home").write_bytes(content)
+    with pytest.raises(InvalidInput, match=r"home' says .* is no address .*Delete the file"):
+        SweepStorage.at(tmp_path)
+    (tmp_path / ".home").unlink()
+    os.mkfifo(tmp_path / ".home")
+    assert SweepStorage.at(tmp_path).paths.uri == ""
 
 
 def test_places_are_named_as_a_person_named_them(tmp_path: Path) -> None:

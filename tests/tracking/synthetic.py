@@ -9,7 +9,16 @@ from pathlib import Path
 
 from orchestrator.results.ledger import Ledger
 from orchestrator.results.sweep_file import SweepFile, read_sweep
-from orchestrator.spec import Point, Recipe, Stage, Status, Sweep, Trial, TrialResult
+from orchestrator.spec import (
+    DataIdentity,
+    Point,
+    Recipe,
+    Stage,
+    Status,
+    Sweep,
+    Trial,
+    TrialResult,
+)
 from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.tasks.suites import MINI
 
@@ -32,7 +41,8 @@ def make_sweep(out: Path, name: str = "5eed") -> Path:
         recipe=Recipe(epochs=EPOCHS, warmup_epochs=1),
         spaces={},
     )
-    made = SweepFile(name, sweep, MINI, {}, {}, "w" * 64, "orchestrate sweep mini", BEGAN)
+    data = dict.fromkeys(sweep.tasks, DataIdentity("d", "t"))
+    made = SweepFile(name, sweep, MINI, {}, data, "w" * 64, "orchestrate sweep mini", BEGAN)
     made.write(SweepPaths(out))
     return out
 
@@ -79,7 +89,7 @@ def result(
         eval_loss=None if value is None else curve[-1].eval_loss,
         epochs_run=run,
         curve=curve,
-        correct=b"\1\0" * 100,
+        correct=b"",
         parameters=1234,
         stopping="asha" if status == "stopped" else "",
         message="loss is NaN in steps 10 to 12" if status == "diverged" else "",

@@ -30,7 +30,7 @@ from orchestrator.tracking.mlflow import (
     open_tracker,
     track,
 )
-from orchestrator.tracking.tracker import Tracker, only_writer
+from orchestrator.tracking.tracker import LOCK, Tracker, only_writer
 from tests.tracking.database import check_agrees, content, count, stored
 from tests.tracking.synthetic import append, make_sweep, result, results, sweep_of
 
@@ -360,7 +360,7 @@ def test_a_file_system_without_hard_links_has_a_database(
     [
         (errno.ENOLCK, InvalidInput, "cannot lock files: No locks available"),
         (errno.ENOSYS, InvalidInput, "cannot lock files: Function not implemented"),
-        (errno.EROFS, TrackingError, "cannot be written: Read-only file system.*track COPY"),
+        (errno.EROFS, TrackingError, "cannot be tracked: Read-only file system.*track COPY"),
     ],
 )
 def test_a_folder_without_locks_or_rights_is_named(
@@ -378,6 +378,24 @@ def test_a_second_writer_is_locked_out(sweep: Path) -> None:
     with only_writer(sweep, 0.0), pytest.raises(TrackingError, match="another command"):
         track(sweep, timeout=0.2)
     track(sweep)
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    track(sweep)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(TrackingError, match=r"mlflow\.db' or its folder cannot be written"):
+        track(sweep)
+    monkeypatch.undo()
+    (sweep / "mlflow.db").unlink()
+    (sweep / "mlflow.db").mkdir()
+    with pytest.raises(TrackingError, match=r"mlflow\.db' is no regular file"):
+        track(sweep)
+    (sweep / LOCK).unlink()
+    (sweep / LOCK).mkdir()
+    with pytest.raises(TrackingError, match=r"cannot be tracked: Is a directory\. .*writable"):
+        track(sweep)
 
 
 def test_a_folder_without_a_sweep_is_refused(tmp_path: Path) -> None:
