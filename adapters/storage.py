@@ -57,6 +57,7 @@ def load(model: M, folder: str | Path) -> M:
     source, sites = Path(folder), free_sites(model)
     adapter = _read_config(source / CONFIG)
     try:
+        _require_regular(source / WEIGHTS)
         tensors = load_file(source / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise AdapterError(f"{source / WEIGHTS} cannot be read as safetensors: {error}.") from error
@@ -79,9 +80,10 @@ def load(model: M, folder: str | Path) -> M:
 
 def _read_config(path: Path) -> Adapter:
     try:
+        _require_regular(path)
         config = json.loads(path.read_text(encoding="utf-8"))
         name, values, version = config["adapter"], config["hyper_parameters"], config["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise AdapterError(f"{path} is not a readable adapter configuration: {error!r}.") from error
     if version != FORMAT or not isinstance(name, str) or not isinstance(values, dict):
         raise AdapterError(f"{path} has format {version!r}; this version reads format {FORMAT}.")
@@ -89,6 +91,12 @@ def _read_config(path: Path) -> Adapter:
         return build(name, values)
     except AdapterError as error:
         raise AdapterError(f"{path}: {error}") from error
+
+
+def _require_regular(path: Path) -> None:
+    """`OSError` for a pipe, which would wait for its writer for ever, or a device."""
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is no regular file")
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -48,6 +48,11 @@ def main() -> None:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         _fail(_INTERRUPTED_MESSAGE, _INTERRUPTED)
+    except OSError as error:  # a name that no file can have, a folder without permission, …
+        if error.filename is None:
+            raise
+        why = f"{error.strerror}. Name another path, or make this one usable"
+        _fail(f"'{error.filename!s:.200}' cannot be used: {why}.", OrchestrateError.exit_code)
     except Exception as error:
         if not hasattr(error, "format_message"):  # typer's and click's own errors have it
             raise

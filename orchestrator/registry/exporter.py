@@ -156,7 +156,7 @@ def _copy_weights(source: Path, checksums: Mapping[str, str], folder: Path) -> N
     """
     for name in WEIGHTS:
         try:
-            content = (source / name).read_bytes()
+            content = files.read_file(source / name, None)
         except OSError as error:
             raise _unusable(source, name, f"cannot be copied ({error.strerror})") from error
         if checksums and hashlib.sha256(content).hexdigest() != checksums.get(name):

@@ -110,7 +110,7 @@ def read_index(registry: Path) -> Index:
     """The index of a registry: `InvalidInput` if there is none, `CheckpointError` if damaged."""
     path = registry / INDEX
     try:
-        index = Index.model_validate_json(path.read_bytes())
+        index = Index.model_validate_json(files.read_file(path))
     except OSError as error:
         raise InvalidInput(
             f"'{registry}' is no registry ({INDEX}: {error.strerror}); give the `registry` folder "

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.errors import InvalidInput
 from orchestrator.spec import DataIdentity, Suite, Sweep, digest
-from orchestrator.storage.files import storage_error, write_whole
+from orchestrator.storage.files import read_json, reason, storage_error, write_whole
 from orchestrator.storage.sweep_paths import SweepPaths
 
 _CHECKSUM = "checksum"
@@ -63,14 +63,14 @@ class SweepFile:
         if not paths.sweep.exists():
             return None
         try:
-            content = json.loads(paths.sweep.read_bytes())
+            content = read_json(paths.sweep)
             if isinstance(content, dict):
                 checksum = content.pop(_CHECKSUM, None)  # files of earlier versions lack it
                 if checksum is not None and checksum != digest(content):
                     raise InvalidInput("its content does not match its checksum")
             # Strict: a word where a number belongs is damage, not something to convert.
             return TypeAdapter(cls).validate_json(json.dumps(content), strict=True)
-        except (OSError, ValueError, RecursionError, InvalidInput) as error:
+        except (OSError, ValueError, InvalidInput) as error:
             raise InvalidInput(
                 f"'{paths.shown(paths.sweep)}' is damaged ({_why(error)}); restore it, or move "
                 "it away: the same command writes it again, and the ledger's results stay."
@@ -91,7 +91,7 @@ def read_sweep(paths: SweepPaths) -> SweepFile:
 def _why(error: Exception) -> str:
     """The first problem in one line."""
     if not isinstance(error, ValidationError):
-        return str(error)
+        return reason(error)
     problem = error.errors()[0]
     where = ".".join(map(str, problem["loc"])) or "its text"
     return f"{where}: {problem['msg']}"

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.storage.files import make_folder
+from orchestrator.storage.files import make_folder, open_regular, parse_json, read_file
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class Window:
 def append(folder: Path, window: Window) -> None:
     """Add a line to the pool's file, which one process writes."""
     make_folder(folder)
-    with file_of(folder, window.pool).open("a") as file:
-        file.write(json.dumps(asdict(window)) + "\n")
+    with open_regular(file_of(folder, window.pool), append=True) as file:
+        file.write(f"{json.dumps(asdict(window))}\n".encode())
 
 
 def file_of(folder: Path, pool: str) -> Path:
@@ -91,7 +91,7 @@ def read(folder: Path) -> list[Window]:
     lines = [
         line
         for file in sorted(folder.glob("*.jsonl"))
-        for line in file.read_text(errors="replace").splitlines()
+        for line in read_file(file, None).decode(errors="replace").splitlines()
     ]
     found = [window for window in map(_window, lines) if window is not None]
     return sorted(found, key=lambda window: (window.time, window.pool))
@@ -172,7 +172,7 @@ def _over_pools(uses: Sequence[GroupUse]) -> StackUse:
 def _window(line: str) -> Window | None:
     """None for a line that a kill cut off."""
     try:
-        values: dict[str, Any] = json.loads(line)
+        values: dict[str, Any] = parse_json(line)
         groups = tuple(GroupUse(**group) for group in values.pop("groups"))
         return Window(**values, groups=groups)
     except (ValueError, TypeError, KeyError, AttributeError):

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from orchestrator.errors import LedgerError
-from orchestrator.storage.files import make_folder, storage_error, write_whole
+from orchestrator.storage.files import make_folder, read_json, storage_error, write_whole
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class SuggestionStore:
 
 def _read(path: Path) -> Suggestion:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         suggestion = Suggestion(content["index"], dict(content["values"]), content["key"])
         if f"{suggestion.index:05d}.json" != path.name or not isinstance(suggestion.key, str):
             raise ValueError("its index or key does not belong to this file")

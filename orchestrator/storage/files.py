@@ -1,18 +1,27 @@
-"""Atomic local files, plain locks, fingerprints, and the error that storage raises."""
+"""Atomic local files, one reader for all files, plain locks, and the error that storage raises."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
-from orchestrator.errors import StorageError
+from orchestrator.errors import InvalidInput, StorageError
+
+MOST_BYTES = 64 * 2**20
+"""Of a file that is read as a whole; what people write and what sweeps record is far smaller."""
+MOST_DIGITS = 300
+"""Of a whole number: all of these fit into a float."""
+_NOT_REGULAR = "it is no regular file"
 
 
 def write_whole(
@@ -73,9 +82,72 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def open_regular(path: Path, append: bool = False) -> BinaryIO:
+    """A regular file, opened to read or to `append`; `OSError` for all else and impossible names.
+
+    A pipe in its place would wait for its other end for ever; a device may have no end.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT if append else os.O_RDONLY
+    try:
+        handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except ValueError as error:  # a null byte, half a character
+        raise OSError(errno.EINVAL, f"no file can have this name ({error})") from error
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        raise OSError(errno.ENXIO, _NOT_REGULAR, str(path)) from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, _NOT_REGULAR, str(path))
+    return open(handle, "ab" if append else "rb", 0 if append else -1)
+
+
+def read_file(path: Path, most: int | None = MOST_BYTES) -> bytes:
+    """The bytes of a regular file; `OSError` as `open_regular`, and for more than `most` bytes."""
+    with open_regular(path) as file:
+        if most is not None and os.fstat(file.fileno()).st_size > most:
+            raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", str(path))
+        return file.read()
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file; `OSError` as `read_file`, `ValueError` as `parse_json`."""
+    return parse_json(read_file(path))
+
+
+def parse_json(data: bytes | str) -> Any:
+    """The value of a JSON text; `ValueError` in words for what no person or sweep writes."""
+    try:
+        return json.loads(data, parse_int=whole_number)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def whole_number(text: str, read: Callable[[str], int] = int) -> int:
+    """The number that `read` makes of a text; `ValueError` for one of more than `MOST_DIGITS`."""
+    if len(text) > MOST_DIGITS or abs(value := read(text)) >= 10**MOST_DIGITS:
+        raise ValueError(f"the number {text:.20}… is too large; allowed: {MOST_DIGITS} digits")
+    return value
+
+
+def check_path(path: str | Path, what: str) -> None:
+    """`InvalidInput` for a path that no file or folder can have: too long, a loop of links, …
+
+    `what` names the option or field. Whether something lies there is not asked.
+    """
+    try:
+        os.stat(path)
+    except (OSError, ValueError) as error:
+        refused = (errno.ENAMETOOLONG, errno.ELOOP)
+        if isinstance(error, ValueError) or error.errno in refused:
+            raise InvalidInput(
+                f"{what} '{str(path):.80}' cannot be used: {reason(error)}. Name another path."
+            ) from error
+
+
 def fingerprint(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes, read in pieces."""
-    with open(path, "rb") as file:
+    """SHA-256 (hex) of a file's bytes, read in pieces; `OSError` as `open_regular`."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl
 from orchestrator.errors import InvalidInput, StorageError
 from orchestrator.storage.addresses import ANONYMOUS
 from orchestrator.storage.buckets import ALLOWED, WHERE
-from orchestrator.storage.files import make_folder, storage_error, write_whole
+from orchestrator.storage.files import check_path, make_folder, read_file, storage_error, write_whole
 from orchestrator.storage.object_store import ObjectStore, storage
 from orchestrator.storage.sweep_paths import SweepPaths
 
@@ -163,8 +163,8 @@ class SweepStorage:
 def _marked(out: Path) -> str:
     """The address whose working copy a folder is; empty for any other folder."""
     try:
-        return (out / _MARKER).read_text()
-    except OSError:
+        return read_file(out / _MARKER).decode()
+    except (OSError, ValueError):
         return ""
 
 
@@ -179,6 +179,7 @@ def paths_of(place: str | Path) -> SweepPaths:
     """
     scheme, separator, rest = str(place).partition("://")
     if not separator:
+        check_path(place, "the folder")
         return SweepPaths(Path(place), _marked(Path(place)))
     if scheme not in SCHEMES:
         raise InvalidInput(
@@ -192,6 +193,7 @@ def paths_of(place: str | Path) -> SweepPaths:
             raise InvalidInput(
                 f"'file://{address}' is no folder; write file:///FOLDER, or the folder."
             )
+        check_path(address, "the folder")
         return SweepPaths(Path(address))
     bucket, _, name = address.strip("/").partition("/")
     if not bucket.removeprefix(f"{ANONYMOUS}@") or not name:

@@ -15,6 +15,7 @@ from orchestrator.errors import OrchestrateError
 from orchestrator.results import throughput
 from orchestrator.results.ledger import Ledger
 from orchestrator.results.sweep_file import SweepFile, read_sweep
+from orchestrator.storage.files import open_regular
 from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.storage.sweep_storage import paths_of
 from orchestrator.tracking import locations
@@ -192,7 +193,10 @@ def _create_sqlite(file: Path | None, mark: str) -> None:
     """Create a new database under another name, then link it to its own: MLflow's migrations are
     not transactional, and a database whose migration was cut off can never be opened.
     """
-    if file is None or file.exists():
+    if file is None:
+        return
+    if file.exists():
+        open_regular(file).close()  # SQLite would wait at a pipe for ever
         return
     draft = file.with_name(f"{file.name}.new-{mark[:8]}")
     for left in (draft, draft.with_name(f"{draft.name}-journal")):

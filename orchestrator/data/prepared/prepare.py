@@ -26,7 +26,7 @@ from orchestrator.data.prepared.sources import (
 from orchestrator.data.prepared.store import Manifest, SplitRecord, check, check_sizes
 from orchestrator.errors import DataError
 from orchestrator.spec import Suite, Task, digest
-from orchestrator.storage.files import locked, make_folder, sync_folder, write_whole
+from orchestrator.storage.files import locked, make_folder, read_json, sync_folder, write_whole
 
 
 def prepare_tasks(
@@ -212,7 +212,7 @@ def _link_shared(folder: Path, target: Path, state: str) -> SplitRecord | None:
 def _finished(draft: Path, name: str, state: str) -> SplitRecord | None:
     """The record of a split that an interrupted command finished, from the same source."""
     try:
-        record = SplitRecord(**json.loads((draft / f"{name}.json").read_bytes()))
+        record = SplitRecord(**read_json(draft / f"{name}.json"))
         whole = (draft / f"{name}.arrow").stat().st_size == record.bytes
         return record if whole and record.state == state else None
     except (OSError, ValueError, TypeError, KeyError):
