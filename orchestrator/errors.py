@@ -49,4 +49,6 @@ def unknown(kind: str, value: object, allowed: Iterable[str]) -> InvalidInput:
     names = sorted(allowed)
     close = difflib.get_close_matches(str(value), names, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
-    return InvalidInput(f"unknown {kind} '{value}'.{hint} Available: {', '.join(names) or 'none'}.")
+    return InvalidInput(
+        f"unknown {kind} '{value!s:.200}'.{hint} Available: {', '.join(names) or 'none'}."
+    )

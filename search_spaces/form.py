@@ -114,7 +114,7 @@ def _range(name: str, form: Mapping[str, Any], floats: bool) -> BaseDistribution
                 distribution = IntDistribution(low, high, log=log, step=1 if step is None else step)
             else:
                 distribution = FloatDistribution(low, high, log=log, step=step)
-    except ValueError as error:
+    except (ValueError, ArithmeticError) as error:  # a step too small for Optuna's arithmetic
         raise ValueError(f"field '{name}' is {dict(form)!r}: {error}") from None
     step = distribution.step if isinstance(distribution, FloatDistribution) else None
     if step and (distribution.high - distribution.low) / step >= _MOST_VALUES:

@@ -2,8 +2,9 @@
 
 A name is `vit_mini` (shipped), a timm model with its tag such as
 `vit_base_patch16_224.augreg_in21k` (weights from the Hugging Face cache or hub), or
-`ARCHITECTURE@FILE` for weights on disk: `.safetensors`, `.pth` (`.pt`, `.bin`), or Google's
-original `.npz`. Nothing is unpickled but tensors.
+`ARCHITECTURE@FILE` for weights on disk: `.safetensors`, `.pth` (`.pt`, `.bin`, `.ckpt`, `.pth.tar`),
+or Google's original `.npz`. `ARCHITECTURE@FILE#PREFIX` takes the tensors whose names begin so, where
+a file holds more than one model. Nothing is unpickled but tensors.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from orchestrator.backbones.names import (
     MINI,
     MINI_FILE,
     architecture,
+    canonical,
     check,
     empty_model,
     image_size,
     local_file,
+    prefix_of,
     pretrained,
 )
 from orchestrator.errors import CheckpointError, InvalidInput, unknown
@@ -82,7 +85,7 @@ def load_backbone(name: str) -> Backbone:
 
     path = _weights_file(name)
     model = empty_model(architecture(name))
-    fill(model, path, architecture(name))
+    fill(model, path, architecture(name), prefix_of(name))
     model.eval().requires_grad_(False)
     return Backbone(name, model, _fingerprint(path), image_size(model), own_statistics(name))
 
@@ -92,10 +95,10 @@ def own_statistics(name: str) -> Statistics | None:
 
     A bare architecture has the statistics of its tags if they all agree.
     """
-    tag, _, file = name.partition("@")
+    tag, _, file = canonical(name).partition("@")
     if tag == MINI:
         return HALF
-    if "." not in tag and file.endswith(".npz"):  # Google trained theirs on inputs in [-1, 1]
+    if "." not in tag and file.lower().endswith(".npz"):  # Google trained theirs on inputs in [-1, 1]
         return HALF
     import timm
 
@@ -151,6 +154,6 @@ def _fingerprint(path: Path) -> str:
 def _weights_file(name: str) -> Path:
     tag = architecture(name)
     check(name)
-    if tag != name:
+    if "@" in name:
         return local_file(name)
     return MINI_FILE if tag == MINI else hub_file(tag)

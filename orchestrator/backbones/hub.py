@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,10 @@ from orchestrator.errors import CheckpointError
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
 
+_SECONDS = 10.0
+"""How long the hub may take to answer."""
+_PICKLED = "pytorch_model.bin"
+"""What older versions of timm and transformers left in the cache; only its tensors are read."""
 _GOOGLE = "https://storage.googleapis.com/vit_models/imagenet21k"
 _ORIGINALS = {
     "vit_base_patch16_224.orig_in21k": f"{_GOOGLE}/ViT-B_16.npz",
@@ -36,16 +41,27 @@ def hub_file(tag: str) -> Path:
         raise CheckpointError(
             f"the weights of '{tag}' are not on the Hugging Face hub; {_by_hand(tag, config)}."
         )
-    cached = try_to_load_from_cache(config.hf_hub_id, _file_name(config))
-    if isinstance(cached, str):
-        return Path(cached)
+    for name in (_file_name(config), _PICKLED):
+        cached = try_to_load_from_cache(config.hf_hub_id, name)
+        if isinstance(cached, str):
+            return Path(cached)
     try:
+        _check_reachable(config.hf_hub_id, _file_name(config))
         return Path(hf_hub_download(config.hf_hub_id, _file_name(config)))
     except Exception as error:  # many unrelated types, which all mean: not reachable
         raise CheckpointError(
             f"the weights of '{tag}' are neither cached nor reachable ({type(error).__name__}); "
             f"{_by_hand(tag, config)}."
         ) from error
+
+
+def _check_reachable(repository: str, file: str) -> None:
+    """Any error of the network at once: a download would try again for half a minute."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+
+    with suppress(HfHubHTTPError):  # it is there, and the download says what it answers
+        get_hf_file_metadata(hf_hub_url(repository, file), timeout=_SECONDS)
 
 
 def _by_hand(tag: str, config: PretrainedCfg) -> str:

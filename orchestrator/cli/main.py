@@ -56,6 +56,7 @@ def main() -> None:
     except Exception as error:
         if not hasattr(error, "format_message"):  # typer's and click's own errors have it
             raise
+        _name_value(error)
         error.show()  # type: ignore[attr-defined]
         raise SystemExit(2) from None
     raise SystemExit(code if isinstance(code, int) else 0)
@@ -78,7 +79,7 @@ def sweep(
     ] = None,
     tasks: Annotated[str | None, typer.Option(help="Comma-separated tasks, or all.")] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="vit_mini, a timm tag, or ARCHITECTURE@FILE.safetensors.")
+        str | None, typer.Option(help="vit_mini, a timm tag, or ARCHITECTURE@FILE[#PREFIX].")
     ] = None,
     preset: Annotated[
         str | None,
@@ -218,6 +219,14 @@ def _fail(message: str, code: int) -> None:
     errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
     errors.print(f"orchestrate: {message}", style="red")
     raise SystemExit(code)
+
+
+def _name_value(error: Exception) -> None:
+    """Add the value to typer's message about one of another type, which does not have it."""
+    problems = getattr(error.__cause__, "errors", None)
+    if problems is not None:
+        value, why = problems()[0]["input"], getattr(error, "message", "")
+        error.message = f"{value!r:.80}: {why}"  # type: ignore[attr-defined]
 
 
 def _interrupt(signum: int, frame: object) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from orchestrator.errors import InvalidInput, unknown
+from orchestrator.storage.addresses import check_address
 from orchestrator.storage.files import check_path
 from orchestrator.storage.yaml import parse_yaml, read_yaml
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _MOST_DAYS = 3650
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?", re.ASCII)
+_TEXTS = (
+    "backbone", "preset", "sampler", "warm_start", "stopping", "protocol", "device", "precision",
+    "address", "tracking_uri", "out",
+)  # fmt: skip
 _PATHS = ("suite", "out", "data_root", "suite_root")
 
 
@@ -59,7 +64,7 @@ class SweepConfig(BaseModel):
         """`a,b`, one name, or a list."""
         return tuple(map(str.strip, value.split(","))) if isinstance(value, str) else value
 
-    @field_validator("suite", "backbone", "device", "address", "tracking_uri", "out", mode="before")
+    @field_validator(*_TEXTS, mode="before")
     @classmethod
     def _keep_text(cls, value: Any) -> Any:
         """A path as text, since `Path` would remove a slash from an address.
@@ -67,7 +72,9 @@ class SweepConfig(BaseModel):
         Numbers have several spellings: a folder 1e-3 would be called 0.001.
         """
         if isinstance(value, float):
-            raise ValueError("YAML reads this as a number; put it in quotes")
+            raise ValueError("it is read as a number; put it in quotes")
+        if value == "":
+            raise ValueError("it is empty; leave it out")
         return str(value) if isinstance(value, Path) else value
 
     @property
@@ -94,10 +101,17 @@ def make_config(given: Mapping[str, Any], file: Path | None) -> SweepConfig:
     try:
         config = SweepConfig.model_validate(values)
     except ValidationError as error:
-        raise InvalidInput("\n".join(map(_sentence, error.errors()))) from None
+        found = error.errors()
+        inner = {problem["loc"][0] for problem in found if len(problem["loc"]) > 1}
+        wrong = [p for p in found if len(p["loc"]) > 1 or p["loc"][0] not in inner]
+        raise InvalidInput("\n".join(map(_sentence, wrong))) from None
     if config.time_budget is not None:
         seconds_of(config.time_budget)
     check_device(config.device)
+    if config.address is not None:
+        check_address(config.address, "--address")
+    if config.tracking_uri is not None and config.tracking_uri.startswith(("http://", "https://")):
+        check_address(config.tracking_uri.rpartition("@")[2], "--tracking-uri")
     for name in _PATHS:
         path = getattr(config, name)
         if path is not None and "://" not in str(path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterable
@@ -26,6 +27,7 @@ from orchestrator.storage.object_store import ObjectStore, storage
 from orchestrator.storage.sweep_paths import SweepPaths
 
 SCHEMES = ("file", *WHERE)
+_BUCKET = re.compile(r"[\w.$-]+", re.ASCII)
 _MARKER = ".home"
 
 
@@ -196,7 +198,7 @@ def paths_of(place: str | Path) -> SweepPaths:
         check_path(address, "the folder")
         return SweepPaths(Path(address))
     bucket, _, name = address.strip("/").partition("/")
-    if not bucket.removeprefix(f"{ANONYMOUS}@") or not name:
+    if not _BUCKET.fullmatch(bucket.removeprefix(f"{ANONYMOUS}@")) or not name:
         raise InvalidInput(
             f"'{scheme}://{address}' names no place in a bucket; write {scheme}://BUCKET/NAME."
         )
