@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class OrchestrateError(Exception):
@@ -42,6 +42,11 @@ class BackendError(OrchestrateError):
 
 class TrackingError(OrchestrateError):
     """The MLflow store cannot be used; ends `track` and `ui`, but never a sweep."""
+
+
+def together(errors: Sequence[OrchestrateError]) -> OrchestrateError:
+    """One error with the messages of all, so that a person repairs everything at once."""
+    return errors[0] if len(errors) == 1 else InvalidInput("\n".join(map(str, errors)))
 
 
 def unknown(kind: str, value: object, allowed: Iterable[str]) -> InvalidInput:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from orchestrator.backbones.hub import hub_file
+from orchestrator.backbones.hub import cached_file, check_reachable, hub_file
 from orchestrator.backbones.names import (
     MINI,
     MINI_FILE,
@@ -76,6 +76,21 @@ def fingerprint(name: str) -> str:
     return _fingerprint(_weights_file(name))
 
 
+def weights_here(name: str) -> bool:
+    """Whether the weights are on this machine; False if the hub has them. Downloads nothing.
+
+    Raises as `fingerprint`.
+    """
+    tag = architecture(name)
+    check(name)
+    if "@" in name:
+        return local_file(name).exists()
+    if tag == MINI or cached_file(tag) is not None:
+        return True
+    check_reachable(tag)
+    return False
+
+
 def load_backbone(name: str) -> Backbone:
     """Build the model and load its weights strictly: every tensor comes from the file.
 
@@ -98,7 +113,9 @@ def own_statistics(name: str) -> Statistics | None:
     tag, _, file = canonical(name).partition("@")
     if tag == MINI:
         return HALF
-    if "." not in tag and file.lower().endswith(".npz"):  # Google trained theirs on inputs in [-1, 1]
+    if "." not in tag and file.lower().endswith(
+        ".npz"
+    ):  # Google trained theirs on inputs in [-1, 1]
         return HALF
     import timm
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,8 +33,38 @@ def hub_file(tag: str) -> Path:
     A cached file is used without asking the network, so that a sweep keeps its weights.
     `CheckpointError` says which file to put where, if there is neither cache nor network.
     """
+    from huggingface_hub import hf_hub_download
+
+    config = _config(tag)
+    cached = cached_file(tag)
+    if cached is not None:
+        return cached
+    with _explained(tag):
+        _ask(config)
+        return Path(hf_hub_download(config.hf_hub_id, _file_name(config)))
+
+
+def cached_file(tag: str) -> Path | None:
+    """The weights of a tag in the local cache, if they are there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = _config(tag)
+    for name in (_file_name(config), _PICKLED):
+        cached = try_to_load_from_cache(config.hf_hub_id, name)
+        if isinstance(cached, str):
+            return Path(cached)
+    return None
+
+
+def check_reachable(tag: str) -> None:
+    """`CheckpointError` as `hub_file`, without a download; the hub is asked once."""
+    with _explained(tag):
+        _ask(_config(tag))
+
+
+def _config(tag: str) -> PretrainedCfg:
+    """timm's record of the weights; `CheckpointError` if they are not on the hub."""
     import timm
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     config = timm.get_pretrained_cfg(tag)
     assert config is not None, tag
@@ -41,27 +72,27 @@ def hub_file(tag: str) -> Path:
         raise CheckpointError(
             f"the weights of '{tag}' are not on the Hugging Face hub; {_by_hand(tag, config)}."
         )
-    for name in (_file_name(config), _PICKLED):
-        cached = try_to_load_from_cache(config.hf_hub_id, name)
-        if isinstance(cached, str):
-            return Path(cached)
+    return config
+
+
+@contextmanager
+def _explained(tag: str) -> Iterator[None]:
     try:
-        _check_reachable(config.hf_hub_id, _file_name(config))
-        return Path(hf_hub_download(config.hf_hub_id, _file_name(config)))
+        yield
     except Exception as error:  # many unrelated types, which all mean: not reachable
         raise CheckpointError(
             f"the weights of '{tag}' are neither cached nor reachable ({type(error).__name__}); "
-            f"{_by_hand(tag, config)}."
+            f"{_by_hand(tag, _config(tag))}."
         ) from error
 
 
-def _check_reachable(repository: str, file: str) -> None:
+def _ask(config: PretrainedCfg) -> None:
     """Any error of the network at once: a download would try again for half a minute."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError
 
     with suppress(HfHubHTTPError):  # it is there, and the download says what it answers
-        get_hf_file_metadata(hf_hub_url(repository, file), timeout=_SECONDS)
+        get_hf_file_metadata(hf_hub_url(config.hf_hub_id, _file_name(config)), timeout=_SECONDS)
 
 
 def _by_hand(tag: str, config: PretrainedCfg) -> str:

@@ -79,7 +79,8 @@ def sweep(
     ] = None,
     tasks: Annotated[str | None, typer.Option(help="Comma-separated tasks, or all.")] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="vit_mini, a timm tag, or ARCHITECTURE@FILE[#PREFIX].")
+        str | None,
+        typer.Option(help="vit_mini, a timm tag, ARCHITECTURE@FILE or ARCHITECTURE@FILE#PREFIX."),
     ] = None,
     preset: Annotated[
         str | None,

@@ -22,7 +22,13 @@ from urllib.parse import parse_qsl
 from orchestrator.errors import InvalidInput, StorageError
 from orchestrator.storage.addresses import ANONYMOUS
 from orchestrator.storage.buckets import ALLOWED, WHERE
-from orchestrator.storage.files import check_path, make_folder, read_file, storage_error, write_whole
+from orchestrator.storage.files import (
+    check_path,
+    make_folder,
+    read_file,
+    storage_error,
+    write_whole,
+)
 from orchestrator.storage.object_store import ObjectStore, storage
 from orchestrator.storage.sweep_paths import SweepPaths
 

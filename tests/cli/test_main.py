@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from orchestrator.storage.sweep_paths import SweepPaths
@@ -51,6 +52,23 @@ def test_wrong_input_is_refused_in_words(
 ) -> None:
     out = ["--out", str(tmp_path / "out")] if arguments[:2] == ["sweep", "mini"] else []
     refused(here, [*arguments, *out], *fragments)
+
+
+@pytest.mark.parametrize(
+    "command", [["sweep", "vtab", "--tasks", "dtd"], ["data", "verify", "vtab"]]
+)
+def test_missing_images_and_missing_weights_are_reported_together_and_at_once(
+    command: list[str], here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(*_: object, **__: object) -> None:
+        raise ConnectionError("no connection")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", ask)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ORCHESTRATE_DATA", str(tmp_path / "data"))
+    began = time.monotonic()
+    refused(here, command, "neither cached nor reachable", "--suite-root", "data fetch vtab")
+    assert time.monotonic() - began < 15, "the hub is asked once"
 
 
 def test_an_unwritable_folder_is_refused(tmp_path: Path, here: Here) -> None:

@@ -45,9 +45,7 @@ def test_a_file_gives_the_fields_and_options_win(tmp_path: Path) -> None:
 
 
 def test_yaml_numbers_without_a_point_are_numbers(tmp_path: Path) -> None:
-    file = written(
-        tmp_path, "suite: mini\nset: {lr: 1e-3, weight_decay: 1E-4, schedule: cosine}\n"
-    )
+    file = written(tmp_path, "suite: mini\nset: {lr: 1e-3, weight_decay: 1E-4, schedule: cosine}\n")
     assert make_config({}, file).set == {"lr": 1e-3, "weight_decay": 1e-4, "schedule": "cosine"}
 
 
