@@ -2,9 +2,9 @@
 
 A name is `vit_mini` (shipped), a timm model with its tag such as
 `vit_base_patch16_224.augreg_in21k` (weights from the Hugging Face cache or hub), or
-`ARCHITECTURE@FILE` for weights on disk: `.safetensors`, `.pth` (`.pt`, `.bin`, `.ckpt`, `.pth.tar`),
-or Google's original `.npz`. `ARCHITECTURE@FILE#PREFIX` takes the tensors whose names begin so, where
-a file holds more than one model. Nothing is unpickled but tensors.
+`ARCHITECTURE@FILE` for weights on disk: `.safetensors`, `.pth` (`.pt`, `.bin`, `.ckpt`,
+`.pth.tar`), or Google's original `.npz`. `ARCHITECTURE@FILE#PREFIX` takes the tensors whose names
+begin so, where a file holds more than one model. Nothing is unpickled but tensors.
 """
 
 from __future__ import annotations

@@ -57,14 +57,11 @@ def local_file(name: str) -> Path:
     prefix = prefix_of(name)
     path = name.partition("@")[2].removesuffix(f"#{prefix}" if prefix else "#")
     file = Path(path).expanduser()
+    what = f"backbone '{name:.200}': "
     if not file.name.lower().endswith(SUFFIXES):
-        raise InvalidInput(
-            f"backbone '{name:.200}': '{path:.200}' is no file of weights; write {_FILE}."
-        )
+        raise InvalidInput(f"{what}'{path:.200}' is no file of weights; write {_FILE}.")
     if not os.path.isfile(file):  # False also for a name that is too long
-        raise InvalidInput(
-            f"backbone '{name:.200}': there is no file '{path:.200}'; write {_FILE}."
-        )
+        raise InvalidInput(f"{what}there is no file '{path:.200}'; write {_FILE}.")
     return file
 
 

@@ -80,7 +80,7 @@ def sweep(
     tasks: Annotated[str | None, typer.Option(help="Comma-separated tasks, or all.")] = None,
     backbone: Annotated[
         str | None,
-        typer.Option(help="vit_mini, a timm tag, ARCHITECTURE@FILE or ARCHITECTURE@FILE#PREFIX."),
+        typer.Option(help="vit_mini, a timm tag, or ARCHITECTURE@FILE (…@FILE#PREFIX)."),
     ] = None,
     preset: Annotated[
         str | None,
@@ -218,7 +218,9 @@ def _sweep(config: SweepConfig, dry_run: bool) -> None:
 
 def _fail(message: str, code: int) -> None:
     errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
-    errors.print(f"orchestrate: {message}", style="red")
+    # Control characters of a value are shown; a terminal would obey them.
+    shown = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message)
+    errors.print(f"orchestrate: {shown}", style="red")
     raise SystemExit(code)
 
 

@@ -141,7 +141,7 @@ def check_path(path: str | Path, what: str) -> None:
         refused = (errno.ENAMETOOLONG, errno.ELOOP)
         if isinstance(error, ValueError) or error.errno in refused:
             raise InvalidInput(
-                f"{what} '{str(path):.80}' cannot be used: {reason(error)}. Name another path."
+                f"{what} '{path!s:.80}' cannot be used: {reason(error)}. Name another path."
             ) from error
 
 

@@ -25,7 +25,7 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
         ) from error
     except OSError as error:
         raise InvalidInput(
-            f"the {what} file '{str(path):.200}' cannot be read: {reason(error)}."
+            f"the {what} file '{path!s:.200}' cannot be read: {reason(error)}."
         ) from error
     try:
         content = parse_yaml(text)
