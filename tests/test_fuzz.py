@@ -189,7 +189,9 @@ def a_wrong_option(run: Command, case: tuple[str, str]) -> None:
 
 def a_wrong_field(run: Command, case: tuple[str, Any]) -> None:
     field, value = case
-    check(run.sweep(f"--config={run.file(yaml.safe_dump({field: value}))}"), field)
+    check(
+        run.sweep(f"--config={run.file(yaml.safe_dump({field: value}))}"), field.replace("_", " ")
+    )
 
 
 def a_wrong_space(run: Command, case: tuple[str, Any]) -> None:

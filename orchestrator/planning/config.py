@@ -67,12 +67,7 @@ class SweepConfig(BaseModel):
     @field_validator(*_TEXTS, mode="before")
     @classmethod
     def _keep_text(cls, value: Any) -> Any:
-        """A path as text, since `Path` would remove a slash from an address.
-
-        Numbers have several spellings: a folder 1e-3 would be called 0.001.
-        """
-        if isinstance(value, float):
-            raise ValueError("it is read as a number; put it in quotes")
+        """A path as text, since `Path` would remove a slash from an address."""
         if value == "":
             raise ValueError("it is empty; leave it out")
         return str(value) if isinstance(value, Path) else value

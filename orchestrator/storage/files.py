@@ -10,8 +10,9 @@ import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -82,7 +83,7 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def open_regular(path: Path, append: bool = False) -> BinaryIO:
+def open_regular(path: Path, append: bool = False) -> BufferedReader | FileIO:
     """A regular file, opened to read or to `append`; `OSError` for all else and impossible names.
 
     A pipe in its place would wait for its other end for ever; a device may have no end.
@@ -99,7 +100,7 @@ def open_regular(path: Path, append: bool = False) -> BinaryIO:
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise OSError(errno.EINVAL, _NOT_REGULAR, str(path))
-    return open(handle, "ab" if append else "rb", 0 if append else -1)
+    return FileIO(handle, "ab") if append else BufferedReader(FileIO(handle, "rb"))
 
 
 def read_file(path: Path, most: int | None = MOST_BYTES) -> bytes:

@@ -11,7 +11,11 @@ import yaml
 from orchestrator.errors import InvalidInput
 from orchestrator.storage.files import read_file, reason, whole_number
 
-_MERGE = "tag:yaml.org,2002:merge"
+_MERGE, _NULL = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:null"
+_NAMES = ("name", "group", "suite", "backbone", "device", "address", "tracking_uri", "out")
+"""Fields of a suite or configuration that hold a name: text, as it is written."""
+_LISTS = ("aliases", "classes", "default_tasks")
+"""Fields that hold lists of names."""
 _MOST_BYTES, _MOST_VALUES = 1_000_000, 100_000
 
 
@@ -80,6 +84,8 @@ class _Loader(yaml.SafeLoader):
                         None, None, f"'{key_node.value}' is given twice", key_node.start_mark
                     )
                 seen.add(key_node.value)
+        if isinstance(node, yaml.MappingNode):
+            _take_names(node)
         return super().construct_mapping(node, deep)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
@@ -120,3 +126,16 @@ def _size(node: yaml.Node, known: dict[int, int]) -> int:
         nodes = [n for item in inner for n in (item if isinstance(item, tuple) else (item,))]
         known[id(node)] = 1 + sum(_size(one, known) for one in nodes)
     return known[id(node)]
+
+
+def _take_names(node: yaml.MappingNode) -> None:
+    """Names are texts as they are written: else `no` is a truth value, 1e-3 and 007 are numbers."""
+    for key, value in node.value:
+        names: list[Any] = [value] if key.value in _NAMES and value.tag != _NULL else []
+        if key.value in _LISTS and isinstance(value, yaml.SequenceNode):
+            names = value.value
+        elif key.value == "tasks" and isinstance(value, yaml.MappingNode):
+            names = [name for name, _ in value.value]
+        for name in names:
+            if isinstance(name, yaml.ScalarNode) and name.style is None and name.tag != _MERGE:
+                name.tag = "tag:yaml.org,2002:str"

@@ -137,9 +137,9 @@ class SuiteFields(_Fields):
     default_adapters: tuple[str, ...] = Field(VTAB.default_adapters, min_length=1)
     sampler: str = VTAB.sampler
     stopping: str = VTAB.stopping
-    trials: int | None = Field(VTAB.trials, ge=1, strict=True)
-    seeds: int = Field(VTAB.seeds, ge=1, strict=True)
-    replicate: int = Field(VTAB.replicate, ge=1, strict=True)
+    trials: int | None = Field(VTAB.trials, ge=1, le=1_000_000, strict=True)
+    seeds: int = Field(VTAB.seeds, ge=1, le=1_000, strict=True)
+    replicate: int = Field(VTAB.replicate, ge=1, le=1_000_000, strict=True)
     spaces: dict[str, dict[str, Any]] = Field(default_factory=dict)
     side: int = Field(VTAB.side, ge=16, le=4096, strict=True)
     view: Literal["centre", "whole"] = "whole"
