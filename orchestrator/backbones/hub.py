@@ -41,16 +41,16 @@ def hub_file(tag: str) -> Path:
         return cached
     with _explained(tag):
         _ask(config)
-        return Path(hf_hub_download(config.hf_hub_id, _file_name(config)))
+        return Path(hf_hub_download(*_file_of(config)))
 
 
 def cached_file(tag: str) -> Path | None:
     """The weights of a tag in the local cache, if they are there."""
     from huggingface_hub import try_to_load_from_cache
 
-    config = _config(tag)
-    for name in (_file_name(config), _PICKLED):
-        cached = try_to_load_from_cache(config.hf_hub_id, name)
+    repository, file = _file_of(_config(tag))
+    for name in (file, _PICKLED):
+        cached = try_to_load_from_cache(repository, name)
         if isinstance(cached, str):
             return Path(cached)
     return None
@@ -92,7 +92,7 @@ def _ask(config: PretrainedCfg) -> None:
     from huggingface_hub.errors import HfHubHTTPError
 
     with suppress(HfHubHTTPError):  # it is there, and the download says what it answers
-        get_hf_file_metadata(hf_hub_url(config.hf_hub_id, _file_name(config)), timeout=_SECONDS)
+        get_hf_file_metadata(hf_hub_url(*_file_of(config)), timeout=_SECONDS)
 
 
 def _by_hand(tag: str, config: PretrainedCfg) -> str:
@@ -109,6 +109,12 @@ def _by_hand(tag: str, config: PretrainedCfg) -> str:
         file = original.rpartition("/")[2]
         offers.append(f"the original {original} and pass --backbone {tag}@/path/to/{file}")
     return f"download {', or '.join(offers)}"
+
+
+def _file_of(config: PretrainedCfg) -> tuple[str, str]:
+    """Repository and name of the file that the hub has."""
+    assert config.hf_hub_id is not None
+    return config.hf_hub_id, _file_name(config)
 
 
 def _file_name(config: PretrainedCfg) -> str:

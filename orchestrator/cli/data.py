@@ -84,8 +84,8 @@ def verify(suite: SuiteName, tasks: Tasks = "all", suite_root: SuiteRoot = None)
     with DataProgress("checking ") as bars:
         reports = [check(found, task, root or Path(), bars) for task in chosen]
     _print_reports(reports)
-    for error in weights:
-        console.print(f"note: {error}")
+    for missing in weights:
+        console.print(f"note: {missing}")
     if any(report.problems for report in reports):
         raise typer.Exit(2)
 
