@@ -60,7 +60,7 @@ def load(model: M, folder: str | Path) -> M:
     source, sites = Path(folder), free_sites(model)
     adapter = _read_config(source / CONFIG)
     try:
-        _check_regular(source / WEIGHTS)
+        _require_regular(source / WEIGHTS)
         tensors = load_file(source / WEIGHTS)
     # KeyError, AttributeError: a type that this version of torch or safetensors does not know.
     except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
@@ -99,7 +99,7 @@ def _check_sizes(adapter: Adapter, tensors: Tensors) -> None:
 
 def _read_config(path: Path) -> Adapter:
     try:
-        _check_regular(path)
+        _require_regular(path)
         config = json.loads(path.read_text(encoding="utf-8"))
         name, values, version = config["adapter"], config["hyper_parameters"], config["format"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -112,10 +112,10 @@ def _read_config(path: Path) -> Adapter:
         raise AdapterError(f"{path}: {error}") from error
 
 
-def _check_regular(path: Path) -> None:
-    """`OSError` for what is no file: reading a pipe would wait for its writer."""
+def _require_regular(path: Path) -> None:
+    """`OSError` for a pipe, which would wait for its writer for ever, or a device."""
     if path.exists() and not path.is_file():
-        raise OSError("it is no regular file")
+        raise OSError(f"{path} is no regular file")
 
 
 def _replace(path: Path, content: bytes) -> None:

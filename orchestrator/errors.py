@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class OrchestrateError(Exception):
@@ -44,9 +44,16 @@ class TrackingError(OrchestrateError):
     """The MLflow store cannot be used; ends `track` and `ui`, but never a sweep."""
 
 
+def together(errors: Sequence[OrchestrateError]) -> OrchestrateError:
+    """One error with the messages of all, so that a person repairs everything at once."""
+    return errors[0] if len(errors) == 1 else InvalidInput("\n".join(map(str, errors)))
+
+
 def unknown(kind: str, value: object, allowed: Iterable[str]) -> InvalidInput:
     """An `InvalidInput` for a name that is not among `allowed`, with the closest match."""
     names = sorted(allowed)
     close = difflib.get_close_matches(str(value), names, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
-    return InvalidInput(f"unknown {kind} '{value}'.{hint} Available: {', '.join(names) or 'none'}.")
+    return InvalidInput(
+        f"unknown {kind} '{value!s:.200}'.{hint} Available: {', '.join(names) or 'none'}."
+    )

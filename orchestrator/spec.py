@@ -32,6 +32,8 @@ HEAD_INITS = ("default", "zero")
 AUGMENTS = ("crop_flip", "flip", "none")
 VIEWS = ("centre", "whole")
 PROTOCOLS = ("honest", "paper")
+MOST_STEPS = 1_000_000
+"""Of a recipe's counts: epochs, and images in a batch."""
 _SMALL = "0 or more and below 1000"
 
 
@@ -90,8 +92,9 @@ class Recipe:
             object.__setattr__(
                 self, item.name, _typed(item.name, str(item.type), getattr(self, item.name))
             )
-        _require("epochs", self.epochs, self.epochs >= 1, "at least 1")
-        _require("batch", self.batch, self.batch >= 1, "at least 1")
+        for name in ("epochs", "batch"):
+            value = getattr(self, name)
+            _require(name, value, 1 <= value <= MOST_STEPS, f"at least 1, at most {MOST_STEPS:,}")
         _require("lr", self.lr, 0 < self.lr < 1e3, "above 0 and below 1000")
         _require("weight_decay", self.weight_decay, 0 <= self.weight_decay < 1e3, _SMALL)
         _require(
@@ -402,9 +405,9 @@ def _typed(name: str, kind: str, value: Any) -> Any:
     if kind == "float" and isinstance(value, int | float) and not isinstance(value, bool):
         with suppress(OverflowError):  # an int of 400 digits is no float
             return float(value)
-    raise InvalidInput(f"recipe field '{name}' must be of type {kind}, not {value!r}.")
+    raise InvalidInput(f"recipe field '{name}' must be of type {kind}, not {value!r:.80}.")
 
 
 def _require(name: str, value: Any, ok: bool, allowed: str) -> None:
     if not ok:
-        raise InvalidInput(f"recipe field '{name}' is {value}; allowed: {allowed}.")
+        raise InvalidInput(f"recipe field '{name}' is {value!s:.80}; allowed: {allowed}.")

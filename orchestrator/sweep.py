@@ -16,14 +16,20 @@ from pathlib import Path
 from orchestrator.analysis.aggregate import summarise
 from orchestrator.analysis.report import Extras, write_report
 from orchestrator.analysis.summary import Summary
-from orchestrator.backbones import fingerprint, normalisation_of
+from orchestrator.backbones import fingerprint, normalisation_of, weights_here
 from orchestrator.backends.pool_config import PoolConfig
 from orchestrator.data.contact_sheet import write_sheets
 from orchestrator.data.prepared import transfer
-from orchestrator.data.prepared.prepare import deviations, prepare_tasks
+from orchestrator.data.prepared.prepare import check_sources, deviations, prepare_tasks
 from orchestrator.data.prepared.store import Manifest, default_root
 from orchestrator.data.suite_root import suite_root
-from orchestrator.errors import InvalidInput
+from orchestrator.errors import (
+    CheckpointError,
+    DataError,
+    InvalidInput,
+    OrchestrateError,
+    together,
+)
 from orchestrator.planning.config import SweepConfig
 from orchestrator.planning.extension import check_identities, extend
 from orchestrator.planning.resolve import check_batches, plan_studies, plan_sweep
@@ -36,7 +42,7 @@ from orchestrator.search.search import Search
 from orchestrator.search.study import StudyProgress
 from orchestrator.search.suggestions import SuggestionStore
 from orchestrator.spec import DataIdentity, Study, Suite, Sweep
-from orchestrator.storage.files import read_regular, reason, storage_error
+from orchestrator.storage.files import read_file, reason, storage_error
 from orchestrator.storage.retry import RetryPolicy
 from orchestrator.storage.sweep_lock import SweepLock
 from orchestrator.storage.sweep_paths import SweepPaths
@@ -121,8 +127,8 @@ def plan(config: SweepConfig, observer: Observer) -> Planned:
     """Check every name and value, prepare missing data, fingerprint data and weights."""
     suite, wanted = plan_sweep(config)
     check_uri(chosen_uri(Path(config.location), config.tracking_uri))
+    _check_inputs(config, suite, wanted)
     weights = fingerprint(wanted.backbone)
-    normalisation_of(wanted.backbone, wanted.recipe.normalisation)  # fail here, not in a pool
     storage = SweepStorage.at(config.location)
     storage.download(storage.paths.sweep)
     before = _with_results(storage.paths)
@@ -136,6 +142,29 @@ def plan(config: SweepConfig, observer: Observer) -> Planned:
     if before is not None:
         check_identities(before.sweep.backbone, before.data, planned.data, before.weights, weights)
     return planned
+
+
+def _check_inputs(config: SweepConfig, suite: Suite, wanted: Sweep) -> None:
+    """Everything that is wrong with weights and images in one error, before anything slow.
+
+    Where the weights are on this machine, `prepare_tasks` finds what is wrong with the images.
+    """
+    problems: list[OrchestrateError] = []
+    here = False
+    try:
+        here = weights_here(wanted.backbone)
+        normalisation_of(wanted.backbone, wanted.recipe.normalisation)  # fail here, not in a pool
+    except (CheckpointError, InvalidInput) as error:
+        problems.append(error)
+    try:
+        raw = suite_root(suite, config.suite_root)
+        if problems or not here:
+            tasks = [suite.task(name) for name in wanted.tasks]
+            check_sources(suite, tasks, config.data_root or default_root(), raw)
+    except (DataError, InvalidInput) as error:
+        problems.append(error)
+    if problems:
+        raise together(problems)
 
 
 def run(planned: Planned, command: str, observer: Observer) -> Outcome:
@@ -214,7 +243,7 @@ def _sheets(folder: Path, tasks: Sequence[str], left_out: list[str]) -> dict[str
     found = {}
     for task in tasks:
         try:
-            content = read_regular(folder / f"{task}.png")
+            content = read_file(folder / f"{task}.png")
             if content[:4] != b"\x89PNG":
                 raise OSError("it is no PNG file")
             found[task] = content

@@ -10,7 +10,6 @@ layers: [0-2, 9-11]                           selections as text, see `search_sp
 from __future__ import annotations
 
 import math
-import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -28,7 +27,6 @@ Space = dict[str, BaseDistribution]
 _MOST_VALUES = 100_000
 """Of a stepped range of floats: they are listed where a sampler counts or exhausts them."""
 _RANGE_KEYS = ("low", "high", "log", "step")
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 _FORMS = "a list of choices, one value, or a mapping {low, high, log?, step?}"
 
 
@@ -82,8 +80,6 @@ def _has_floats(distribution: BaseDistribution | None) -> bool:
 
 
 def _value(name: str, value: Any, floats: bool) -> Any:
-    if isinstance(value, str) and _NUMBER.fullmatch(value):
-        value = float(value)  # YAML 1.1 reads 1e-3, without a point, as text.
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"field '{name}' is {value}; allowed: finite numbers.")
     if not isinstance(value, str | bool | int | float | None):
@@ -118,7 +114,7 @@ def _range(name: str, form: Mapping[str, Any], floats: bool) -> BaseDistribution
                 distribution = IntDistribution(low, high, log=log, step=1 if step is None else step)
             else:
                 distribution = FloatDistribution(low, high, log=log, step=step)
-    except ValueError as error:
+    except (ValueError, ArithmeticError) as error:  # a step too small for Optuna's arithmetic
         raise ValueError(f"field '{name}' is {dict(form)!r}: {error}") from None
     step = distribution.step if isinstance(distribution, FloatDistribution) else None
     if step and (distribution.high - distribution.low) / step >= _MOST_VALUES:

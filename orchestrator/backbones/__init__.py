@@ -2,8 +2,9 @@
 
 A name is `vit_mini` (shipped), a timm model with its tag such as
 `vit_base_patch16_224.augreg_in21k` (weights from the Hugging Face cache or hub), or
-`ARCHITECTURE@FILE` for weights on disk: `.safetensors`, `.pth` (`.pt`, `.bin`), or Google's
-original `.npz`. Nothing is unpickled but tensors.
+`ARCHITECTURE@FILE` for weights on disk: `.safetensors`, `.pth` (`.pt`, `.bin`, `.ckpt`,
+`.pth.tar`), or Google's original `.npz`. `ARCHITECTURE@FILE#PREFIX` takes the tensors whose names
+begin so, where a file holds more than one model. Nothing is unpickled but tensors.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from orchestrator.backbones.hub import hub_file
+from orchestrator.backbones.hub import cached_file, check_reachable, hub_file
 from orchestrator.backbones.names import (
     MINI,
     MINI_FILE,
     architecture,
+    canonical,
     check,
     empty_model,
     image_size,
     local_file,
+    prefix_of,
     pretrained,
 )
 from orchestrator.errors import CheckpointError, InvalidInput, unknown
@@ -74,6 +77,21 @@ def fingerprint(name: str) -> str:
     return _fingerprint(_weights_file(name))
 
 
+def weights_here(name: str) -> bool:
+    """Whether the weights are on this machine; False if the hub has them. Downloads nothing.
+
+    Raises as `fingerprint`.
+    """
+    tag = architecture(name)
+    check(name)
+    if "@" in name:
+        return local_file(name).exists()
+    if tag == MINI or cached_file(tag) is not None:
+        return True
+    check_reachable(tag)
+    return False
+
+
 def load_backbone(name: str) -> Backbone:
     """Build the model and load its weights strictly: every tensor comes from the file.
 
@@ -83,7 +101,7 @@ def load_backbone(name: str) -> Backbone:
 
     path = _weights_file(name)
     model = empty_model(architecture(name))
-    fill(model, path, architecture(name))
+    fill(model, path, architecture(name), prefix_of(name))
     model.eval().requires_grad_(False)
     return Backbone(name, model, _fingerprint(path), image_size(model), own_statistics(name))
 
@@ -93,10 +111,12 @@ def own_statistics(name: str) -> Statistics | None:
 
     A bare architecture has the statistics of its tags if they all agree.
     """
-    tag, _, file = name.partition("@")
+    tag, _, file = canonical(name).partition("@")
     if tag == MINI:
         return HALF
-    if "." not in tag and file.endswith(".npz"):  # Google trained theirs on inputs in [-1, 1]
+    if "." not in tag and file.lower().endswith(
+        ".npz"
+    ):  # Google trained theirs on inputs in [-1, 1]
         return HALF
     import timm
 
@@ -152,6 +172,6 @@ def _fingerprint(path: Path) -> str:
 def _weights_file(name: str) -> Path:
     tag = architecture(name)
     check(name)
-    if tag != name:
+    if "@" in name:
         return local_file(name)
     return MINI_FILE if tag == MINI else hub_file(tag)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,8 @@ if TYPE_CHECKING:
 
 MINI = "vit_mini"
 MINI_FILE = Path(__file__).parent / "vit_mini.safetensors"
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz", ".ckpt", ".pth.tar")
+"""In lower or upper case."""
 _FILE = f"ARCHITECTURE@FILE with FILE one of {', '.join(SUFFIXES)}"
 _IN21K = {
     "orig_in21k": "the original weights; EFFT and FacT used them",
@@ -22,14 +25,19 @@ _IN21K = {
 """The meanings that timm's old names in `_in21k` have had over time."""
 
 
+def canonical(name: str) -> str:
+    """The name without what the hub prints before its tag: `hf-hub:timm/TAG`, `timm/TAG`."""
+    return re.sub(r"^(hf[-_]hub:|hf://|https://huggingface\.co/)?timm/", "", name)
+
+
 def architecture(name: str) -> str:
     """The timm model name (with its tag, if any) of a backbone's name."""
-    return name.partition("@")[0]
+    return canonical(name).partition("@")[0]
 
 
 def check(name: str) -> None:
     """`InvalidInput` unless the name has one of the three forms and determines its weights."""
-    tag, at, _ = name.partition("@")
+    tag, at, _ = canonical(name).partition("@")
     if tag == MINI:
         return
     _check_known(tag)
@@ -38,14 +46,22 @@ def check(name: str) -> None:
     _check_tag(tag, bool(at))
 
 
+def prefix_of(name: str) -> str:
+    """The PREFIX of `ARCHITECTURE@FILE#PREFIX`: that of the tensors which are meant; or empty."""
+    path, _, prefix = name.partition("@")[2].rpartition("#")
+    return prefix if path.lower().endswith(SUFFIXES) else ""
+
+
 def local_file(name: str) -> Path:
-    """The FILE of `ARCHITECTURE@FILE`; `InvalidInput` if it is not a weights file."""
-    _, _, path = name.partition("@")
+    """The FILE of `ARCHITECTURE@FILE[#PREFIX]`; `InvalidInput` if it is not a weights file."""
+    prefix = prefix_of(name)
+    path = name.partition("@")[2].removesuffix(f"#{prefix}" if prefix else "#")
     file = Path(path).expanduser()
-    if file.suffix not in SUFFIXES:
-        raise InvalidInput(f"backbone '{name}': '{path}' is no file of weights; write {_FILE}.")
-    if not file.is_file():
-        raise InvalidInput(f"backbone '{name}': there is no file '{path}'; write {_FILE}.")
+    what = f"backbone '{name:.200}': "
+    if not file.name.lower().endswith(SUFFIXES):
+        raise InvalidInput(f"{what}'{path:.200}' is no file of weights; write {_FILE}.")
+    if not os.path.isfile(file):  # False also for a name that is too long
+        raise InvalidInput(f"{what}there is no file '{path:.200}'; write {_FILE}.")
     return file
 
 
@@ -67,7 +83,7 @@ def _check_known(tag: str) -> None:
     close = difflib.get_close_matches(model, [MINI, *timm.list_models()], n=3)
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     raise InvalidInput(
-        f"unknown backbone '{tag}'.{hint} Available: {MINI}, every ViT, DeiT and Swin of "
+        f"unknown backbone '{tag:.200}'.{hint} Available: {MINI}, every ViT, DeiT and Swin of "
         f"timm.list_models() with its tag, or {_FILE}."
     )
 

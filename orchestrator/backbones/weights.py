@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+_ANCHOR = "patch_embed.proj.weight"
+"""A tensor that every backbone has: what stands before its name in a file is a prefix."""
 _HEADS = ("head.", "head_dist.")
 """Tensors of a file that a backbone does not have."""
 _RESIZABLE = ("pos_embed", "patch_embed.proj.weight", "relative_position_bias_table")
@@ -31,21 +33,80 @@ _NPZ_HEADS = re.compile(r"(head|pre_logits)/")
 """Heads; the features of timm's `orig_in21k`, and of the papers, come before `pre_logits`."""
 
 
-def fill(model: nn.Module, path: Path, architecture: str) -> None:
+def fill(model: nn.Module, path: Path, architecture: str, prefix: str = "") -> None:
     """Load every tensor of an empty model (on the device `meta`) from a file, to the CPU.
 
-    `CheckpointError` if the file is damaged, holds more than weights or does not fit.
+    Only tensors whose names begin with `prefix` are meant, where one is given; names of tensors in
+    tables begin with that of their table. `CheckpointError` if the file is damaged, holds more than
+    weights or does not fit; it says with which prefix it would.
     """
     _allocate(model)
-    if path.suffix == ".npz":
+    if path.name.lower().endswith(".npz"):
         _fill_from_npz(model, path, architecture)
     else:
-        found = _read(path)
-        state = _converted(model, found, path, architecture)
-        headless = {n: t for n, t in state.items() if not n.startswith(_HEADS)}
-        _check_shapes(path, architecture, _shapes_of(model.state_dict()), _shapes_of(headless))
-        model.load_state_dict(headless)
+        _fill_from_tensors(model, path, architecture, prefix)
     _check_filled(path, architecture, model)
+
+
+def _fill_from_tensors(model: nn.Module, path: Path, architecture: str, prefix: str) -> None:
+    from timm.models import clean_state_dict
+
+    is_torch = not path.name.lower().endswith(".safetensors")
+    content = _torch(path) if is_torch else _safetensors(path)
+    tensors = dict(_flat(content))
+    wanted = _shapes_of(model.state_dict())
+    fitting = _fitting_prefixes(tensors, wanted)
+    try:
+        found = _chosen(path, tensors, prefix, fitting) if prefix else _table(path, content)
+        state = _converted(model, clean_state_dict(found), path, architecture)
+        headless = {n: t for n, t in state.items() if not n.startswith(_HEADS)}
+        _check_shapes(path, architecture, wanted, _shapes_of(headless))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{_advice(path, architecture, fitting)}") from error
+    model.load_state_dict(headless)
+
+
+def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of nested tables, named by the names of its tables and its own."""
+    import torch
+
+    for name, value in content.items() if isinstance(content, Mapping) else ():
+        if isinstance(name, str) and isinstance(value, torch.Tensor):
+            yield prefix + name, value
+        elif isinstance(name, str):
+            yield from _flat(value, f"{prefix}{name}.")
+
+
+def _fitting_prefixes(tensors: Mapping[str, Tensor], wanted: Shapes) -> list[str]:
+    """The prefixes below which every tensor of the model has its name; none if they have none."""
+    shapes = _shapes_of(tensors)
+    ends = {name.removesuffix(_ANCHOR) for name in tensors if name.endswith(_ANCHOR)}
+    return sorted(
+        start
+        for start in ends - {""}
+        if all(shapes.get(start + name) == shape for name, shape in wanted.items())
+    )
+
+
+def _chosen(
+    path: Path, tensors: Mapping[str, Tensor], prefix: str, fitting: Sequence[str]
+) -> dict[str, Tensor]:
+    """The tensors below a prefix, of which a person may leave out the start and the last point."""
+    end = f"{prefix.rstrip('.')}."
+    meant = [start for start in fitting if f".{start}".endswith(f".{end}")]
+    start = meant[0] if len(meant) == 1 and end not in fitting else end
+    found = {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
+    if not found:
+        raise CheckpointError(f"'{path}' has no tensor whose name begins with '{end}'.")
+    return found
+
+
+def _advice(path: Path, architecture: str, fitting: Sequence[str]) -> str:
+    """A sentence about the prefixes that fit, which begins with a space; empty if none does."""
+    if not fitting:
+        return ""
+    forms = " or ".join(f"{architecture}@{path}#{prefix}" for prefix in fitting)
+    return f" Its tensors fit below {' and '.join(map(repr, fitting))}: write --backbone {forms}."
 
 
 def _allocate(model: nn.Module) -> None:
@@ -61,14 +122,6 @@ def _allocate(model: nn.Module) -> None:
         restore: Any = getattr(module, "init_non_persistent_buffers", None)
         if restore:
             restore()
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors or torch file, without the name prefixes of wrappers."""
-    from timm.models import clean_state_dict
-
-    tensors = _safetensors(path) if path.suffix == ".safetensors" else _table(path, _torch(path))
-    return clean_state_dict(tensors)
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:

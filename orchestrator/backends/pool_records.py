@@ -21,6 +21,7 @@ from orchestrator.engine.pool import Pool
 from orchestrator.errors import StorageError
 from orchestrator.results import throughput
 from orchestrator.results.throughput import GroupUse, Window
+from orchestrator.storage.files import open_regular
 from orchestrator.storage.retry import log
 from orchestrator.storage.sweep_storage import SweepStorage
 
@@ -51,7 +52,7 @@ class TrialLog:
         line = f"{time.time():.3f} {event} {key} {os.getpid()} {epoch}\n".encode()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self._path, "ab", buffering=0) as file:  # the line in one call
+            with open_regular(self._path, append=True) as file:  # unbuffered: the line in one call
                 file.write(line)
         except OSError as error:
             log.warning("not in the trial log: %s %s: %s", event, key, error)

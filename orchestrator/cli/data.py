@@ -59,24 +59,33 @@ def fetch(
 @app.command()
 def verify(suite: SuiteName, tasks: Tasks = "all", suite_root: SuiteRoot = None) -> None:
     """Check counts, labels, splits and every image of a suite; list all problems."""
+    from orchestrator.backbones import weights_here
     from orchestrator.cli.progress import DataProgress
     from orchestrator.data.suite_root import suite_root as root_of
     from orchestrator.data.verify import verify as check
-    from orchestrator.errors import InvalidInput
+    from orchestrator.errors import CheckpointError, InvalidInput, OrchestrateError, together
 
     found, chosen = _chosen(suite, tasks)
     if found.layout == "mini":
         raise InvalidInput(f"suite '{found.name}' is generated: it has no files to check.")
     root = root_of(found, suite_root)
+    weights: list[OrchestrateError] = []  # a sweep would need them too
+    try:
+        weights_here(found.backbone)
+    except (CheckpointError, InvalidInput) as error:
+        weights.append(error)
     if root is None and found.variable:
-        raise InvalidInput(
+        images = InvalidInput(
             f"no folder of images of '{found.name}' is known: name it with --suite-root or in "
             f"${found.variable}, or download it: `orchestrate data fetch {found.name} --from "
             "SOURCE`."
         )
+        raise together([images, *weights])
     with DataProgress("checking ") as bars:
         reports = [check(found, task, root or Path(), bars) for task in chosen]
     _print_reports(reports)
+    for missing in weights:
+        console.print(f"note: {missing}")
     if any(report.problems for report in reports):
         raise typer.Exit(2)
 

@@ -56,9 +56,14 @@ def doctor(
     from orchestrator.cluster.doctor.collect import absolute_location, inspect
     from orchestrator.cluster.doctor.records import DoctorOptions
     from orchestrator.data.prepared.store import default_root
+    from orchestrator.planning.config import check_device
+    from orchestrator.storage.addresses import check_address
     from orchestrator.storage.sweep_storage import paths_of
     from orchestrator.tracking.locations import URI_VARIABLE, chosen_uri
 
+    check_device(device)
+    if address is not None:
+        check_address(address, "--address")
     found = tasks.suite(suite) if suite else None
     paths = paths_of(out) if out else None
     tracking = chosen_uri(paths.out, tracking_uri) if paths else tracking_uri or ""

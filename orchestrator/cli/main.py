@@ -51,9 +51,15 @@ def main() -> None:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         _fail(_INTERRUPTED_MESSAGE, _INTERRUPTED)
+    except OSError as error:  # a name that no file can have, a folder without permission, …
+        if error.filename is None:
+            raise
+        why = f"{error.strerror}. Name another path, or make this one usable"
+        _fail(f"'{error.filename!s:.200}' cannot be used: {why}.", OrchestrateError.exit_code)
     except Exception as error:
         if not hasattr(error, "format_message"):  # typer's and click's own errors have it
             raise
+        _name_value(error)
         error.show()  # type: ignore[attr-defined]
         raise SystemExit(2) from None
     raise SystemExit(code if isinstance(code, int) else 0)
@@ -76,7 +82,8 @@ def sweep(
     ] = None,
     tasks: Annotated[str | None, typer.Option(help="Comma-separated tasks, or all.")] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="vit_mini, a timm tag, or ARCHITECTURE@FILE.safetensors.")
+        str | None,
+        typer.Option(help="vit_mini, a timm tag, or ARCHITECTURE@FILE (…@FILE#PREFIX)."),
     ] = None,
     preset: Annotated[
         str | None,
@@ -222,8 +229,18 @@ def _sweep(config: SweepConfig, dry_run: bool) -> None:
 
 def _fail(message: str, code: int) -> None:
     errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
-    errors.print(f"orchestrate: {message}", style="red")
+    # Control characters of a value are shown; a terminal would obey them.
+    shown = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message)
+    errors.print(f"orchestrate: {shown}", style="red")
     raise SystemExit(code)
+
+
+def _name_value(error: Exception) -> None:
+    """Add the value to typer's message about one of another type, which does not have it."""
+    problems = getattr(error.__cause__, "errors", None)
+    if problems is not None:
+        value, why = problems()[0]["input"], getattr(error, "message", "")
+        error.message = f"{value!r:.80}: {why}"  # type: ignore[attr-defined]
 
 
 def _interrupt(signum: int, frame: object) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from orchestrator.data.images import map_ahead
+from orchestrator.storage.files import read_file
 
 SPLITS = ("train", "val", "test")
 
@@ -64,7 +65,7 @@ class FileItem:
         return str(self.path)
 
     def read(self) -> bytes:
-        return Path(self.path).read_bytes()
+        return read_file(Path(self.path), None)
 
     def size(self) -> int:
         return Path(self.path).stat().st_size

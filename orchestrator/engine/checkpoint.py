@@ -21,7 +21,7 @@ from orchestrator.engine.evaluation import Evaluation
 from orchestrator.engine.training import Training
 from orchestrator.errors import CheckpointError, StorageError
 from orchestrator.spec import Point
-from orchestrator.storage.files import make_folder, storage_error, write_whole
+from orchestrator.storage.files import make_folder, open_regular, storage_error, write_whole
 from orchestrator.storage.retry import RetryPolicy
 
 _PARTS = ("tensor", "first", "second")
@@ -142,7 +142,7 @@ def _digest(progress: str, tensors: Mapping[str, Tensor]) -> str:
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_regular(path), safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             metadata = file.metadata() or {}
         if _digest(metadata["progress"], tensors) != metadata["sha256"]:

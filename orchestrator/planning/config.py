@@ -5,15 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from orchestrator.errors import InvalidInput, unknown
-from orchestrator.storage.yaml import read_yaml
+from orchestrator.storage.addresses import check_address
+from orchestrator.storage.files import check_path
+from orchestrator.storage.yaml import parse_yaml, read_yaml
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_MOST_DAYS = 3650
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?", re.ASCII)
+_TEXTS = (
+    "backbone", "preset", "sampler", "warm_start", "stopping", "protocol", "device", "precision",
+    "address", "tracking_uri", "out",
+)  # fmt: skip
+_PATHS = ("suite", "out", "data_root", "suite_root")
 
 
 class SweepConfig(BaseModel):
@@ -54,17 +65,13 @@ class SweepConfig(BaseModel):
         """`a,b`, one name, or a list."""
         return tuple(map(str.strip, value.split(","))) if isinstance(value, str) else value
 
-    @field_validator("out", mode="before")
+    @field_validator(*_TEXTS, mode="before")
     @classmethod
-    def _keep_uri(cls, value: Any) -> Any:
-        """As text: `Path` would remove a slash from an address."""
+    def _keep_text(cls, value: Any) -> Any:
+        """A path as text, since `Path` would remove a slash from an address."""
+        if value == "":
+            raise ValueError("it is empty; leave it out")
         return str(value) if isinstance(value, Path) else value
-
-    @field_validator("set", mode="after")
-    @classmethod
-    def _numbers(cls, value: dict[str, Any]) -> dict[str, Any]:
-        """YAML 1.1 reads 1e-3, without a point, as text."""
-        return {name: _scalar(v) if isinstance(v, str) else v for name, v in value.items()}
 
     @property
     def location(self) -> str:
@@ -90,44 +97,63 @@ def make_config(given: Mapping[str, Any], file: Path | None) -> SweepConfig:
     try:
         config = SweepConfig.model_validate(values)
     except ValidationError as error:
-        raise InvalidInput(_first_problem(error)) from None
+        found = error.errors()
+        inner = {problem["loc"][0] for problem in found if len(problem["loc"]) > 1}
+        wrong = [p for p in found if len(p["loc"]) > 1 or p["loc"][0] not in inner]
+        raise InvalidInput("\n".join(map(_sentence, wrong))) from None
     if config.time_budget is not None:
         seconds_of(config.time_budget)
+    check_device(config.device)
+    if config.address is not None:
+        check_address(config.address, "--address")
+    if config.tracking_uri is not None and config.tracking_uri.startswith(("http://", "https://")):
+        check_address(config.tracking_uri.rpartition("@")[2], "--tracking-uri")
+    for name in _PATHS:
+        path = getattr(config, name)
+        if path is not None and "://" not in str(path):
+            check_path(path, f"'{name}'")
     return config
 
 
+def check_device(name: str) -> None:
+    """`InvalidInput` for a name that no device has; whether it is there, its machine says."""
+    if not _DEVICE.fullmatch(name):
+        raise InvalidInput(f"device '{name:.80}' is none; allowed: auto, cpu, cuda, cuda:N.")
+
+
 def parse_settings(pairs: list[str]) -> dict[str, Any]:
-    """`FIELD=VALUE` texts → field → value, read as YAML scalars (1e-3 is a number too)."""
-    settings = {}
+    """`FIELD=VALUE` texts → field → value, read as YAML; text that is none stays text."""
+    settings: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = (part.strip() for part in pair.partition("="))
         if not equals or not name or not text:
-            raise InvalidInput(f"--set '{pair}' is not FIELD=VALUE, for example --set lr=0.005.")
-        settings[name] = _scalar(text)
+            raise InvalidInput(
+                f"--set '{pair:.80}' is not FIELD=VALUE, for example --set lr=0.005."
+            )
+        try:
+            settings[name] = parse_yaml(text)
+        except ValueError:
+            settings[name] = text
     return settings
 
 
 def seconds_of(text: str) -> float:
     """`90`, `90s`, `30m`, `8h`, `2d` in seconds; `InvalidInput` for anything else."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
-    if match is None or float(match[1]) == 0:
-        raise InvalidInput(f"--time-budget '{text}' is not a duration; write 90s, 30m, 8h or 2d.")
-    return float(match[1]) * _UNITS[match[2] or "s"]
-
-
-def _scalar(text: str) -> Any:
-    try:
-        return (
-            float(text) if re.fullmatch(r"[-+]?[\d.]+[eE][-+]?\d+", text) else yaml.safe_load(text)
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip(), re.ASCII)
+    seconds = float(match[1]) * _UNITS[match[2] or "s"] if match else 0.0
+    if not 0 < seconds <= _MOST_DAYS * _UNITS["d"]:
+        raise InvalidInput(
+            f"--time-budget '{text:.80}' is not a duration; write 90s, 30m, 8h or 2d "
+            f"(at most {_MOST_DAYS}d)."
         )
-    except (yaml.YAMLError, ValueError):
-        return text
+    return seconds
 
 
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
+def _sentence(problem: ErrorDetails) -> str:
+    """One of pydantic's errors as a sentence."""
     name = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
         return str(unknown("configuration field", name, SweepConfig.model_fields))
-    why = problem["msg"][0].lower() + problem["msg"][1:]
+    why = problem["msg"].removeprefix("Value error, ")
+    why = why[:1].lower() + why[1:]
     return f"'{name}' is {problem['input']!r:.80}: {why}."

@@ -20,6 +20,7 @@ from adapters import Adapter, AdapterError, build, get
 from adapters import names as adapter_names
 from adapters.sites import Sites
 from orchestrator import tasks
+from orchestrator.backbones.names import canonical
 from orchestrator.errors import InvalidInput, unknown
 from orchestrator.planning.config import SweepConfig
 from orchestrator.search.samplers import SAMPLERS
@@ -44,7 +45,7 @@ def plan_sweep(config: SweepConfig) -> tuple[Suite, Sweep]:
     suite = tasks.suite(config.suite)
     recipe = _recipe(config, suite)
     adapters = _adapters(config, suite)
-    backbone = config.backbone or suite.backbone
+    backbone = canonical(config.backbone or suite.backbone)
     defaults = _defaults(config, suite)
     resolved = {name: _space(name, config, defaults, recipe, backbone) for name in adapters}
     asked = _asked_for(config, recipe)

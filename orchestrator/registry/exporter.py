@@ -188,7 +188,7 @@ def _copy_weights(source: Path, checksums: Mapping[str, str], folder: Path) -> N
     """
     for name in WEIGHTS:
         try:
-            content = files.read_regular(source / name)
+            content = files.read_file(source / name, None)
         except OSError as error:
             raise _unusable(source, name, f"cannot be copied ({reason(error)})") from error
         if checksums and hashlib.sha256(content).hexdigest() != checksums.get(name):

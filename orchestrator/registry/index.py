@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from orchestrator.errors import CheckpointError, InvalidInput, unknown
 from orchestrator.spec import digest
 from orchestrator.storage import files
-from orchestrator.storage.json import read_json
 
 INDEX, CONFIG, EVIDENCE = "index.json", "config.json", "evidence.json"
 WEIGHTS = ("adapter_config.json", "adapter_model.safetensors")
@@ -127,7 +126,7 @@ def read_index(registry: Path) -> Index:
     path = registry / INDEX
     try:
         # Strict: a word where a number belongs is damage, not something to convert.
-        index = Index.model_validate_json(json.dumps(read_json(path)), strict=True)
+        index = Index.model_validate_json(json.dumps(files.read_json(path)), strict=True)
     except OSError as error:
         raise InvalidInput(
             f"'{registry}' is no registry ({INDEX}: {files.reason(error)}); give the `registry` "

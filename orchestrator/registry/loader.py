@@ -21,7 +21,6 @@ from orchestrator.registry.index import (
 )
 from orchestrator.spec import VIEWS, Recipe, configuration
 from orchestrator.storage import files
-from orchestrator.storage.json import read_json
 from orchestrator.storage.sweep_storage import SweepStorage
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ def export_merged(
     entry, folder = _checked(registry, task, adapter, suite, backbone)
     model = adapters.merge(load(registry, task, adapter, suite, backbone))
     path = target / f"{path_component(task)}--{path_component(adapter)}.safetensors"
-    config = read_json(folder / CONFIG)  # `_checked` has looked at it
+    config = files.read_json(folder / CONFIG)  # `_checked` has looked at it
     about = {
         "architecture": architecture(entry.backbone),
         "classes": entry.classes,
@@ -176,7 +175,7 @@ def _disagreements(entry: RegistryEntry, folder: Path) -> list[str]:
     The index of an earlier version has no checksum, and one that was made has any.
     """
     try:
-        config = read_json(folder / CONFIG)
+        config = files.read_json(folder / CONFIG)
         recipe, params = Recipe(**config["recipe"]), dict(config["params"])
         stated = {
             "adapter": (entry.adapter, config["adapter"]),
@@ -185,7 +184,7 @@ def _disagreements(entry: RegistryEntry, folder: Path) -> list[str]:
             "view": (config["view"] if config["view"] in VIEWS else VIEWS, config["view"]),
         }
         if (folder / EVIDENCE).is_file():
-            evidence = read_json(folder / EVIDENCE)
+            evidence = files.read_json(folder / EVIDENCE)
             exported, test = evidence["exported"], evidence["test"]
             for name, value in (
                 *((name, exported[name]) for name in ("seed", "key", "test_accuracy")),

@@ -11,8 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.errors import InvalidInput
 from orchestrator.spec import PROTOCOLS, DataIdentity, Suite, Sweep, digest
-from orchestrator.storage.files import reason, storage_error, write_whole
-from orchestrator.storage.json import read_json
+from orchestrator.storage.files import read_json, reason, storage_error, write_whole
 from orchestrator.storage.sweep_paths import SweepPaths
 
 _CHECKSUM = "checksum"
@@ -129,7 +128,7 @@ def _damaged(paths: SweepPaths, error: Exception) -> InvalidInput:
 def _why(error: Exception) -> str:
     """The first problem in one line."""
     if not isinstance(error, ValidationError):
-        return str(error)
+        return reason(error)
     problem = error.errors()[0]
     where = ".".join(map(str, problem["loc"])) or "its text"
     return f"{where}: {problem['msg']}"

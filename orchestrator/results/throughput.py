@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.storage.files import make_folder, read_regular, reason
+from orchestrator.storage.files import make_folder, open_regular, parse_json, read_file, reason
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class Window:
 def append(folder: Path, window: Window) -> None:
     """Add a line to the pool's file, which one process writes."""
     make_folder(folder)
-    with file_of(folder, window.pool).open("a") as file:
-        file.write(json.dumps(asdict(window)) + "\n")
+    with open_regular(file_of(folder, window.pool), append=True) as file:
+        file.write(f"{json.dumps(asdict(window))}\n".encode())
 
 
 def file_of(folder: Path, pool: str) -> Path:
@@ -99,7 +99,7 @@ def read(folder: Path, left_out: Callable[[str], None] = lambda _: None) -> list
         return []
     for file in files:
         try:
-            lines = read_regular(file).decode(errors="replace").splitlines()
+            lines = read_file(file, None).decode(errors="replace").splitlines()
         except OSError as error:
             left_out(f"the device utilisation in '{file}' is left out: {reason(error)}")
             continue
@@ -185,7 +185,7 @@ def _over_pools(uses: Sequence[GroupUse]) -> StackUse:
 def _window(line: str) -> Window | None:
     """None for a line that a kill cut off, or that is not this module's."""
     try:
-        values: dict[str, Any] = json.loads(line)
+        values: dict[str, Any] = parse_json(line)
         groups = tuple(GroupUse(**group) for group in values.pop("groups"))
         window = Window(**values, groups=groups)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

@@ -10,8 +10,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from orchestrator.errors import LedgerError
-from orchestrator.storage.files import make_folder, reason, storage_error, write_whole
-from orchestrator.storage.json import read_json
+from orchestrator.storage.files import make_folder, read_json, reason, storage_error, write_whole
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
+
+from orchestrator.errors import InvalidInput
 
 ANONYMOUS = "anonymous"
 """The user name in the address of a public bucket."""
@@ -73,6 +75,16 @@ def _user(scheme: str, rest: str) -> str:
     port = scheme.lower() in ("http", "https") and re.match(r"[^:@]*:\d{1,5}([?#]|$)", host)
     # A password may hold a slash: what begins as USER:PASSWORD ends at the last @.
     return (rest if ":" in host and not port else host).rpartition("@")[0]
+
+
+def check_address(text: str, what: str) -> None:
+    """`InvalidInput` for what no HOST:PORT or URL can be: odd brackets, a port above 65535."""
+    try:
+        _ = urlsplit(text if "://" in text else f"//{text}").port
+    except ValueError as error:  # its text may quote a password
+        raise InvalidInput(
+            f"{what} '{redacted(text):.80}' is no address; write HOST:PORT or a URL."
+        ) from error
 
 
 def has_secret(text: str) -> bool:

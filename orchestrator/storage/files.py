@@ -1,15 +1,19 @@
-"""Atomic local files, plain locks, fingerprints, and the error that storage raises."""
+"""Atomic local files, one reader for all files, plain locks, and the error that storage raises."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import secrets
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from io import BufferedReader, FileIO
 from pathlib import Path
+from typing import Any, NoReturn
 
 from filelock import FileLock, Timeout
 
@@ -17,6 +21,11 @@ from orchestrator.errors import InvalidInput, StorageError
 
 _NOT_HERE = (errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
 """What file systems answer to a call that they do not have."""
+MOST_BYTES = 64 * 2**20
+"""Of a file that is read as a whole; what people write and what sweeps record is far smaller."""
+MOST_DIGITS = 300
+"""Of a whole number: all of these fit into a float."""
+_NOT_REGULAR = "it is no regular file"
 
 
 def write_whole(
@@ -80,28 +89,90 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def read_regular(path: Path, most: int | None = None) -> bytes:
-    """The bytes of a regular file, of at most `most` bytes; `OSError` also for what is none:
-    reading a pipe would wait for its writer, and a device may never end.
+def open_regular(path: Path, append: bool = False) -> BufferedReader | FileIO:
+    """A regular file, opened to read or to `append`; `OSError` for all else and impossible names.
+
+    A pipe in its place would wait for its other end for ever; a device may have no end.
     """
-    size = _check_regular(path)
-    if most is not None and size > most:
-        raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", str(path))
-    return path.read_bytes()
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT if append else os.O_RDONLY
+    try:
+        handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except ValueError as error:  # a null byte, half a character
+        raise OSError(errno.EINVAL, f"no file can have this name ({error})") from error
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        raise OSError(errno.ENXIO, _NOT_REGULAR, str(path)) from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, _NOT_REGULAR, str(path))
+    return FileIO(handle, "ab") if append else BufferedReader(FileIO(handle, "rb"))
 
 
-def _check_regular(path: Path) -> int:
-    """The size of a regular file."""
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
-    return found.st_size
+def read_file(path: Path, most: int | None = MOST_BYTES) -> bytes:
+    """The bytes of a regular file; `OSError` as `open_regular`, and for more than `most` bytes."""
+    with open_regular(path) as file:
+        if most is not None and os.fstat(file.fileno()).st_size > most:
+            raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", str(path))
+        return file.read()
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file; `OSError` as `read_file`, `ValueError` as `parse_json`."""
+    return parse_json(read_file(path))
+
+
+def parse_json(data: bytes | str) -> Any:
+    """The value of a JSON text; `ValueError` in words for what no person or sweep writes."""
+    try:
+        return json.loads(
+            data,
+            parse_int=whole_number,
+            parse_constant=_no_constant,
+            object_pairs_hook=_once,
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object; of a key that is given twice, other readers see another value."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = [name for name, number in Counter(name for name, _ in pairs).items() if number > 1]
+        raise ValueError(f"given twice: {', '.join(twice):.200}")
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def whole_number(text: str, read: Callable[[str], int] = int) -> int:
+    """The number that `read` makes of a text; `ValueError` for one of more than `MOST_DIGITS`."""
+    if len(text) > MOST_DIGITS or abs(value := read(text)) >= 10**MOST_DIGITS:
+        raise ValueError(f"the number {text:.20}… is too large; allowed: {MOST_DIGITS} digits")
+    return value
+
+
+def check_path(path: str | Path, what: str) -> None:
+    """`InvalidInput` for a path that no file or folder can have: too long, a loop of links, …
+
+    `what` names the option or field. Whether something lies there is not asked.
+    """
+    try:
+        os.stat(path)
+    except (OSError, ValueError) as error:
+        refused = (errno.ENAMETOOLONG, errno.ELOOP)
+        if isinstance(error, ValueError) or error.errno in refused:
+            raise InvalidInput(
+                f"{what} '{path!s:.80}' cannot be used: {reason(error)}. Name another path."
+            ) from error
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 (hex) of a regular file's bytes, read in pieces; `OSError` for what is none."""
-    _check_regular(path)
-    with open(path, "rb") as file:
+    """SHA-256 (hex) of a file's bytes, read in pieces; `OSError` as `open_regular`."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from orchestrator.errors import InvalidInput, StorageError, SweepConflict
-from orchestrator.storage.files import make_folder, unlockable, write_whole
+from orchestrator.storage.files import make_folder, read_json, unlockable, write_whole
 
 DRIVER, WORKERS, HOLDER = ".lock-driver", ".lock-workers", ".lease.json"
 _GRACE_S = 1.0  # a killed holder keeps its lock until the system has taken it apart
@@ -183,7 +183,7 @@ def _exclusive(lock: int, out: Path, timeout: float) -> bool:
 
 def _holder(out: Path) -> dict[str, Any]:
     try:
-        content = json.loads((out / HOLDER).read_bytes())
+        content = read_json(out / HOLDER)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

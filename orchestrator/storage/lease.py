@@ -33,7 +33,7 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from orchestrator.errors import StorageError, SweepConflict
-from orchestrator.storage.files import storage_error
+from orchestrator.storage.files import parse_json, storage_error
 from orchestrator.storage.folder_lock import describe_holder, no_longer_held, running
 from orchestrator.storage.object_store import ObjectStore, Version
 from orchestrator.storage.retry import log
@@ -213,7 +213,7 @@ def read(store: ObjectStore) -> tuple[Content, Version | None]:
     """The lease and its version; no content if there is none, or none that makes sense."""
     data, version = store.read_version(NAME)
     try:
-        content = json.loads(data)
+        content = parse_json(data)
     except ValueError:
         return {}, version
     return (content if isinstance(content, dict) else {}), version

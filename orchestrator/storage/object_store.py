@@ -21,7 +21,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
 from orchestrator.errors import LedgerError
 from orchestrator.storage.buckets import credentials_hint, open_bucket
-from orchestrator.storage.files import make_folder, storage_error, write_whole
+from orchestrator.storage.files import make_folder, read_file, storage_error, write_whole
 
 if TYPE_CHECKING:
     from obstore import PutMode, UpdateVersion
@@ -106,7 +106,7 @@ class LocalFolder:
 
     def read(self, folder: str, name: str) -> bytes:
         with _explained(f"read '{self.path(folder, name)}'"):
-            return (self._root / folder / name).read_bytes()
+            return read_file(self._root / folder / name, None)
 
     def write(self, folder: str, name: str, data: bytes) -> None:
         self._write(folder, name, data, replace=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterable
@@ -21,11 +22,18 @@ from urllib.parse import parse_qsl
 from orchestrator.errors import InvalidInput, StorageError
 from orchestrator.storage.addresses import ANONYMOUS
 from orchestrator.storage.buckets import ALLOWED, WHERE
-from orchestrator.storage.files import make_folder, read_regular, storage_error, write_whole
+from orchestrator.storage.files import (
+    check_path,
+    make_folder,
+    read_file,
+    storage_error,
+    write_whole,
+)
 from orchestrator.storage.object_store import ObjectStore, storage
 from orchestrator.storage.sweep_paths import SweepPaths
 
 SCHEMES = ("file", *WHERE)
+_BUCKET = re.compile(r"[\w.$-]+", re.ASCII)
 _MARKER = ".home"
 
 
@@ -175,7 +183,7 @@ def _marked(out: Path) -> str:
 
 def _marker(out: Path) -> str | None:
     try:
-        return read_regular(out / _MARKER).decode(errors="replace")
+        return read_file(out / _MARKER).decode(errors="replace")
     except OSError:
         return None
 
@@ -191,6 +199,7 @@ def paths_of(place: str | Path) -> SweepPaths:
     """
     scheme, separator, rest = str(place).partition("://")
     if not separator:
+        check_path(place, "the folder")
         return SweepPaths(Path(place), _marked(Path(place)))
     if scheme not in SCHEMES:
         raise InvalidInput(
@@ -204,9 +213,10 @@ def paths_of(place: str | Path) -> SweepPaths:
             raise InvalidInput(
                 f"'file://{address}' is no folder; write file:///FOLDER, or the folder."
             )
+        check_path(address, "the folder")
         return SweepPaths(Path(address))
     bucket, _, name = address.strip("/").partition("/")
-    if not bucket.removeprefix(f"{ANONYMOUS}@") or not name:
+    if not _BUCKET.fullmatch(bucket.removeprefix(f"{ANONYMOUS}@")) or not name:
         raise InvalidInput(
             f"'{scheme}://{address}' names no place in a bucket; write {scheme}://BUCKET/NAME."
         )

@@ -37,12 +37,11 @@ from pydantic import (
 )
 
 from orchestrator.errors import InvalidInput
-from orchestrator.spec import Recipe, Suite, Task
+from orchestrator.spec import MOST_STEPS, Recipe, Suite, Task
 from orchestrator.storage.yaml import read_yaml
 from orchestrator.tasks.suites import SUITES, VTAB
 
 _PATHS = ("root", "train", "val", "test")
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
 def _check_name(name: str) -> str:
@@ -162,9 +161,9 @@ class SuiteFields(_Fields):
     default_adapters: tuple[str, ...] = Field(VTAB.default_adapters, min_length=1)
     sampler: str = VTAB.sampler
     stopping: str = VTAB.stopping
-    trials: int | None = Field(VTAB.trials, ge=1, strict=True)
-    seeds: int = Field(VTAB.seeds, ge=1, strict=True)
-    replicate: int = Field(VTAB.replicate, ge=1, strict=True)
+    trials: int | None = Field(VTAB.trials, ge=1, le=1_000_000, strict=True)
+    seeds: int = Field(VTAB.seeds, ge=1, le=1_000, strict=True)
+    replicate: int = Field(VTAB.replicate, ge=1, le=1_000_000, strict=True)
     spaces: dict[str, dict[str, Any]] = Field(default_factory=dict)
     side: int = Field(VTAB.side, ge=16, le=4096, strict=True)
     view: Literal["centre", "whole"] = "whole"
@@ -239,7 +238,7 @@ def _name_problems(file: SuiteFields) -> Iterator[str]:
 
 def _recipe_problems(recipe: Mapping[str, Any]) -> Iterator[str]:
     """Every wrong field; the combination is checked only if each field alone is right."""
-    lenient = Recipe(epochs=10**9, warmup_epochs=0)
+    lenient = Recipe(epochs=MOST_STEPS, warmup_epochs=0)
     alone = [_recipe_problem(lenient, {name: value}) for name, value in recipe.items()]
     yield from filter(None, alone if any(alone) else [_recipe_problem(Recipe(), recipe)])
 
@@ -253,14 +252,8 @@ def _recipe_problem(base: Recipe, values: Mapping[str, Any]) -> str:
 
 
 def _recipe_values(file: SuiteFields) -> dict[str, Any]:
-    """The file's recipe fields. YAML 1.1 reads `1e-3`, without a point, as text: made a number.
-
-    Where only the epochs are given, warm-up is a tenth of them.
-    """
-    values = {
-        name: float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
-        for name, value in file.recipe.items()
-    }
+    """The file's recipe fields. Where only the epochs are given, warm-up is a tenth of them."""
+    values = dict(file.recipe)
     epochs = values.get("epochs")
     if isinstance(epochs, int) and epochs >= 1 and "warmup_epochs" not in values:
         values["warmup_epochs"] = round(epochs / 10)

@@ -16,7 +16,7 @@ from orchestrator.results import throughput
 from orchestrator.results.ledger import Ledger
 from orchestrator.results.sweep_file import SweepFile, read_sweep
 from orchestrator.storage.addresses import redacted
-from orchestrator.storage.files import rename_new
+from orchestrator.storage.files import open_regular, rename_new
 from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.storage.sweep_storage import paths_of
 from orchestrator.tracking import locations
@@ -224,10 +224,7 @@ def _create_sqlite(file: Path | None, mark: str) -> None:
     if file is None:
         return
     if file.exists():
-        if (
-            not file.is_file()
-        ):  # SQLite would wait for a pipe, and MLflow tries a folder for minutes
-            raise OSError(f"'{file}' is no regular file.")
+        open_regular(file).close()  # SQLite waits at a pipe, and MLflow tries a folder for minutes
         if not all(os.access(place, os.W_OK) for place in (file, file.parent)):
             raise OSError(f"'{file}' or its folder cannot be written.")
         return

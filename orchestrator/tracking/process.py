@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.provenance import import_variables
+from orchestrator.storage.files import open_regular
 from orchestrator.tracking.locations import URI_VARIABLE, log_file, unreachable
 
 WRITER = "orchestrator.tracking.writer"
@@ -54,7 +55,7 @@ class TrackingProcess:
         log = log_file(self._out)
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("a") as errors:
+            with open_regular(log, append=True) as errors:
                 self._process = subprocess.Popen(
                     command,
                     stdin=subprocess.PIPE,

@@ -153,7 +153,7 @@ def ui_command(out: Path, uri: str, host: str = HOST, port: int = PORT) -> list[
             "address in a browser."
         )
     file = locations.sqlite_file(uri)
-    if file is not None and not file.exists():
+    if file is not None and not file.is_file():
         raise TrackingError(
             f"there is no MLflow database at '{file}' yet; `{locations.track_command(out, uri)}` "
             "writes it from the ledger."

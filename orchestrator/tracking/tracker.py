@@ -22,7 +22,7 @@ from orchestrator.errors import TrackingError
 from orchestrator.results.sweep_file import SweepFile
 from orchestrator.results.throughput import Window
 from orchestrator.spec import TrialResult
-from orchestrator.storage.files import acquire, reason
+from orchestrator.storage.files import acquire, read_file, reason
 from orchestrator.tracking.records import (
     Measure,
     RunRecord,
@@ -262,5 +262,5 @@ def _content(paths: Iterable[Path]) -> str:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file():
                 total.update(f"{path.name}/{file.relative_to(path)}\0".encode())
-                total.update(hashlib.sha256(file.read_bytes()).digest())
+                total.update(hashlib.sha256(read_file(file, None)).digest())
     return total.hexdigest()

@@ -22,9 +22,15 @@ def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(*_: object, **__: object) -> str:
-        raise huggingface_hub.errors.LocalEntryNotFoundError("no connection")
+    """The first answer decides: a download would ask again for half a minute."""
 
+    def ask(*_: object, **__: object) -> None:
+        raise ConnectionError("no connection")
+
+    def download(*_: object, **__: object) -> str:
+        pytest.fail("a download was tried")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", ask)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
 
 
@@ -76,8 +82,9 @@ def test_every_original_is_of_a_tag_that_timm_has() -> None:
     assert set(_ORIGINALS) <= {*timm.list_pretrained("vit_*.orig_in21k")}
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
 def test_cached_weights_are_taken_without_the_network(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """In the folders of Hugging Face's cache, as a download leaves them."""
 
@@ -87,11 +94,12 @@ def test_cached_weights_are_taken_without_the_network(
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     revision, repository = "0" * 40, tmp_path / f"models--timm--{TAG}"
-    file = repository / "snapshots" / revision / "model.safetensors"
+    file = repository / "snapshots" / revision / name
     for path, content in ((repository / "refs" / "main", revision), (file, "weights")):
         path.parent.mkdir(parents=True)
         path.write_text(content)
-    assert fingerprint(TAG) == files.fingerprint(file)
+    for form in (TAG, f"timm/{TAG}", f"hf-hub:timm/{TAG}", f"hf_hub:timm/{TAG}"):
+        assert fingerprint(form) == files.fingerprint(file)
 
 
 def test_hub_weights_are_those_of_the_named_tag(
@@ -104,6 +112,7 @@ def test_hub_weights_are_those_of_the_named_tag(
         asked.append(arguments)
         return str(file)
 
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda *_, **__: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", cached)
     assert fingerprint(TAG) == files.fingerprint(file)
     assert asked == [(f"timm/{TAG}", "model.safetensors")]

@@ -18,7 +18,7 @@ from torch import Tensor
 from orchestrator.backbones import HALF, load_backbone
 from orchestrator.backbones.names import MINI_FILE
 from orchestrator.backbones.vit_mini import vit_mini
-from orchestrator.backbones.weights import fill
+from orchestrator.backbones.weights import _flat, fill
 from orchestrator.errors import CheckpointError
 from tests.backbones.files import (
     Arrays,
@@ -49,7 +49,7 @@ def of_data_parallel(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"module.{name}": t for name, t in weights.items()}
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin"])
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".PTH"])
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_a_torch_file_is_read(suffix: str, zipped: bool, tmp_path: Path) -> None:
     file = save_torch(state(), tmp_path / f"w{suffix}", _use_new_zipfile_serialization=zipped)
@@ -72,6 +72,48 @@ def test_a_torch_file_is_read(suffix: str, zipped: bool, tmp_path: Path) -> None
 def test_wrappers_are_removed(wrapped: dict[str, Any], tmp_path: Path) -> None:
     found = load_backbone(f"vit_mini@{save_torch(wrapped, tmp_path / 'w.pth')}")
     assert torch.equal(found.model.state_dict()["norm.bias"], state()["norm.bias"])
+
+
+def below(prefix: str) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": t for name, t in state().items()}
+
+
+@pytest.mark.parametrize(
+    ("content", "fitting", "short"),
+    [
+        (
+            {"student": below("module.backbone."), "teacher": below("backbone.")},
+            ["student.module.backbone.", "teacher.backbone."],
+            "teacher.backbone",
+        ),
+        (
+            {"state_dict": below("module.base_encoder.") | below("module.momentum_encoder.")},
+            ["state_dict.module.base_encoder.", "state_dict.module.momentum_encoder."],
+            "base_encoder",
+        ),
+        (below("timm_model."), ["timm_model."], "timm_model."),
+        (below("a.b.c.") | {"a.b.other": torch.zeros(2)}, ["a.b.c."], "c"),
+        ({"model": state(), "model_ema": state()}, ["model.", "model_ema."], "model_ema"),
+    ],
+    ids=["dino", "moco", "timm_model", "nested", "ema"],
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_the_prefix_that_would_fit_is_named_and_can_be_given(
+    suffix: str, content: dict[str, Any], fitting: list[str], short: str, tmp_path: Path
+) -> None:
+    file = tmp_path / f"w#1{suffix}"
+    if suffix == ".pth":
+        save_torch(content, file)
+    else:
+        save_file({name: t.clone() for name, t in dict(_flat(content)).items()}, file)
+    message = refusal(file)
+    for prefix in fitting:
+        assert f"vit_mini@{file}#{prefix}" in message
+        found = load_backbone(f"vit_mini@{file}#{prefix}").model.state_dict()
+        assert torch.equal(found["norm.bias"], state()["norm.bias"])
+    load_backbone(f"vit_mini@{file}#{short}")
+    with pytest.raises(CheckpointError, match=r"begins with 'nothing\.'\..*fit below"):
+        load_backbone(f"vit_mini@{file}#nothing")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from orchestrator.storage.sweep_paths import SweepPaths
@@ -26,6 +27,15 @@ from tests.commands import Here, check_once_each, events, refused, results, smal
         (["sweep", "mini", "--time-budget", "soon"], ["'soon'", "30m"]),
         (["sweep", "mini", "--backend", "slurm"], ["slurm"]),
         (["sweep", "mini", "--device", "tpu", "--backend", "local"], ["'tpu'", "cuda"]),
+        (["sweep", "mini", "--device", "tpu", "--dry-run"], ["'tpu'", "cuda"]),
+        (["sweep", "mini", "--device=+1", "--dry-run"], ["'+1'", "cuda"]),
+        (["sweep", "mini", "--device", "1e3"], ["'1e3'", "cuda"]),
+        (["doctor", "--device", "1e3"], ["'1e3'", "cuda"]),
+        (["sweep", "mini", "--seeds", "1e3"], ["--seeds", "'1e3'"]),
+        (["sweep", "mini", "--sampler", ""], ["'sampler' is ''", "leave it out"]),
+        (["status", "id", "--address", "[/]"], ["--address '[/]'", "HOST:PORT"]),
+        (["report", "x" * 300], ["xxx", "File name too long"]),
+        (["data", "prepare", "vtab", "--suite-root", "x" * 300], ["xxx", "File name too long"]),
         (["sweep", "mini", "--address", "127.0.0.1:1"], ["127.0.0.1:1"]),
         (["sweep", "mini", "--backend", "local", "--address", "x"], ["--address"]),
         (["sweep", "mini", "--config", "missing.yaml"], ["missing.yaml"]),
@@ -56,6 +66,23 @@ def test_wrong_input_is_refused_in_words(
 ) -> None:
     out = ["--out", str(tmp_path / "out")] if arguments[:2] == ["sweep", "mini"] else []
     refused(here, [*arguments, *out], *fragments)
+
+
+@pytest.mark.parametrize(
+    "command", [["sweep", "vtab", "--tasks", "dtd"], ["data", "verify", "vtab"]]
+)
+def test_missing_images_and_missing_weights_are_reported_together_and_at_once(
+    command: list[str], here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(*_: object, **__: object) -> None:
+        raise ConnectionError("no connection")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", ask)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ORCHESTRATE_DATA", str(tmp_path / "data"))
+    began = time.monotonic()
+    refused(here, command, "neither cached nor reachable", "--suite-root", "data fetch vtab")
+    assert time.monotonic() - began < 15, "the hub is asked once"
 
 
 def test_an_unwritable_folder_is_refused(tmp_path: Path, here: Here) -> None:

@@ -45,10 +45,14 @@ def test_a_file_gives_the_fields_and_options_win(tmp_path: Path) -> None:
 
 
 def test_yaml_numbers_without_a_point_are_numbers(tmp_path: Path) -> None:
-    file = written(
-        tmp_path, "suite: mini\nset: {lr: 1e-3, weight_decay: '1E-4', schedule: cosine}\n"
-    )
+    file = written(tmp_path, "suite: mini\nset: {lr: 1e-3, weight_decay: 1E-4, schedule: cosine}\n")
     assert make_config({}, file).set == {"lr": 1e-3, "weight_decay": 1e-4, "schedule": "cosine"}
+
+
+def test_names_are_texts_as_they_are_written(tmp_path: Path) -> None:
+    config = make_config({}, written(tmp_path, "suite: mini\nout: 1e-3\naddress: 10:30\n"))
+    assert (config.out, config.address) == ("1e-3", "10:30")
+    assert make_config({}, written(tmp_path, "suite: mini\nout: ~\n")).out is None
 
 
 def test_the_output_folder_follows_the_suite() -> None:
@@ -68,6 +72,24 @@ def test_the_output_folder_follows_the_suite() -> None:
         ("width: 5000", ["'width' is 5000", "1024"]),
         ("backend: slurm", ["'backend' is 'slurm'", "ray"]),
         ("adapter: []", ["'adapter'", "at least 1"]),
+        ("device: +1", ["device '+1'", "cuda:N"]),
+        ("device: 1e3", ["device '1e3'"]),
+        ("device: cuda:-1", ["'cuda:-1'"]),
+        ("device: cuda:99999999999", ["'cuda:99999999999'"]),
+        ("address: '[/]'", ["--address '[/]'", "HOST:PORT"]),
+        ("address: 'x:99999'", ["--address 'x:99999'"]),
+        ("tracking_uri: 'http://[::1'", ["--tracking-uri 'http://[::1'"]),
+        ("backbone: ''", ["'backbone' is ''", "leave it out"]),
+        ("out: " + "x" * 300, ["'out'", "File name too long"]),
+        ("data_root: " + "a/" * 3000, ["'data_root'", "File name too long"]),
+        ('out: "a\\0b"', ["a\\x00b", "line 1"]),
+        ('out: "a\\ud800"', ["ud800", "line 1"]),
+        ("set: {lr: !!float x}", ["'x' is no float", "line 1"]),
+        ("set: {epochs: " + "9" * 400 + "}", ["99999", "300 digits", "line 1"]),
+        ("set: {lr: 0x" + "f" * 300 + "}", ["0xffff", "300 digits"]),
+        ("x: [" + "a," * 100_000 + "]", ["more than 100,000 values"]),
+        ("trials: 0\nseeds: 0\nx: 1", ["'trials' is 0", "'seeds' is 0", "'x'"]),
+        ("time_budget: " + "9" * 30 + "d", ["--time-budget '999", "3650d"]),
         ("space: {lora: [2, 4]}", ["'space.lora' is [2, 4]"]),
         ("time_budget: soon", ["'soon'", "30m"]),
         ("[1, 2]", ["config.yaml", "mapping", "[1, 2]"]),
@@ -102,8 +124,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "pipe"):
         with pytest.raises(InvalidInput, match="cannot be read: it is no regular file"):
             read_yaml(path, "search space")
-    file.write_text("x" * 4_000_001)
-    with pytest.raises(InvalidInput, match="larger than 4,000,000 bytes"):
+    file.write_text("x" * 1_000_001)
+    with pytest.raises(InvalidInput, match="larger than 1,000,000 bytes"):
         read_yaml(file, "search space")
 
 

@@ -13,6 +13,7 @@ from optuna.distributions import (
 )
 
 import search_spaces
+from orchestrator.storage.yaml import parse_yaml
 from search_spaces import from_yaml, narrow, to_yaml
 
 BASE: dict[str, BaseDistribution] = {
@@ -34,7 +35,7 @@ alpha: null
 
 
 def test_every_form_is_read() -> None:
-    space, fixed = from_yaml(yaml.safe_load(TEXT))
+    space, fixed = from_yaml(parse_yaml(TEXT))
     assert space == {
         "rank": CategoricalDistribution((4, 8)),
         "lr": FloatDistribution(1e-4, 0.1, log=True),
@@ -122,6 +123,6 @@ RANGES: dict[str, BaseDistribution] = {
 @pytest.mark.parametrize("space", [*search_spaces.SPACES.values(), RANGES])
 def test_spaces_survive_yaml_and_json(space: search_spaces.Space) -> None:
     for text in (json.dumps(to_yaml(space)), yaml.safe_dump(to_yaml(space), sort_keys=False)):
-        back, fixed = from_yaml(yaml.safe_load(text))
+        back, fixed = from_yaml(parse_yaml(text))
         assert (back, fixed) == (space, {})
         assert list(back) == list(space)

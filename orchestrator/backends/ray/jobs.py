@@ -24,6 +24,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient, JobType
 
 from orchestrator.errors import BackendError, InvalidInput, OrchestrateError
+from orchestrator.storage.addresses import check_address
 
 _TIMEOUT = 60.0
 """Seconds that an answer may take; following a log has no limit."""
@@ -192,6 +193,7 @@ def _job(details: JobDetails) -> Job:
 
 def _checked(address: str) -> str:
     """The address as a URL whose port answers; Ray itself would try for minutes."""
+    check_address(address, "--address")
     url = address if "://" in address else f"http://{address}"
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:

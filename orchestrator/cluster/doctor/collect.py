@@ -22,7 +22,7 @@ from orchestrator.cluster.doctor.records import (
 from orchestrator.data.prepared.store import presence
 from orchestrator.errors import InvalidInput
 from orchestrator.storage.addresses import redacted
-from orchestrator.storage.files import reason
+from orchestrator.storage.files import open_regular, reason
 from orchestrator.storage.sharing import (
     SharedCheck,
     filesystem,
@@ -183,9 +183,10 @@ def _sqlite_status(file: Path, where: str) -> TrackingStatus:
         return TrackingStatus(f"{where}, created when the sweep starts")
     try:
         read_only = f"{file.absolute().as_uri()}?mode=ro"
+        open_regular(file).close()  # SQLite would wait at a pipe for ever
         with contextlib.closing(sqlite3.connect(read_only, uri=True)) as opened:
             opened.execute("SELECT version_num FROM alembic_version").fetchone()
-    except sqlite3.Error as error:
+    except (OSError, sqlite3.Error) as error:
         fix = "move it away: `orchestrate track DIR` writes it again from the ledger"
         return TrackingStatus(where, f"is not an MLflow database ({error})", fix=fix)
     return TrackingStatus(where)

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from orchestrator.data.layouts.tree import FileTree, ListEntry, normal_form
 from orchestrator.data.listing import SPLITS, Item, Listing
+from orchestrator.storage.files import read_file
 
+_MOST_BYTES = 2**30
 UNKNOWN = -1
 """The label of an entry whose list states none."""
 
@@ -38,7 +40,7 @@ def read_list(
 def read_text(path: Path, problems: list[str]) -> str | None:
     """A UTF-8 file's text without its BOM; None, with a problem, if it cannot be read."""
     try:
-        data = path.read_bytes()
+        data = read_file(path, _MOST_BYTES)
     except FileNotFoundError:
         problems.append(f"{path}: this list is missing.")
         return None

@@ -26,7 +26,7 @@ from orchestrator.data.prepared.sources import (
 from orchestrator.data.prepared.store import Manifest, SplitRecord, check, check_sizes
 from orchestrator.errors import DataError
 from orchestrator.spec import Suite, Task, digest
-from orchestrator.storage.files import locked, make_folder, sync_folder, write_whole
+from orchestrator.storage.files import locked, make_folder, read_json, sync_folder, write_whole
 
 _CHECKS = 2
 """Raised with every check that is added to `data/checks.py`."""
@@ -51,15 +51,11 @@ def prepare_tasks(
     problems: dict[str, str] = {}
     for task in tasks:
         with _collected(problems, task):
-            source = _source(suite, task, root, raw)
-            state = None if source is None else _state_of(_states(source))
-            manifest = current(suite, task, root, state)
-            if manifest is not None:
-                found[task.name] = manifest
-            elif source is not None:
-                sources[task.name] = source
+            state = _found(suite, task, root, raw)
+            if isinstance(state, Manifest):
+                found[task.name] = state
             else:
-                raise DataError(_no_images(suite, task, root))
+                sources[task.name] = state
 
     def check_content(task: Task) -> None:
         with _collected(problems, task):
@@ -75,8 +71,33 @@ def prepare_tasks(
             found[name] = prepare(suite, task, source, root, tick)
     whole = {task.name: found[task.name] for task in tasks if task.name not in problems}
     if problems:
-        raise DataError(_unusable(suite, problems, whole))
+        raise DataError(_unusable(suite, problems, len(tasks), f"; prepared: {len(whole)}"))
     return whole
+
+
+def check_sources(suite: Suite, tasks: Sequence[Task], root: Path, raw: Path | None) -> None:
+    """`DataError` with what `prepare_tasks` would find missing or wrong before it reads an image.
+
+    Arguments as those of `prepare_tasks`.
+    """
+    problems: dict[str, str] = {}
+    for task in tasks:
+        with _collected(problems, task):
+            _found(suite, task, root, raw)
+    if problems:
+        raise DataError(_unusable(suite, problems, len(tasks)))
+
+
+def _found(suite: Suite, task: Task, root: Path, raw: Path | None) -> Manifest | Source:
+    """The task as it is prepared, or what to prepare it from; `DataError` without either."""
+    source = _source(suite, task, root, raw)
+    state = None if source is None else _state_of(_states(source))
+    manifest = current(suite, task, root, state)
+    if manifest is not None:
+        return manifest
+    if source is None:
+        raise DataError(_no_images(suite, task, root))
+    return source
 
 
 def _source(suite: Suite, task: Task, root: Path, raw: Path | None) -> Source | None:
@@ -251,7 +272,7 @@ def _link_shared(folder: Path, target: Path, state: str) -> SplitRecord | None:
 def _finished(draft: Path, name: str, state: str) -> SplitRecord | None:
     """The record of a split that an interrupted command finished, from the same source."""
     try:
-        record = SplitRecord(**json.loads((draft / f"{name}.json").read_bytes()))
+        record = SplitRecord(**read_json(draft / f"{name}.json"))
         whole = (draft / f"{name}.arrow").stat().st_size == record.bytes
         return record if whole and record.state == state else None
     except (OSError, ValueError, TypeError, KeyError):
@@ -275,16 +296,14 @@ def _require_space(folder: Path, size: int) -> None:
     require_space(folder, size + size // 50, "preparing", option)
 
 
-def _unusable(suite: Suite, problems: Mapping[str, str], found: Mapping[str, Manifest]) -> str:
-    texts = list(problems.values())
-    if len(problems) == 1 and not found:
-        return texts[0]
-    kept = f"; prepared: {len(found)}" if found else ""
-    names = ", ".join(problems)
-    shown = "\n".join(dict.fromkeys(texts))
+def _unusable(suite: Suite, problems: Mapping[str, str], total: int, kept: str = "") -> str:
+    if total == 1:
+        return next(iter(problems.values()))
+    shown = "\n".join(dict.fromkeys(problems.values()))
+    kept = kept if len(problems) < total else ""
     return (
-        f"{len(problems)} of {len(problems) + len(found)} tasks of '{suite.name}' cannot be used "
-        f"({names}){kept}.\n{shown}\nRepair them, or leave them out with --tasks."
+        f"{len(problems)} of {total} tasks of '{suite.name}' cannot be used "
+        f"({', '.join(problems)}){kept}.\n{shown}\nRepair them, or leave them out with --tasks."
     )
 
 

@@ -18,7 +18,7 @@ from orchestrator.data.listing import SPLITS
 from orchestrator.data.prepared import arrow
 from orchestrator.errors import DataError
 from orchestrator.spec import VIEWS, DataIdentity, Suite, Task, digest
-from orchestrator.storage.files import write_whole
+from orchestrator.storage.files import read_json, write_whole
 
 MANIFEST = "manifest.json"
 Content = TypeVar("Content", bound=tuple[Any, ...])
@@ -86,7 +86,7 @@ class Manifest:
     def read(cls, folder: Path) -> Manifest | None:
         """The manifest of a complete folder; None if it is absent or invalid."""
         try:
-            content = json.loads((folder / MANIFEST).read_bytes())
+            content = read_json(folder / MANIFEST)
             identity, names = content.pop("identity"), tuple(content.pop("names"))
             notes = tuple(content.pop("notes", ()))
             splits = content.pop("splits")
