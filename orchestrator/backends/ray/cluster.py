@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import ray
+from ray._private import worker as ray_worker
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError, TaskUnschedulableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from orchestrator.backends.ray.watchdog import Watchdog
 from orchestrator.data.prepared.store import Present, presence
 from orchestrator.errors import BackendError, InvalidInput
 from orchestrator.spec import Suite, Task
@@ -88,20 +93,41 @@ def connect(cluster: Cluster) -> None:
         check_reachable(cluster.address)
     else:
         options |= {"include_dashboard": False, "object_store_memory": 100 * 2**20}
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=cluster.address or "local", **options)
     except Exception as error:  # Ray raises plain ones too, such as when it starts too slowly
         raise _unusable(cluster.address, reason(error)) from error
+    except SystemExit as ended:  # what Ray makes of SIGTERM
+        raise KeyboardInterrupt from ended
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, handler)  # Ray has replaced it by one that just exits
+    if not cluster.address:
+        # Ray would print its log after a process of it has died; `Watchdog` says that in a line.
+        ray_worker.global_worker.gcs_error_subscriber.close()
 
 
 @contextmanager
-def connected(address: str) -> Iterator[None]:
-    """Connect to the cluster at that address; disconnect at the end."""
-    try:
-        connect(Cluster(address))
-        yield
-    finally:
-        ray.shutdown()
+def connected(cluster: Cluster) -> Iterator[None]:
+    """Connect, or start a local cluster; disconnect or end it afterwards.
+
+    Raises `BackendError` if that fails, or if the cluster dies meanwhile (see `Watchdog`).
+    """
+    refused = partial(_unusable, cluster.address)
+    with Watchdog(local=cluster.address is None, refused=refused) as watchdog:
+        try:
+            connect(cluster)
+            watchdog.connected()
+            yield
+        except Exception as error:
+            if cause := watchdog.cause(error):
+                raise cause from error
+            raise
+        finally:
+            watchdog.leaving()
+            ray.shutdown()
 
 
 def check_reachable(address: str) -> None:

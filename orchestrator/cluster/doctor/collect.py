@@ -96,7 +96,7 @@ def _connect(address: str | None, stack: contextlib.ExitStack) -> Any:
     ray_settings.apply(address)
     from orchestrator.backends.ray import cluster
 
-    stack.enter_context(cluster.connected(address))
+    stack.enter_context(cluster.connected(cluster.Cluster(address)))
     return cluster.nodes()
 
 
