@@ -1,20 +1,24 @@
-"""`kill -9` of the command at seeded moments of every stage, then the same command again.
+"""`kill -9` at seeded moments, of the command and of a local cluster's processes; then once more.
 
-On a cluster, and of other processes: tests/hosts/test_kills.py.
+On other clusters, and of other processes: tests/hosts/test_kills.py.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from orchestrator.spec import TrialResult
 from orchestrator.storage.sweep_paths import SweepPaths
-from tests.commands import check_once_each, events, results, run, small_sweep, start
+from tests.commands import check_once_each, events, results, run, small_sweep, start, until
+from tests.hosts.reliability import line
 
 TRIALS = 2 * (2 + 2 * 2 + 2)
 """Two adapters × (2 configurations, both replicated with 2 seeds, 2 finals)."""
@@ -82,3 +86,64 @@ def test_a_killed_sweep_goes_on_without_losing_or_repeating_a_trial(
     assert set(results(out)) == set(calm)
     for key, row in results(out).items():
         assert row.value == pytest.approx(calm[key].value, abs=1e-5)
+
+
+PROCESSES = {
+    "PoolManager": 0, "gcs_server": 2, "raylet": 2, "RuntimeEnvAgent": 2, "DashboardAgent": 2,
+}  # fmt: skip
+"""Of a local cluster, with the exit code of the command after one was killed."""
+END_SECONDS = 60
+"""What a command may take on a busy machine; docs/reliability.md says 30."""
+
+
+def _below(command: subprocess.Popen[str]) -> dict[psutil.Process, str]:
+    """The processes that the command has started, with a file or `ray::ACTOR`."""
+    found = {}
+    for process in psutil.Process(command.pid).children(recursive=True):
+        with suppress(psutil.Error):  # ended meanwhile
+            found[process] = process.cmdline()[0].split(".")[0].strip()
+    return found
+
+
+def _alive(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", PROCESSES)
+def test_a_local_cluster_loses_a_process(name: str, tmp_path: Path, data_root: Path) -> None:
+    out, log = tmp_path / "out", tmp_path / "log"
+    arguments = _sweep(out, "ray")
+    rng = random.Random(f"{name} {os.environ.get('KILL_SEED', '0')}")
+    lines = rng.randint(1, TRIALS)
+    with line(name) as mine, log.open("w") as output:
+        command = start(arguments, data_root, output.fileno())
+        try:
+            until(lambda: len(events(out)) >= lines, 300)
+            time.sleep(rng.uniform(0, 1))
+            before = _below(command)
+            (victim,) = (one for one, title in before.items() if title.endswith(name))
+            victim.kill()
+            began = time.monotonic()
+            code = command.wait(END_SECONDS if PROCESSES[name] else 300)
+            took = time.monotonic() - began
+        finally:
+            command.kill()
+        said = log.read_text()
+        assert code == PROCESSES[name], said
+        assert "Traceback" not in said
+        if code:
+            assert said.splitlines()[-1].startswith("orchestrate: the Ray cluster that this "), said
+            assert "run the same command again" in said.splitlines()[-1]
+        until(lambda: not any(map(_alive, before)), 30)
+        check_once_each(out)
+        recorded = len(results(out))
+        final = run(arguments, data_root)
+        assert final.returncode == 0, final.stdout
+        check_once_each(out)
+        assert len(results(out)) == TRIALS
+        ended = f"ended after {took:.0f} s with {recorded}" if code else f"went on to {recorded}"
+        mine.found = f"{ended} of {TRIALS} trials"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import ray
+from ray._private import services
 from ray._private import worker as ray_worker
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError, TaskUnschedulableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -131,14 +133,27 @@ def connected(cluster: Cluster) -> Iterator[None]:
 
 
 def check_reachable(address: str) -> None:
-    """`BackendError` at once if nobody listens at HOST:PORT; Ray itself tries for minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    """`BackendError` at once if nobody listens there; Ray itself tries for minutes.
+
+    `auto` is what $RAY_ADDRESS names, or the cluster that was started on this machine.
+    """
+    named, whence = address, ""
+    if address == "auto":
+        try:
+            named = services.get_ray_address_from_environment(address, None)
+        except ConnectionError as error:
+            why = "$RAY_ADDRESS is not set, and none was started on this machine"
+            raise _unusable(address, why) from error
+        given = os.environ.get("RAY_ADDRESS")
+        whence = "$RAY_ADDRESS is " if given else "the last one that was started here was at "
+        whence = f"{whence}{named}: "
+    host, colon, port = named.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdecimal():
-        return  # `auto` and the like
+        return  # Ray says what it makes of it
     try:
-        socket.create_connection((host, int(port)), timeout=10).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, OverflowError, UnicodeError) as error:
-        raise _unusable(address, str(error)) from error
+        raise _unusable(address, f"{whence}{error}") from error
 
 
 def device_kind(device: str) -> str:

@@ -1,19 +1,19 @@
 """Ends a command whose cluster has died or does not answer; Ray itself waits for minutes.
 
-A thread looks after the cluster. Once something is wrong it interrupts the main thread, as Ctrl-C
-does, and `Watchdog` raises `BackendError` instead. A main thread that Ray's library keeps waiting
-does not hear of it; then the thread prints the same sentence and ends the process.
+A thread looks after the cluster. Once something is wrong it interrupts the main thread by a signal,
+and `Watchdog` raises `BackendError` there. A main thread that Ray's library keeps waiting does not
+hear of it; then the thread prints the same sentence and ends the process.
 """
 
 from __future__ import annotations
 
-import _thread
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Self
+from typing import Any, Self
 
 import psutil  # comes with Ray
 import ray
@@ -21,17 +21,21 @@ from ray.exceptions import RayError
 
 from orchestrator.errors import BackendError, OrchestrateError
 
-ANSWER_SECONDS = 20.0
+ANSWER_SECONDS = 18.0
 """How long a cluster may take to let the command in, and to answer then."""
-END_SECONDS = 29.0
+END_SECONDS = 27.0
 """How long after its last answer the process is ended if nothing else helps."""
 _LOCAL_START_SECONDS = 120.0
 """How long a local cluster may take to start; Ray gives up before."""
+_REFUSED_SECONDS = 4.0
+"""How long after `ANSWER_SECONDS` that is, while there is nothing to bring to an end."""
 _TICK = 0.25
 _SCAN_SECONDS = 5.0
 """Between two looks at which processes a local cluster has."""
 _AFTERWARDS_SECONDS = 3.0
 """How long after an error of Ray's its cause may show."""
+_SIGNAL = signal.SIGUSR2
+"""Not SIGINT, which is a person's, nor SIGUSR1, which is Tune's."""
 _NEEDED = ("gcs_server", "raylet")
 """The processes that a cluster cannot do without, by their names."""
 
@@ -53,15 +57,20 @@ class Watchdog:
         self._inside = self._leaving = False
         self._silent = 0.0
         self._lost = ""
+        self._before: Any = None
         self._processes = _Processes()
 
     def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(_SIGNAL, _interrupt)
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         with self._lock:
             self._left.set()
+        if self._before is not None:
+            signal.signal(_SIGNAL, self._before)
         if self._error is not None:
             raise self._error from error
 
@@ -98,8 +107,10 @@ class Watchdog:
                     continue
                 self._error = self._explain(trouble)
             self._processes.kill()
-            _thread.interrupt_main()
-            if not self._left.wait(max(END_SECONDS - self._silent, _TICK)):
+            if self._before is not None:
+                signal.pthread_kill(threading.main_thread().ident or 0, _SIGNAL)
+            grace = END_SECONDS - self._silent if self._inside else _REFUSED_SECONDS
+            if not self._left.wait(max(grace, _TICK)):
                 os.write(2, f"orchestrate: {self._error}\n".encode())
                 os._exit(self._error.exit_code)
             return
@@ -124,12 +135,12 @@ class Watchdog:
 
     def _ask(self) -> None:
         """Asks the cluster for its nodes every second; hangs for good if it does not answer."""
-        mine = ray.get_runtime_context().get_node_id()
         while not self._left.wait(1.0) and not self._leaving:
-            with suppress(RayError, ConnectionError):
+            with suppress(Exception):  # no answer, whatever its reason
                 alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
                 self._silent = 0.0
-                self._lost = "" if mine in alive else "this machine has left it"
+                mine = ray.get_runtime_context().get_node_id()
+                self._lost = "" if mine in alive else "it has given up this machine"
 
 
 class _Processes:
@@ -169,3 +180,7 @@ def _lives(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
