@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import subprocess
 import time
 from contextlib import suppress
@@ -97,11 +98,11 @@ END_SECONDS = 60
 
 
 def _below(command: subprocess.Popen[str]) -> dict[psutil.Process, str]:
-    """The processes that the command has started, with a file or `ray::ACTOR`."""
+    """The processes that the command has started, with their files or `ray::ACTOR.METHOD`."""
     found = {}
     for process in psutil.Process(command.pid).children(recursive=True):
         with suppress(psutil.Error):  # ended meanwhile
-            found[process] = process.cmdline()[0].split(".")[0].strip()
+            found[process] = process.cmdline()[0]
     return found
 
 
@@ -125,7 +126,8 @@ def test_a_local_cluster_loses_a_process(name: str, tmp_path: Path, data_root: P
             until(lambda: len(events(out)) >= lines, 300)
             time.sleep(rng.uniform(0, 1))
             before = _below(command)
-            (victim,) = (one for one, title in before.items() if title.endswith(name))
+            title = re.compile(rf"(/|::){name}\b")
+            (victim,) = (one for one, first in before.items() if title.search(first))
             victim.kill()
             began = time.monotonic()
             code = command.wait(END_SECONDS if PROCESSES[name] else 300)
