@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 CODE = 130
 MESSAGE = "interrupted; run the same command again to continue"
@@ -37,13 +38,13 @@ class Interrupts:
         """Whether `KeyboardInterrupt` was raised, which happens once."""
         self._finishing = False
         self._first: float | None = None
+        self._before: dict[signal.Signals, Any] = {}
         self._pipe: tuple[int, int] | None = None
 
     def listen(self) -> None:
         """Answer signals from now on. Call it in the main thread."""
         self.raised, self._finishing, self._first = False, False, None
-        for number in _SIGNALS:
-            signal.signal(number, self._answer)
+        self._before = {number: signal.signal(number, self._answer) for number in _SIGNALS}
         if self._pipe is None:
             self._pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             os.register_at_fork(after_in_child=_forget)
@@ -54,6 +55,13 @@ class Interrupts:
     def finish(self) -> None:
         """What is left is short: the first signal lets it finish, the second stops it."""
         self._finishing = True
+
+    def close(self) -> None:
+        """Answer no more signals; for a process that goes on after its command."""
+        signal.set_wakeup_fd(-1)
+        self._first = None
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _answer(self, number: int, frame: object) -> None:
         if not self._finishing and not self.raised:
