@@ -67,12 +67,20 @@ class Watchdog:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            self._end()
+        except KeyboardInterrupt:  # may be the thread's, which came late
+            self._end()
+            if self._error is None:
+                raise
+        if self._error is not None:
+            raise self._error from error
+
+    def _end(self) -> None:
         with self._lock:
             self._left.set()
         if self._before is not None:
             signal.signal(_SIGNAL, self._before)
-        if self._error is not None:
-            raise self._error from error
 
     def connected(self) -> None:
         """The cluster has let the command in; it has to answer from now on."""
@@ -106,9 +114,9 @@ class Watchdog:
                 if not trouble or self._left.is_set():
                     continue
                 self._error = self._explain(trouble)
-            self._processes.kill()
-            if self._before is not None:
-                signal.pthread_kill(threading.main_thread().ident or 0, _SIGNAL)
+                self._processes.kill()
+                if self._before is not None:
+                    signal.pthread_kill(threading.main_thread().ident or 0, _SIGNAL)
             grace = END_SECONDS - self._silent if self._inside else _REFUSED_SECONDS
             if not self._left.wait(max(grace, _TICK)):
                 os.write(2, f"orchestrate: {self._error}\n".encode())
