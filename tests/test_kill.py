@@ -89,10 +89,13 @@ def test_a_killed_sweep_goes_on_without_losing_or_repeating_a_trial(
         assert row.value == pytest.approx(calm[key].value, abs=1e-5)
 
 
+NO_START = "cannot start a cluster on this machine"
 PROCESSES = {
     "PoolManager": 0, "gcs_server": 2, "raylet": 2, "RuntimeEnvAgent": 2, "DashboardAgent": 2,
 }  # fmt: skip
 """Of a local cluster, with the exit code of the command after one was killed."""
+FEW = 2 * (2 + 2 + 1)
+"""Trials with one seed."""
 END_SECONDS = 60
 """What a command may take on a busy machine; docs/reliability.md says 30."""
 
@@ -112,18 +115,34 @@ def _alive(process: psutil.Process) -> bool:
     return False
 
 
+def _amid(
+    arguments: list[str], data: Path, folder: Path, lines: int
+) -> tuple[subprocess.Popen[str], Path]:
+    """The command, once its pools have logged `lines` events, and the file with its output.
+
+    A machine that is too busy to start Ray says so; then the command is started again.
+    """
+    out = Path(arguments[arguments.index("--out") + 1])
+    for attempt in range(3):
+        said = folder / f"log{attempt}"
+        with said.open("w") as output:
+            command = start(arguments, data, output.fileno())
+        until(lambda: len(events(out)) >= lines or command.poll() is not None, 300)  # noqa: B023
+        if command.poll() is None or NO_START not in said.read_text():
+            break
+    return command, said
+
+
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", PROCESSES)
 def test_a_local_cluster_loses_a_process(name: str, tmp_path: Path, data_root: Path) -> None:
-    out, log = tmp_path / "out", tmp_path / "log"
-    arguments = _sweep(out, "ray")
+    out = tmp_path / "out"
+    arguments = [*_sweep(out, "ray"), "--seeds", "1"]
     rng = random.Random(f"{name} {os.environ.get('KILL_SEED', '0')}")
-    lines = rng.randint(1, TRIALS)
-    with line(name) as mine, log.open("w") as output:
-        command = start(arguments, data_root, output.fileno())
+    with line(name) as mine:
+        command, log = _amid(arguments, data_root, tmp_path, rng.randint(1, FEW))
         try:
-            until(lambda: len(events(out)) >= lines, 300)
             time.sleep(rng.uniform(0, 1))
             before = _below(command)
             title = re.compile(rf"(/|::){name}\b")
@@ -143,9 +162,9 @@ def test_a_local_cluster_loses_a_process(name: str, tmp_path: Path, data_root: P
         until(lambda: not any(map(_alive, before)), 30)
         check_once_each(out)
         recorded = len(results(out))
-        final = run(arguments, data_root)
-        assert final.returncode == 0, final.stdout
+        final, log = _amid(arguments, data_root, tmp_path, 2 * FEW)
+        assert final.wait(300) == 0, log.read_text()
         check_once_each(out)
-        assert len(results(out)) == TRIALS
+        assert len(results(out)) == FEW
         ended = f"ended after {took:.0f} s with {recorded}" if code else f"went on to {recorded}"
-        mine.found = f"{ended} of {TRIALS} trials"
+        mine.found = f"{ended} of {FEW} trials"
