@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,9 +44,10 @@ class Interrupts:
     def listen(self) -> None:
         """Answer signals from now on. Call it in the main thread."""
         self.raised, self._finishing, self._first = False, False, None
-        self._before = {number: signal.signal(number, self._answer) for number in _SIGNALS}
+        self._before = _replace(self._answer)
         if self._pipe is None:
-            self._pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            self._pipe = os.pipe()
+            os.set_blocking(self._pipe[1], False)
             os.register_at_fork(after_in_child=_forget)
             atexit.register(_ignore)  # registered first, called last
             threading.Thread(target=self._hear, args=self._pipe[:1], daemon=True).start()
@@ -60,8 +61,7 @@ class Interrupts:
         """Answer no more signals; for a process that goes on after its command."""
         signal.set_wakeup_fd(-1)
         self._first = None
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        _restore(self._before)
 
     def _answer(self, number: int, frame: object) -> None:
         if not self._finishing and not self.raised:
@@ -92,15 +92,13 @@ def answered() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
     received: list[int] = []
 
     def answer(number: int, frame: object) -> None:
         received.append(number)
         raise KeyboardInterrupt
 
-    for number in _SIGNALS:
-        signal.signal(number, answer)
+    before = _replace(answer)
     try:
         yield
     except BaseException:  # a module in C makes an error of its own of it
@@ -109,8 +107,23 @@ def answered() -> Iterator[None]:
         _say(MESSAGE)
         raise SystemExit(CODE) from None
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _restore(before)
+
+
+def _replace(handler: Callable[[int, Any], None]) -> dict[signal.Signals, Any]:
+    """Install a handler for the signals, but for those that a shell has this process ignore (in
+    the background, `nohup`); returns the former ones.
+    """
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    heeded = {number: former for number, former in before.items() if former != signal.SIG_IGN}
+    for number in heeded:
+        signal.signal(number, handler)
+    return heeded
+
+
+def _restore(handlers: dict[signal.Signals, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def _stop_at_once() -> None:
@@ -132,5 +145,5 @@ def _ignore() -> None:
 
 
 def _forget() -> None:
-    """A forked process shares the socket, and would report its own signals as this one's."""
+    """A forked process shares the pipe, and would report its own signals as this one's."""
     signal.set_wakeup_fd(-1)

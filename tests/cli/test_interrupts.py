@@ -103,11 +103,19 @@ def test_imports_end_in_a_sentence(number: signal.Signals) -> None:
     assert "run the same command again" in output
 
 
+def test_what_a_shell_has_a_command_ignore_stays_ignored() -> None:
+    ignored = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    script = ignored + FINISHES.replace("INTERRUPTS.finish()", "")
+    code, output, _ = _signalled(script, [signal.SIGINT] * 2, 0.7)
+    assert (code, output) == (0, "finished\n")
+
+
 @pytest.mark.parametrize(("step", "code"), [("conclude", 1), ("_publish_data", 130)])
 def test_a_sweep_is_interrupted_before_or_after_its_trials(
     step: str, code: int, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Afterwards it finishes with report and code as if nothing had been; before, it ends."""
+    heeded = signal.signal(signal.SIGINT, signal.default_int_handler)
     whole = getattr(sweep, step)
 
     def interrupted(*given: object) -> object:
@@ -118,6 +126,7 @@ def test_a_sweep_is_interrupted_before_or_after_its_trials(
     monkeypatch.setattr(sweep, step, interrupted)
     monkeypatch.setattr(sweep, "_train", lambda *_: False)  # as if it had ended
     text = here(small_sweep(tmp_path / "out", "local", tasks="tulips"), code=code)
+    signal.signal(signal.SIGINT, heeded)
     assert SweepPaths(tmp_path / "out").report.exists() == (code == 1)
     assert ("run the same command again to continue" in text) == (code == 130)
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Self
 
-import psutil  # comes with Ray
+import psutil  # Ray has it, and was imported before
 import ray
 from ray.exceptions import RayError
 
