@@ -108,7 +108,8 @@ def connect(cluster: Cluster) -> None:
             signal.signal(signal.SIGTERM, handler)  # Ray has replaced it by one that just exits
     if not cluster.address:
         # Ray would print its log after a process of it has died; `Watchdog` says that in a line.
-        ray_worker.global_worker.gcs_error_subscriber.close()
+        worker: Any = ray_worker.global_worker
+        worker.gcs_error_subscriber.close()
 
 
 @contextmanager
