@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -35,6 +36,10 @@ from orchestrator.spec import Trial
 class_cache.ENV_VARS_TO_PROPAGATE = {
     name for name in class_cache.ENV_VARS_TO_PROPAGATE if not name.startswith("AWS_")
 }
+
+# A trial whose process has died is tried again, and a cluster's end is a sentence; Tune would print
+# a traceback for each trial.
+logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
 
 _POOL_ATTEMPTS = 5
 _LAST_RECORDS_SECONDS = 3.0
