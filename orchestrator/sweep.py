@@ -42,7 +42,7 @@ from orchestrator.search.search import Search
 from orchestrator.search.study import StudyProgress
 from orchestrator.search.suggestions import SuggestionStore
 from orchestrator.spec import DataIdentity, Study, Suite, Sweep
-from orchestrator.storage.files import read_file, reason, storage_error
+from orchestrator.storage.files import read_file, reason
 from orchestrator.storage.retry import RetryPolicy
 from orchestrator.storage.sweep_lock import SweepLock
 from orchestrator.storage.sweep_paths import SweepPaths
@@ -114,13 +114,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Observer:
-    """Callbacks: `message` (a line of text), `data` (task, images prepared, images in all) and
-    `progress` (the state of all studies).
+    """Callbacks: `message` (a line of text), `data` (task, images prepared, images in all),
+    `progress` (the state of all studies) and `finishing` (every trial has ended: what is left is
+    short, and is not to be interrupted).
     """
 
     message: Callable[[str], None] = lambda _: None
     data: Callable[[str, int, int], None] = lambda *_: None
     progress: Callable[[list[StudyProgress]], None] = lambda _: None
+    finishing: Callable[[], None] = lambda: None
 
 
 def plan(config: SweepConfig, observer: Observer) -> Planned:
@@ -188,6 +190,7 @@ def run(planned: Planned, command: str, observer: Observer) -> Outcome:
         tracking = TrackingProcess(paths.out, uri, lease.token, paths.uri).start()
         try:
             interrupted = _train(planned, search, lease.token, observer)
+            observer.finishing()
             lease.check()
             retry = RetryPolicy(0 if interrupted else _STORAGE_SECONDS, observer.message)
             outcome = retry.call(lambda: conclude(storage, search.failures(), command))
@@ -372,6 +375,9 @@ def _progress_callback(
             deadline = math.inf
             search.close_search()
             observer.message("time budget spent: no new configurations, finishing those found")
-        observer.progress(search.progress())
+        studies = search.progress()
+        if all(study.stage == "done" for study in studies):
+            observer.finishing()
+        observer.progress(studies)
 
     return observe

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,7 +79,6 @@ def here(
         if suite.variable:
             monkeypatch.delenv(suite.variable, raising=False)
     torch.set_num_threads(1)
-    before = signal.getsignal(signal.SIGTERM)
 
     def call(arguments: list[str], code: int = 0) -> str:
         monkeypatch.setattr(sys, "argv", ["orchestrate", *arguments])
@@ -91,4 +89,4 @@ def here(
         return text
 
     yield call
-    signal.signal(signal.SIGTERM, before)
+    cli.INTERRUPTS.close()

@@ -1,20 +1,25 @@
-"""`kill -9` of the command at seeded moments of every stage, then the same command again.
+"""`kill -9` at seeded moments, of the command and of a local cluster's processes; then once more.
 
-On a cluster, and of other processes: tests/hosts/test_kills.py.
+On other clusters, and of other processes: tests/hosts/test_kills.py.
 """
 
 from __future__ import annotations
 
+import os
 import random
+import re
 import subprocess
 import time
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from orchestrator.spec import TrialResult
 from orchestrator.storage.sweep_paths import SweepPaths
-from tests.commands import check_once_each, events, results, run, small_sweep, start
+from tests.commands import check_once_each, events, results, run, small_sweep, start, until
+from tests.hosts.reliability import CASES, Line, line
 
 TRIALS = 2 * (2 + 2 * 2 + 2)
 """Two adapters × (2 configurations, both replicated with 2 seeds, 2 finals)."""
@@ -82,3 +87,85 @@ def test_a_killed_sweep_goes_on_without_losing_or_repeating_a_trial(
     assert set(results(out)) == set(calm)
     for key, row in results(out).items():
         assert row.value == pytest.approx(calm[key].value, abs=1e-5)
+
+
+NO_START = "cannot start a cluster on this machine"
+PROCESSES = {
+    "PoolManager": 0, "gcs_server": 2, "raylet": 2, "RuntimeEnvAgent": 2, "DashboardAgent": 2,
+}  # fmt: skip
+"""Of a local cluster, with the exit code of the command after one was killed."""
+FEW = 2 * (2 + 2 + 1)
+"""Trials with one seed."""
+END_SECONDS = 60
+"""What a command may take on a busy machine; docs/reliability.md says 30."""
+
+
+def _below(command: subprocess.Popen[str]) -> dict[psutil.Process, str]:
+    """The processes that the command has started, with their files or `ray::ACTOR.METHOD`."""
+    found = {}
+    for process in psutil.Process(command.pid).children(recursive=True):
+        with suppress(psutil.Error):  # ended meanwhile
+            found[process] = process.cmdline()[0]
+    return found
+
+
+def _alive(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def _amid(
+    arguments: list[str], data: Path, folder: Path, lines: int
+) -> tuple[subprocess.Popen[str], Path]:
+    """The command, once its pools have logged `lines` events, and the file with its output.
+
+    A machine that is too busy to start Ray says so; then the command is started again.
+    """
+    out = Path(arguments[arguments.index("--out") + 1])
+    for attempt in range(3):
+        said = folder / f"log{attempt}"
+        with said.open("w") as output:
+            command = start(arguments, data, output.fileno())
+        until(lambda: len(events(out)) >= lines or command.poll() is not None, 300)  # noqa: B023
+        if command.poll() is None or NO_START not in said.read_text():
+            break
+    return command, said
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", PROCESSES)
+def test_a_local_cluster_loses_a_process(name: str, tmp_path: Path, data_root: Path) -> None:
+    out = tmp_path / "out"
+    arguments = [*_sweep(out, "ray"), "--seeds", "1"]
+    rng = random.Random(f"{name} {os.environ.get('KILL_SEED', '0')}")
+    published = line(name) if name in CASES else nullcontext(Line())
+    with published as mine:
+        command, log = _amid(arguments, data_root, tmp_path, rng.randint(1, FEW))
+        try:
+            time.sleep(rng.uniform(0, 1))
+            before = _below(command)
+            title = re.compile(rf"(/|::){name}\b")
+            (victim,) = (one for one, first in before.items() if title.search(first))
+            victim.kill()
+            began = time.monotonic()
+            code = command.wait(END_SECONDS if PROCESSES[name] else 300)
+            took = time.monotonic() - began
+        finally:
+            command.kill()
+        said = log.read_text()
+        assert code == PROCESSES[name], said
+        assert "Traceback" not in said
+        if code:
+            assert said.splitlines()[-1].startswith("orchestrate: the Ray cluster that this "), said
+            assert "run the same command again" in said.splitlines()[-1]
+        until(lambda: not any(map(_alive, before)), 30)
+        check_once_each(out)
+        recorded = len(results(out))
+        final, log = _amid(arguments, data_root, tmp_path, 2 * FEW)
+        assert final.wait(300) == 0, log.read_text()
+        check_once_each(out)
+        assert len(results(out)) == FEW
+        ended = f"ended after {took:.0f} s with {recorded}" if code else f"went on to {recorded}"
+        mine.found = f"{ended} of {FEW} trials"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import test_kill
 from tests.hosts import reliability
 from tests.hosts.reliability import BEGIN, CASES, END, PASSED, line, lines
 from tests.imports import ROOT
@@ -16,8 +17,8 @@ DOCUMENT = ROOT / "docs" / "reliability.md"
 
 
 def _tested() -> list[str]:
-    """The cases that the tests on clusters write, by their source: `line("…")`."""
-    found = []
+    """The cases that the tests on clusters write, by their source: `line("…")`; and local ones."""
+    found = [name for name in test_kill.PROCESSES if name in CASES]
     for path in sorted((ROOT / "tests" / "hosts").glob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "line":

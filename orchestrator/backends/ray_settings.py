@@ -22,11 +22,13 @@ _ONE_MACHINE = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_worker_niceness": "0",  # 15 by default: pools would yield to the tracking process
 }
+# What Ray's library warns of while it cannot reach a cluster; the command says so in a sentence.
+_RUNNING = {"RAY_BACKEND_LOG_LEVEL": "error"}
 
 
 def apply(address: str | None) -> None:
     """Sets what a sweep on the cluster at `address` (None: a local one) needs."""
-    os.environ.update(_ALWAYS if address else {**_ALWAYS, **_ONE_MACHINE})
+    os.environ.update(_ALWAYS | (_RUNNING if address else _ONE_MACHINE))
 
 
 def own_folder() -> str | None:

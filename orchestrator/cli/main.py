@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import signal
-import sys
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from orchestrator.cli.interrupts import CODE, INTERRUPTS, MESSAGE, answered
 
-import typer
-from rich.console import Console
+with answered():  # imports take a while
+    import os
+    import shlex
+    import sys
+    from collections.abc import Mapping
+    from pathlib import Path
+    from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-from orchestrator import __version__
-from orchestrator.cli.cluster import Address, add_submit
-from orchestrator.cli.cluster import app as cluster_app
-from orchestrator.cli.console import console
-from orchestrator.cli.data import DataRoot, SuiteName, SuiteRoot
-from orchestrator.cli.data import app as data_app
-from orchestrator.cli.doctor import app as doctor_app
-from orchestrator.cli.outputs import TrackingUri
-from orchestrator.cli.outputs import app as results_app
-from orchestrator.errors import BackendError, OrchestrateError
-from orchestrator.storage.addresses import reach_loopback
+    import typer
+    from rich.console import Console
+
+    from orchestrator import __version__
+    from orchestrator.cli.cluster import Address, add_submit
+    from orchestrator.cli.cluster import app as cluster_app
+    from orchestrator.cli.console import console
+    from orchestrator.cli.data import DataRoot, SuiteName, SuiteRoot
+    from orchestrator.cli.data import app as data_app
+    from orchestrator.cli.doctor import app as doctor_app
+    from orchestrator.cli.outputs import TrackingUri
+    from orchestrator.cli.outputs import app as results_app
+    from orchestrator.errors import BackendError, OrchestrateError
+    from orchestrator.storage.addresses import reach_loopback
 
 if TYPE_CHECKING:
     from orchestrator.planning.config import SweepConfig
@@ -35,34 +37,43 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Sweeps of parameter-efficient fine-tuning methods over Vision Transformers.",
 )
-_INTERRUPTED = 130
-_INTERRUPTED_MESSAGE = "interrupted; run the same command again to continue"
 
 
 def main() -> None:
     """Run the command line; every expected error is one message and exit code 2."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    INTERRUPTS.listen()
     reach_loopback()
     try:
-        code = app(standalone_mode=False)
-        if code == _INTERRUPTED:  # typer's own answer to Ctrl-C
-            _fail(_INTERRUPTED_MESSAGE, _INTERRUPTED)
+        code = _run()
+        INTERRUPTS.finish()
     except OrchestrateError as error:
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail(_INTERRUPTED_MESSAGE, _INTERRUPTED)
-    except OSError as error:  # a name that no file can have, a folder without permission, …
-        if error.filename is None:
+    except SystemExit:
+        raise
+    except BaseException as error:
+        if INTERRUPTS.raised:  # it is what a library has made of the interruption
+            _fail(MESSAGE, CODE)
+        if not isinstance(error, OSError) or error.filename is None:
             raise
+        # A name that no file can have, a folder without permission, …
         why = f"{error.strerror}. Name another path, or make this one usable"
         _fail(f"'{error.filename!s:.200}' cannot be used: {why}.", OrchestrateError.exit_code)
+    raise SystemExit(code)
+
+
+def _run() -> int:
+    """Run the command that `sys.argv` names; its exit code."""
+    try:
+        code = app(standalone_mode=False)
     except Exception as error:
         if not hasattr(error, "format_message"):  # typer's and click's own errors have it
             raise
         _name_value(error)
         error.show()  # type: ignore[attr-defined]
-        raise SystemExit(2) from None
-    raise SystemExit(code if isinstance(code, int) else 0)
+        return 2
+    if INTERRUPTS.raised:  # typer has turned it into an exit code, or a library has dropped it
+        _fail(MESSAGE, CODE)
+    return code if isinstance(code, int) else 0
 
 
 @app.callback(invoke_without_command=True)
@@ -217,17 +228,20 @@ def _sweep(config: SweepConfig, dry_run: bool) -> None:
         return
     command = redacted(shlex.join(["orchestrate", *sys.argv[1:]]))
     with Display() as display:
-        observer = sweeps.Observer(message=console.print, progress=display.progress)
+        observer = sweeps.Observer(
+            message=console.print, progress=display.progress, finishing=INTERRUPTS.finish
+        )
         outcome = sweeps.run(planned, command, observer)
     print_outcome(outcome, planned.paths)
     if outcome.interrupted:
-        _fail(f"stopped; nothing finished is lost. To go on: {command}", _INTERRUPTED)
+        _fail(f"stopped; nothing finished is lost. To go on: {command}", CODE)
     complete = all(summary.complete for summary in outcome.summaries.values())
     if outcome.failures or outcome.misfits or not complete:
         raise typer.Exit(1)
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
+    INTERRUPTS.finish()
     errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
     # Control characters of a value are shown; a terminal would obey them.
     shown = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message)
@@ -241,10 +255,6 @@ def _name_value(error: Exception) -> None:
     if problems is not None:
         value, why = problems()[0]["input"], getattr(error, "message", "")
         error.message = f"{value!r:.80}: {why}"  # type: ignore[attr-defined]
-
-
-def _interrupt(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 add_submit(sweep, _read)

@@ -26,12 +26,13 @@ _RAY_LINE = re.compile(r"Running entrypoint for job |\d{4}-\d\d-\d\d .*\bjob_man
 
 
 def connect(address: str | None) -> Jobs:
-    """The jobs of the cluster at `address`; by default `$RAY_API_SERVER_ADDRESS`, else port 8265 of
-    this machine. A token in the default file is used, as Ray itself does only if it is told to.
+    """The jobs of the cluster at `address`; by default, and for `auto`, `$RAY_API_SERVER_ADDRESS`,
+    else port 8265 of this machine. A token in the default file is used, as Ray itself does only if
+    it is told to.
     """
     if any(map(os.environ.get, _TOKENS)) or (Path.home() / ".ray" / "auth_token").exists():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-    url = address or os.environ.get(VARIABLE) or DEFAULT
+    url = (address if address != "auto" else None) or os.environ.get(VARIABLE) or DEFAULT
     from orchestrator.backends import ray_settings
 
     ray_settings.apply(url)

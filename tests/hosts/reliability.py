@@ -1,7 +1,8 @@
 """The published table of what a sweep survives: one line for each case, written by its test.
 
 `RELIABILITY_TABLE=docs/reliability.md pytest -m cluster tests/hosts/test_kills*.py …` puts what
-the tests found between the markers of that file; without the variable nothing is written.
+the tests found between the markers of that file; without the variable nothing is written. The last
+cases, on a local cluster, are those of tests/test_kill.py.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ HEAD = "| case | what must hold | last run | |\n|---|---|---|---|"
 PASSED, FAILED = "passed", "**failed**"
 
 _SAME = "nothing lost, nothing twice, the same registry"
+_ONCE = "nothing lost, nothing twice"
+_ENDS = (
+    "ends within 30 s with code 2, a sentence and no process left; then the same command goes on; "
+    f"{_ONCE}"
+)
 CASES: dict[str, tuple[str, str]] = {
     "driver": ("SIGKILL of the command, at random moments", f"the same command goes on; {_SAME}"),
     "trainable": ("SIGKILL of the processes that wait for trials", f"the sweep goes on; {_SAME}"),
@@ -45,6 +51,9 @@ CASES: dict[str, tuple[str, str]] = {
     ),
     "leave": ("a machine leaves", "its trials lose their current epoch at most"),
     "demand": ("a sweep for GPUs where there are none", "pending fractions of a GPU, visible"),
+    "PoolManager": ("SIGKILL of the pools' manager, local cluster", f"the sweep goes on; {_ONCE}"),
+    "gcs_server": ("SIGKILL of Ray's `gcs_server`, local cluster", _ENDS),
+    "raylet": ("SIGKILL of Ray's `raylet`, local cluster", _ENDS),
 }  # fmt: skip
 """Name → (what happens, what must hold), in the table's order. Each has one test."""
 

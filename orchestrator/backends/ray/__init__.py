@@ -5,6 +5,7 @@
                 TuneScheduler, TuneCallback, and the trainable that waits for a pool
 `pool_manager`  the actor that starts pools and knows which has which trial; how many trials are
                 in flight
+`watchdog`      ends a command whose cluster has died or does not answer
 `cluster`       connecting, nodes, calling a function on every node, the shared-storage check
 `jobs`          commands on the head of a running cluster, from a laptop (Ray Jobs)
 """

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import ray
+from ray._private import services
+from ray._private import worker as ray_worker
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError, TaskUnschedulableError
 from ray.job_config import JobConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from orchestrator.backends.ray.watchdog import Watchdog
 from orchestrator.backends.ray_settings import own_folder
 from orchestrator.data.prepared.store import Present, presence
 from orchestrator.errors import BackendError, InvalidInput
@@ -109,31 +116,65 @@ def connect(cluster: Cluster) -> None:
         options |= {"include_dashboard": False, "object_store_memory": 100 * 2**20}
         if folder := own_folder():
             options["_temp_dir"] = folder
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=cluster.address or "local", **options)
     except Exception as error:  # Ray raises plain ones too, such as when it starts too slowly
         raise _unusable(cluster.address, reason(error)) from error
+    except SystemExit as ended:  # what Ray makes of SIGTERM
+        raise KeyboardInterrupt from ended
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, handler)  # Ray has replaced it by one that just exits
+    if not cluster.address:
+        # Ray would print its log after a process of it has died; `Watchdog` says that in a line.
+        worker: Any = ray_worker.global_worker
+        worker.gcs_error_subscriber.close()
 
 
 @contextmanager
-def connected(address: str) -> Iterator[None]:
-    """Connect to the cluster at that address; disconnect at the end."""
-    try:
-        connect(Cluster(address))
-        yield
-    finally:
-        ray.shutdown()
+def connected(cluster: Cluster) -> Iterator[None]:
+    """Connect, or start a local cluster; disconnect or end it afterwards.
+
+    Raises `BackendError` if that fails, or if the cluster dies meanwhile (see `Watchdog`).
+    """
+    refused = partial(_unusable, cluster.address)
+    with Watchdog(local=cluster.address is None, refused=refused) as watchdog:
+        try:
+            connect(cluster)
+            watchdog.connected()
+            yield
+        except Exception as error:
+            if cause := watchdog.cause(error):
+                raise cause from error
+            raise
+        finally:
+            watchdog.leaving()
+            ray.shutdown()
 
 
 def check_reachable(address: str) -> None:
-    """`BackendError` at once if nobody listens at HOST:PORT; Ray itself tries for minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    """`BackendError` at once if nobody listens there; Ray itself tries for minutes.
+
+    `auto` is what $RAY_ADDRESS names, or the cluster that was started on this machine.
+    """
+    named, whence = address, ""
+    if address == "auto":
+        try:
+            named = services.get_ray_address_from_environment(address, None)
+        except ConnectionError:
+            return  # there is none; Ray says so at once
+        given = os.environ.get("RAY_ADDRESS")
+        whence = "$RAY_ADDRESS is " if given else "the last one that was started here was at "
+        whence = f"{whence}{named}: "
+    host, colon, port = named.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdecimal():
-        return  # `auto` and the like
+        return  # Ray says what it makes of it
     try:
-        socket.create_connection((host, int(port)), timeout=10).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, OverflowError, UnicodeError) as error:
-        raise _unusable(address, str(error)) from error
+        raise _unusable(address, f"{whence}{error}") from error
 
 
 def device_kind(device: str) -> str:

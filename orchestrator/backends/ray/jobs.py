@@ -26,7 +26,7 @@ from ray.job_submission import JobDetails, JobSubmissionClient, JobType
 from orchestrator.errors import BackendError, InvalidInput, OrchestrateError
 from orchestrator.storage.addresses import check_address
 
-_TIMEOUT = 60.0
+_TIMEOUT = 15.0
 """Seconds that an answer may take; following a log has no limit."""
 _STOP = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "60"}
 """A stopped sweep ends as by Ctrl-C, and has the time to: Ray's default is SIGTERM, which its own

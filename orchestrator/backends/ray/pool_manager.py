@@ -29,6 +29,8 @@ FIRST_ROOM = {"CPU": 8, "GPU": 32}
 """Trials that a device has room for at first."""
 _CALLERS = 1000
 """Trials that may wait for a report of one pool at a time."""
+_RESTARTS = 10
+"""Of a `PoolManager` whose process dies."""
 _SLOTS_SECONDS = 0.5
 """How long pools have to say how many slots they have; they may be busy starting."""
 POOL_GONE = (RayActorError, ActorUnschedulableError)
@@ -51,7 +53,8 @@ class PoolManager:
 
     It starts a pool when its node is seen or its first trial comes, and again after it died. It
     owns the pools, so they end with the command, and it runs on the command's node, which does not
-    leave the cluster before the command ends.
+    leave the cluster before the command ends. If its process dies, its pools do too, and Ray starts
+    it again: it has nothing to remember then, and the trials enter new pools.
     """
 
     def __init__(self, config: PoolConfig) -> None:
@@ -207,6 +210,7 @@ class Pools:
         remote: Any = ray.remote(PoolManager)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options = {"name": self.name, "namespace": NAMESPACE, "num_cpus": 0}
+        options |= {"max_restarts": _RESTARTS, "max_task_retries": -1}
         self._manager = remote.options(**options, scheduling_strategy=here).remote(config)
 
     def poll(self) -> int:

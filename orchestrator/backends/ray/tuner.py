@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-import signal
 import tempfile
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from orchestrator.backends.ray.cluster import (
     NAMESPACE,
     Cluster,
     check_storage,
-    connect,
+    connected,
     device_kind,
 )
 from orchestrator.backends.ray.dispatcher import Dispatcher
@@ -37,6 +36,10 @@ from orchestrator.spec import Trial
 class_cache.ENV_VARS_TO_PROPAGATE = {
     name for name in class_cache.ENV_VARS_TO_PROPAGATE if not name.startswith("AWS_")
 }
+
+# A trial whose process has died is tried again, and a cluster's end is a sentence; Tune would print
+# a traceback for each trial.
+logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
 
 _POOL_ATTEMPTS = 5
 _LAST_RECORDS_SECONDS = 3.0
@@ -64,24 +67,21 @@ def run(
     """
     # Not in the sweep's folder: nobody reads Tune's files back, and that disk may be full.
     tune_files = Path(tempfile.mkdtemp(prefix="orchestrate-tune-"))
-    handler = signal.getsignal(signal.SIGTERM)
     try:
-        connect(cluster)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)  # Ray has replaced it by one that just exits
-        if cluster.address:
-            check_storage(config.uri or config.out, config.suite, config.data_root, cluster.device)
-        capacity = Capacity(
-            device_kind(cluster.device), cluster.width, growing=cluster.address is not None
-        )
-        pools = Pools(config, cluster.device, capacity)
-        pools.poll()  # the pools start while Tune does
-        dispatcher = Dispatcher(search, config, pools, observe, notify)
-        _tuner(dispatcher, pools, cluster.device, tune_files).fit()
-        pools.close("the sweep is over", _LAST_RECORDS_SECONDS)
-        dispatcher.raise_error()
+        with connected(cluster):
+            if cluster.address:
+                out = config.uri or config.out
+                check_storage(out, config.suite, config.data_root, cluster.device)
+            capacity = Capacity(
+                device_kind(cluster.device), cluster.width, growing=cluster.address is not None
+            )
+            pools = Pools(config, cluster.device, capacity)
+            pools.poll()  # the pools start while Tune does
+            dispatcher = Dispatcher(search, config, pools, observe, notify)
+            _tuner(dispatcher, pools, cluster.device, tune_files).fit()
+            pools.close("the sweep is over", _LAST_RECORDS_SECONDS)
+            dispatcher.raise_error()
     finally:
-        ray.shutdown()
         shutil.rmtree(tune_files, ignore_errors=True)
 
 

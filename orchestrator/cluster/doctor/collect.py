@@ -7,11 +7,16 @@ import socket
 import sqlite3
 import urllib.error
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cluster.doctor.probe import SECONDS, probe_machine
+from orchestrator.cluster.doctor.probe import (
+    PROBE_SECONDS,
+    SECONDS,
+    probe_machine,
+    start_probe,
+)
 from orchestrator.cluster.doctor.records import (
     DoctorOptions,
     Inspection,
@@ -20,7 +25,7 @@ from orchestrator.cluster.doctor.records import (
     TrackingStatus,
 )
 from orchestrator.data.prepared.store import presence
-from orchestrator.errors import InvalidInput
+from orchestrator.errors import InvalidInput, StorageError
 from orchestrator.storage.addresses import redacted
 from orchestrator.storage.files import open_regular, reason
 from orchestrator.storage.sharing import (
@@ -60,20 +65,18 @@ def inspect(options: DoctorOptions) -> Inspection:
             tasks=suite.tasks if suite else (),
             backbone=options.backbone,
         )
-        with ThreadPoolExecutor(2) as threads:
-            uri = options.tracking_uri
-            tracking = threads.submit(tracking_status, uri) if uri else None
-            here = threads.submit(probe_machine, request)
-            machines = _probe_nodes(request, nodes, shared, data) if nodes else ()
-            probe = here.result()
+        uri = options.tracking_uri
+        tracking = start_probe(PROBE_SECONDS, tracking_status, uri) if uri else None
+        here = start_probe(NODE_SECONDS, probe_machine, request)
+        machines = _probe_nodes(request, nodes, shared, data) if nodes else ()
         return Inspection(
             **vars(options),
-            here=Machine("this machine", probe),
+            here=Machine("this machine", here()),
             nodes=machines,
-            out_kind="" if not out or is_uri(out) else filesystem(Path(out)),
+            out_kind=_kind(out),
             out_problem=problem,
             locks=shared.locks if shared else "",
-            tracking=tracking.result() if tracking else None,
+            tracking=_answered(uri, tracking) if tracking else None,
         )
 
 
@@ -81,10 +84,36 @@ def absolute_location(paths: SweepPaths) -> str:
     """A sweep's location as other machines must find it; `InvalidInput` for a file."""
     if paths.uri:
         return paths.uri
-    path = paths.out.expanduser().resolve()
-    if path.exists() and not path.is_dir():
+    try:
+        path, wrong = start_probe(PROBE_SECONDS, _resolved, paths.out)()
+    except TimeoutError as error:
+        raise StorageError(f"--out '{paths.out}': {error}. Is what it lies on mounted?") from None
+    if wrong:
         raise InvalidInput(f"--out '{paths.out}' is a file; name a folder, or s3://BUCKET/PATH.")
     return str(path)
+
+
+def _resolved(out: Path) -> tuple[Path, bool]:
+    """The absolute path, and whether something else than a folder is there."""
+    path = out.expanduser().resolve()
+    return path, path.exists() and not path.is_dir()
+
+
+def _kind(out: str) -> str:
+    """The file system of the output folder; empty if there is none, or if it does not answer."""
+    if not out or is_uri(out):
+        return ""
+    try:
+        return start_probe(PROBE_SECONDS, filesystem, Path(out))()
+    except TimeoutError:
+        return ""
+
+
+def _answered(uri: str, tracking: Callable[[], TrackingStatus]) -> TrackingStatus:
+    try:
+        return tracking()
+    except TimeoutError as error:
+        return TrackingStatus(redacted(uri), f"does not answer ({error})", fix=_START)
 
 
 def _connect(address: str | None, stack: contextlib.ExitStack) -> Any:
@@ -96,7 +125,7 @@ def _connect(address: str | None, stack: contextlib.ExitStack) -> Any:
     ray_settings.apply(address)
     from orchestrator.backends.ray import cluster
 
-    stack.enter_context(cluster.connected(address))
+    stack.enter_context(cluster.connected(cluster.Cluster(address)))
     return cluster.nodes()
 
 
@@ -104,10 +133,13 @@ def _leave_marker(out: str, stack: contextlib.ExitStack) -> tuple[SharedCheck | 
     """The marker in `out`, or why none could be written."""
     if not out:
         return None, ""
+    check = SharedCheck(out)
     try:
-        return stack.enter_context(SharedCheck(out)), ""
-    except OSError as error:
+        start_probe(PROBE_SECONDS, check.__enter__)()
+    except OSError as error:  # a TimeoutError too
         return None, short_error(error)
+    stack.push(lambda *_: start_probe(PROBE_SECONDS, check.__exit__)())
+    return check, ""
 
 
 def _unprepared_root(options: DoctorOptions) -> str:
@@ -116,7 +148,11 @@ def _unprepared_root(options: DoctorOptions) -> str:
     """
     if options.suite is None or is_uri(options.out):
         return ""
-    found = presence(options.suite.store, options.suite.tasks, options.data_root)
+    given = (options.suite.store, options.suite.tasks, options.data_root)
+    try:
+        found = start_probe(PROBE_SECONDS, presence, *given)()
+    except TimeoutError:
+        return ""  # this machine's own probe of the data says so
     return "" if all(task.fingerprint for task in found) else str(options.data_root)
 
 

@@ -9,13 +9,16 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator.cluster.doctor import torch_probe
 from orchestrator.cluster.doctor.records import Gpu, ProbeRequest, ProbeResult
@@ -30,24 +33,55 @@ CODE = ("adapters", "orchestrator", "search_spaces")
 """The project's own packages."""
 SECONDS = 60.0
 """Time limit for importing torch and probing GPUs and weights."""
+PROBE_SECONDS = 25.0
+"""Time limit for every other probe: a share or a server that is away may never answer."""
 _SMI = ("nvidia-smi", "--query-gpu=driver_version,name", "--format=csv,noheader")
 _CGROUP = Path("/sys/fs/cgroup")
 _DIGITS = 12
 
+T = TypeVar("T")
+
 
 def probe_machine(request: ProbeRequest) -> ProbeResult:
-    """Everything that is requested; a probe that raises an error is added to `troubles`.
+    """Everything that is requested; a probe that fails or takes too long is added to `troubles`.
 
     Leaves no process, no GPU memory, and no file but the reply to a marker.
     """
     result = ProbeResult()
-    for probe in (_software, _ray, _machine, _driver, _torch, _data, _out):
+    probes = (_software, _ray, _machine, _driver, _torch, _data, _out)
+    limits = {probe: SECONDS + 1 if probe is _torch else PROBE_SECONDS for probe in probes}
+    asked = {probe: start_probe(limit, probe, request) for probe, limit in limits.items()}
+    for probe, answer in asked.items():
         try:
-            result = replace(result, **probe(request))
+            result = replace(result, **answer())
         except Exception as error:  # a failed probe is a finding, and the others go on
             name = probe.__name__.strip("_")
             result = replace(result, troubles=(*result.troubles, f"{name}: {error}"))
     return result
+
+
+def start_probe(seconds: float, probe: Callable[..., T], *given: Any) -> Callable[[], T]:
+    """Start a call in a thread of its own; returns a function that waits for its result.
+
+    That raises `TimeoutError` once the call has taken `seconds`; the thread is left behind then.
+    """
+    result: Future[T] = Future()
+    until = time.monotonic() + seconds
+
+    def run() -> None:
+        try:
+            result.set_result(probe(*given))
+        except BaseException as error:  # raised where the result is waited for
+            result.set_exception(error)
+
+    def answer() -> T:
+        done, _ = wait([result], max(until - time.monotonic(), 0))
+        if not done:
+            raise TimeoutError(f"no answer within {seconds:g} s")
+        return result.result()
+
+    threading.Thread(target=run, daemon=True).start()
+    return answer
 
 
 def code_fingerprints() -> tuple[tuple[str, str], ...]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray._private import services
 
 from orchestrator import tasks
 from orchestrator.backends.ray import cluster
@@ -83,6 +84,20 @@ def test_an_address_where_nobody_listens_is_named_at_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         check_reachable(f"127.0.0.1:{server.getsockname()[1]}")
     check_reachable("auto")
+
+
+def test_auto_names_the_dead_cluster_that_it_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(BackendError, match=rf"'auto'.*RAY_ADDRESS is {address}: .*refused"):
+        check_reachable("auto")
+    monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.setattr(services, "find_gcs_addresses", set)
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda _: address)
+    with pytest.raises(BackendError, match=rf"'auto'.*started here was at {address}: .*refused"):
+        check_reachable("auto")
 
 
 @pytest.mark.parametrize(

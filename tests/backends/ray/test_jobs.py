@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 
 import pytest
 import ray
 
+from orchestrator.backends.ray import jobs
 from orchestrator.backends.ray.jobs import Jobs
+from orchestrator.cluster import submitted
 from orchestrator.errors import BackendError, InvalidInput, OrchestrateError
 from tests.http_server import http_server
 
@@ -34,6 +37,21 @@ def test_who_answers(status: int, text: str, sentence: str) -> None:
         Jobs(address)
     assert address in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_dashboard_that_never_answers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_TIMEOUT", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(BackendError, match=f"no cluster answers at {address} .*timed out"):
+            Jobs(address)
+
+
+def test_auto_is_the_dashboard_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"GET /api/version": VERSION, "GET /api/jobs/": (200, "[]")}
+    with http_server(answers) as address:
+        monkeypatch.setenv("RAY_API_SERVER_ADDRESS", address)
+        assert submitted.connect("auto").address == address
 
 
 def test_the_address_given_is_the_one_asked(monkeypatch: pytest.MonkeyPatch) -> None:

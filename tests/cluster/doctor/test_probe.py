@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,8 +14,8 @@ import pytest
 
 from orchestrator import tasks
 from orchestrator.backbones.names import MINI_FILE
-from orchestrator.cluster.doctor import probe, torch_probe
-from orchestrator.cluster.doctor.records import ProbeRequest
+from orchestrator.cluster.doctor import collect, probe, torch_probe
+from orchestrator.cluster.doctor.records import DoctorOptions, ProbeRequest
 from orchestrator.storage.files import fingerprint
 from orchestrator.storage.sharing import SharedCheck
 from tests.commands import misleading
@@ -53,6 +54,52 @@ def test_everything_that_is_requested_is_reported(tmp_path: Path, mini_data: Pat
     assert min(found.memory_free, found.tmp_free, found.out_free or 0) > 0
     assert {task.problem for task in found.data} == {""}
     assert found.weights == fingerprint(MINI_FILE)
+
+
+def _hangs(*_: object) -> None:
+    time.sleep(60)
+
+
+def test_a_probe_that_takes_too_long_is_named_and_the_others_are_reported(
+    cheap: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "PROBE_SECONDS", 0.5)
+    monkeypatch.setattr(probe, "presence", _hangs)
+    monkeypatch.setattr(probe, "_free_memory", _hangs)
+    request = ProbeRequest(out=str(tmp_path), store=SUITE.store, tasks=SUITE.tasks)
+    found = probe.probe_machine(request)
+    late = "no answer within 0.5 s"
+    assert found.troubles == (f"machine: {late}", f"data: {late}")
+    assert found.out_free
+    assert found.versions
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("filesystem", {"out_kind": ""}),
+        ("SharedCheck", {"out_problem": "no answer within 0.5 s"}),
+        ("tracking_status", {"tracking": "does not answer (no answer within 0.5 s)"}),
+    ],
+)
+def test_what_the_doctor_asks_of_this_machine_has_a_limit_too(
+    name: str,
+    shown: dict[str, str],
+    cheap: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(collect, "PROBE_SECONDS", 0.5)
+    monkeypatch.setattr(probe, "PROBE_SECONDS", 0.5)
+    if name == "SharedCheck":
+        monkeypatch.setattr(SharedCheck, "__enter__", _hangs)
+    else:
+        monkeypatch.setattr(collect, name, _hangs)
+    options = DoctorOptions(out=str(tmp_path), suite=SUITE, tracking_uri="http://127.0.0.1:1")
+    found = collect.inspect(options)
+    for field, text in shown.items():
+        value = getattr(found, field)
+        assert (value.problem if field == "tracking" else value) == text
 
 
 def test_nothing_is_probed_that_was_not_requested(
