@@ -182,7 +182,7 @@ def _modules(
     picked = torch.stack([cores[index] for own in used for index in own], 1)
     stacked = (
         u.unsqueeze(1).expand(-1, len(used), -1, -1),
-        picked.unflatten(1, (len(used), -1)),
+        picked.view(len(picked), len(used), -1, *picked.shape[2:]),
         v.unsqueeze(1).expand(-1, len(used), -1, -1),
     )
     factors = (context.drop_factor(*pair).unbind(1) for pair in zip(names, stacked, strict=True))

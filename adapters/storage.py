@@ -115,7 +115,7 @@ def _read_config(path: Path) -> Adapter:
 def _require_regular(path: Path) -> None:
     """`OSError` for a pipe, which would wait for its writer for ever, or a device."""
     if path.exists() and not path.is_file():
-        raise OSError(f"{path} is no regular file")
+        raise OSError("it is no regular file")
 
 
 def _replace(path: Path, content: bytes) -> None:

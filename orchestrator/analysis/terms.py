@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import inf, prod
 from typing import Any
 
-import search_spaces
 from orchestrator.spec import RECIPE_FIELDS, Sweep
 
 
@@ -52,5 +52,17 @@ def _of_recipe(fields: Mapping[str, Any]) -> str:
 
 
 def _configurations(sweep: Sweep, name: str) -> str:
-    size = search_spaces.grid_size(search_spaces.from_yaml(sweep.spaces.get(name, {}))[0])
-    return str(min(number for number in (sweep.trials, size) if number is not None))
+    """All of a finite space, or the sweep's number of trials if that is smaller."""
+    sizes = [_values(form) for form in sweep.spaces.get(name, {}).values()]
+    least = min((n for n in (prod(sizes), float(sweep.trials or inf)) if n < inf), default=0)
+    return f"{least:.0f}"
+
+
+def _values(form: Any) -> float:
+    """How many values a field has in the YAML form of its space; infinite for a range of floats."""
+    if isinstance(form, list | tuple):
+        return len(form)
+    low, high, step = form["low"], form["high"], form.get("step")
+    if step is None and isinstance(low, int) and isinstance(high, int):
+        step = 1
+    return inf if step is None else (high - low) // step + 1

@@ -81,6 +81,10 @@ def _why_unknown(trial: Trial, found: SweepFile) -> str:
     if trial.weights != found.weights:
         return f"other weights of '{trial.backbone}'"
     fixed = {**asdict(sweep.recipe), **sweep.fixed.get(trial.adapter, {})}
+    if sweep.recipes == "published":  # which are not in sweep.json
+        fixed = dict(sweep.fixed.get(trial.adapter, {}))
+    elif trial.leaks and "schedule" not in sweep.fixed.get(trial.adapter, {}):
+        del fixed["schedule"]  # the scripts' own
     has = {**trial.params, **asdict(trial.recipe)}
     searched = sweep.spaces.get(trial.adapter, {})
     for name in sorted(fixed.keys() - searched.keys()):

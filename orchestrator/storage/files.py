@@ -150,7 +150,7 @@ def _no_constant(name: str) -> NoReturn:
 
 def whole_number(text: str, read: Callable[[str], int] = int) -> int:
     """The number that `read` makes of a text; `ValueError` for one of more than `MOST_DIGITS`."""
-    if len(text) > MOST_DIGITS or abs(value := read(text)) >= 10**MOST_DIGITS:
+    if len(text) > MOST_DIGITS + 1 or abs(value := read(text)) >= 10**MOST_DIGITS:
         raise ValueError(f"the number {text:.20}… is too large; allowed: {MOST_DIGITS} digits")
     return value
 

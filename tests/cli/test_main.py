@@ -142,7 +142,7 @@ def test_one_folder_from_first_run_to_extension(tmp_path: Path, here: Here) -> N
         file.rmdir()
     whole = SweepPaths(out).sweep.read_bytes()
     content = json.loads(whole)
-    content["sweep"]["tasks"] = ["ferns"]
+    content["sweep"]["tasks"] = ["weeds"]
     del content["checksum"]  # as a file of an earlier version
     SweepPaths(out).sweep.write_text(json.dumps(content))
     for name in ("report", "status", "audit"):

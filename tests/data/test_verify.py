@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.data import Progress
+from orchestrator.data import Progress, listing
 from orchestrator.data.listing import SPLITS
 from orchestrator.data.prepared.prepare import prepare_tasks
 from orchestrator.data.verify import VerifyReport, verify
@@ -160,14 +160,14 @@ def test_an_image_that_cannot_be_read_is_reported(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad = images(root, "val200")[1]
-    real = Path.read_bytes
+    real = listing.read_file
 
-    def read_bytes(self: Path) -> bytes:
-        if self == bad:
+    def read_file(path: Path, most: int | None) -> bytes:
+        if path == bad:
             raise PermissionError(13, "Permission denied")
-        return real(self)
+        return real(path, most)
 
-    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    monkeypatch.setattr(listing, "read_file", read_file)
     report = check(root)
     (problem,) = report.problems
     assert problem.endswith(f"val200.txt:2: {bad}: it cannot be read (Permission denied).")

@@ -448,7 +448,7 @@ def test_a_sweep_file_that_cannot_be_read_is_named(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(Path, "stat", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(InvalidInput, match=r"cannot be read: Permission denied\. Make the folder"):
         SweepFile.read(denied)
 

@@ -20,12 +20,14 @@ from tests.search.simulated import SimulatedSweep, configurations, simulate, stu
 TASKS = ("svhn", "digits")
 SVHN = {"scale": 80.0, "rank": 32, "init": "vu"}
 """As published for efft2."""
+WITH = {"cores": "shared", "dropout": 0.1, "layers": None}
+"""What the published number depended on beside, and one field more."""
 
 
 def spaced(task: str = "svhn", **changes: BaseDistribution) -> Study:
     space = {**search_spaces.get("efft2"), **changes}
     made = study(task, space=space)
-    return replace(made, params={**made.params, "dropout": 0.1, "layers": None})
+    return replace(made, params={**made.params, **WITH})
 
 
 def without(name: str, value: Any, task: str = "svhn") -> Study:
@@ -111,7 +113,7 @@ def test_a_field_held_at_another_value_leaves_it_out_too() -> None:
 
 
 def test_selections_become_the_adapters_lists_and_come_back() -> None:
-    made = study(space=search_spaces.PRESETS["ablation"](12))
+    made = study(space=search_spaces.PRESETS["ablation"]("efft2", 12))
     made = replace(made, params={**made.params, "layers": None, "sites": ["mhsa", "ffn"]})
     for index in range(15):
         point = search_spaces.grid_point(made.space, index)
@@ -125,7 +127,7 @@ def test_selections_become_the_adapters_lists_and_come_back() -> None:
 
 
 def test_every_ablation_is_searched_once_and_resumes(tmp_path: Path) -> None:
-    made = study(space=search_spaces.PRESETS["ablation"](4))
+    made = study(space=search_spaces.PRESETS["ablation"]("efft2", 4))
     made = replace(made, params={**made.params, "layers": None, "sites": ["mhsa", "ffn"]})
     first = simulate(tmp_path, studies=[made], sampler="tpe")
     first.run(7)

@@ -163,7 +163,6 @@ WINDOW = Window("p", "cpu", 0.0, 1.0, 1, 1, 1.0, 1.0, 1, ())
         ("index.json", lambda path: read_index(path.parent)),
         ("adapter_config.json", lambda path: adapters.load(vit_mini(), path.parent)),
         ("pools/p.jsonl", lambda path: throughput.append(path.parent, WINDOW)),
-        ("pools/q.jsonl", lambda path: throughput.read(path.parent)),
         ("train.txt", lambda path: _listed(path)),
         ("w.pth", lambda path: backbones.fingerprint(f"vit_mini@{path}")),
         ("mlflow.db", lambda path: mlflow._create_sqlite(path, "mark")),

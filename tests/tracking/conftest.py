@@ -15,6 +15,14 @@ from tests.commands import until
 from tests.tracking.synthetic import make_sweep
 
 
+def _size(file: Path) -> int:
+    """0 for a file that SQLite has just deleted."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database as `track` makes it, of a sweep without trials.
@@ -24,7 +32,7 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = make_sweep(tmp_path_factory.mktemp("template"), "template")
     with FolderLock(out) as lease:
         process = TrackingProcess(out, default_uri(out), lease.token).start()
-        until(lambda: any(file.stat().st_size > 50_000 for file in out.glob("mlflow.db*")))
+        until(lambda: any(_size(file) > 50_000 for file in out.glob("mlflow.db*")))
         process.stop()
     assert not (out / "mlflow.db").exists(), "half a database would never open again"
     track(out)

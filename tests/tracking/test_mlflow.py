@@ -390,7 +390,7 @@ def test_a_folder_that_cannot_be_written_is_named(
     monkeypatch.undo()
     (sweep / "mlflow.db").unlink()
     (sweep / "mlflow.db").mkdir()
-    with pytest.raises(TrackingError, match=r"mlflow\.db' is no regular file"):
+    with pytest.raises(TrackingError, match=r"it is no regular file: '.*mlflow\.db'"):
         track(sweep)
     (sweep / LOCK).unlink()
     (sweep / LOCK).mkdir()

@@ -129,8 +129,9 @@ def connect(cluster: Cluster) -> None:
             signal.signal(signal.SIGTERM, handler)  # Ray has replaced it by one that just exits
     if not cluster.address:
         # Ray would print its log after a process of it has died; `Watchdog` says that in a line.
-        worker: Any = ray_worker.global_worker
-        worker.gcs_error_subscriber.close()
+        subscriber = getattr(ray_worker.global_worker, "gcs_error_subscriber", None)
+        if subscriber is not None:
+            subscriber.close()
 
 
 @contextmanager
