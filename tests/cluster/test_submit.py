@@ -51,7 +51,8 @@ def test_every_option_of_sweep_reaches_the_head(here: Here, tmp_path: Path) -> N
     given = {
         "adapter": "lora", "tasks": "digits", "backbone": "vit_mini", "sampler": "random",
         "warm_start": "none", "stopping": "none", "protocol": "honest", "trials": "4",
-        "recipe": "shared", "seeds": "2", "replicate": "1", "epochs": "3", "set": "lr=0.01", "time_budget": "8h",
+        "recipe": "shared", "seeds": "2", "replicate": "1",
+        "epochs": "3", "set": "lr=0.01", "time_budget": "8h",
         "device": "cuda", "precision": "fp32", "backend": "ray", "width": "4",
         "tracking_uri": "http://127.0.0.1:5000", "out": "~/shared/x", "data_root": "/mnt/data",
         "suite_root": "/mnt/vtab", "space": str(tmp_path / "space.yaml"),
