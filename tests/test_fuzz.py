@@ -60,8 +60,8 @@ TEXTS = st.one_of(
 )
 OPTIONS = [
     "adapter", "tasks", "backbone", "preset", "sampler", "warm-start", "stopping", "protocol",
-    "recipe", "trials", "seeds", "replicate", "epochs", "set", "set=lr", "set=epochs", "set=precision",
-    "space", "time-budget", "device", "precision", "backend", "address", "width",
+    "recipe", "trials", "seeds", "replicate", "epochs", "set", "set=lr", "set=epochs",
+    "set=precision", "space", "time-budget", "device", "precision", "backend", "address", "width",
     "tracking-uri", "out", "data-root", "suite-root", "config",
 ]  # fmt: skip
 VALUES = st.recursive(
