@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import pytest
 import torch
 import yaml
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from orchestrator import sweep
@@ -36,7 +36,11 @@ SECONDS = 60
 """The longest that a case may take: hundreds of times what it needs on a quiet machine."""
 
 QUICK = settings(
-    max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=60,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.generate, Phase.shrink],  # explaining traces every line, which takes long
 )
 LONG = settings(QUICK, max_examples=500)
 AMOUNTS = [
@@ -185,14 +189,15 @@ def check(found: tuple[int, str], *named: str) -> None:
 
 def a_wrong_option(run: Command, case: tuple[str, str]) -> None:
     option, value = case
-    check(run.sweep(f"--{option}={value}"), value)
+    # What --set is given is shown as the value that it is in YAML, with its field.
+    check(run.sweep(f"--{option}={value}"), value, option.partition("=")[2])
 
 
 def a_wrong_field(run: Command, case: tuple[str, Any]) -> None:
     field, value = case
-    check(
-        run.sweep(f"--config={run.file(yaml.safe_dump({field: value}))}"), field.replace("_", " ")
-    )
+    inner = map(str, value) if isinstance(value, dict) else ()  # of `set` and `space`
+    found = run.sweep(f"--config={run.file(yaml.safe_dump({field: value}))}")
+    check(found, field.replace("_", " "), *inner)
 
 
 def a_wrong_space(run: Command, case: tuple[str, Any]) -> None:
