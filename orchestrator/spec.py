@@ -253,6 +253,18 @@ class Sweep:
     recipes: str = "shared"
     """`published`: each adapter's trials have the recipe of its authors' script; see `RECIPES`."""
 
+    def recipe_of(
+        self, adapter: str, protocol: str, published: Mapping[str, Any] | None = None
+    ) -> Recipe:
+        """The recipe of an adapter's trials but for what is searched.
+
+        `fixed` wins over the adapter's `published` recipe, and both over the schedule that the
+        paper protocol shares with its scripts.
+        """
+        theirs = {"schedule": "timm_epoch"} if protocol == "paper" else {}
+        fixed = {n: v for n, v in self.fixed.get(adapter, {}).items() if n in RECIPE_FIELDS}
+        return self.recipe.with_values({**theirs, **(published or {}), **fixed})
+
 
 @dataclass(frozen=True)
 class Trial:

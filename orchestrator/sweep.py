@@ -215,8 +215,8 @@ def conclude(storage: SweepStorage, failures: Mapping[str, str], command: str) -
     found = read_sweep(paths)
     results = Ledger(paths.ledger).results()
     left_out: list[str] = []
-    asked = SuggestionStore(paths.asks).keys(left_out.append)
-    wrong = misfits(found, results, asked, paths.trained(), failures)
+    suggested = SuggestionStore(paths.asks).keys(left_out.append)
+    wrong = misfits(found, results, suggested, paths.trained(), failures)
     summaries = {
         protocol: summarise(results, found.sweep, found.suite, protocol)
         for protocol in found.sweep.protocols

@@ -59,7 +59,10 @@ def _configurations(sweep: Sweep, name: str) -> str:
 
 
 def _values(form: Any) -> float:
-    """How many values a field has in the YAML form of its space; infinite for a range of floats."""
+    """How many values a field has in the YAML form of its space; infinite for a range of floats.
+
+    `search_spaces` could say so too, but loads Optuna, which no reader of results needs.
+    """
     if isinstance(form, list | tuple):
         return len(form)
     low, high, step = form["low"], form["high"], form.get("step")

@@ -19,13 +19,13 @@ from orchestrator.backbones.names import (
     MINI,
     MINI_FILE,
     architecture,
-    canonical,
     check,
     empty_model,
     image_size,
     local_file,
     prefix_of,
     pretrained,
+    timm_name,
 )
 from orchestrator.errors import CheckpointError, InvalidInput, unknown
 from orchestrator.storage import files
@@ -111,13 +111,11 @@ def own_statistics(name: str) -> Statistics | None:
 
     A bare architecture has the statistics of its tags if they all agree.
     """
-    tag, _, file = canonical(name).partition("@")
+    tag, _, file = timm_name(name).partition("@")
     if tag == MINI:
         return HALF
-    if "." not in tag and file.lower().endswith(
-        ".npz"
-    ):  # Google trained theirs on inputs in [-1, 1]
-        return HALF
+    if "." not in tag and file.lower().endswith(".npz"):
+        return HALF  # Google trained theirs on inputs in [-1, 1]
     import timm
 
     configs = [timm.get_pretrained_cfg(known) for known in pretrained(tag)]

@@ -25,19 +25,19 @@ _IN21K = {
 """The meanings that timm's old names in `_in21k` have had over time."""
 
 
-def canonical(name: str) -> str:
+def timm_name(name: str) -> str:
     """The name without what the hub prints before its tag: `hf-hub:timm/TAG`, `timm/TAG`."""
     return re.sub(r"^(hf[-_]hub:|hf://|https://huggingface\.co/)?timm/", "", name)
 
 
 def architecture(name: str) -> str:
     """The timm model name (with its tag, if any) of a backbone's name."""
-    return canonical(name).partition("@")[0]
+    return timm_name(name).partition("@")[0]
 
 
 def check(name: str) -> None:
     """`InvalidInput` unless the name has one of the three forms and determines its weights."""
-    tag, at, _ = canonical(name).partition("@")
+    tag, at, _ = timm_name(name).partition("@")
     if tag == MINI:
         return
     _check_known(tag)

@@ -69,18 +69,18 @@ class Interrupts:
             raise KeyboardInterrupt
 
     def _hear(self, pipe: int) -> None:
-        said = False
+        announced = False
         while True:
             ready, _, _ = select.select([pipe], [], [], 0.25)
             came = bool(ready and set(os.read(pipe, 64)) & set(_SIGNALS))
             now, first = time.monotonic(), self._first
             if first is None:
-                said, self._first = False, now if came else None
+                announced, self._first = False, now if came else None
             elif came and now - first > _ONE_SECONDS:
                 _stop_at_once()
-            elif not said and now - first > _QUIET_SECONDS:
-                said = True
-                _say(_ENDING)
+            elif not announced and now - first > _QUIET_SECONDS:
+                announced = True
+                _print(_ENDING)
 
 
 INTERRUPTS = Interrupts()
@@ -104,7 +104,7 @@ def answered() -> Iterator[None]:
     except BaseException:  # a module in C makes an error of its own of it
         if not received:
             raise
-        _say(MESSAGE)
+        _print(MESSAGE)
         raise SystemExit(CODE) from None
     finally:
         _restore(before)
@@ -115,10 +115,10 @@ def _replace(handler: Callable[[int, Any], None]) -> dict[signal.Signals, Any]:
     the background, `nohup`); returns the former ones.
     """
     before = {number: signal.getsignal(number) for number in _SIGNALS}
-    heeded = {number: former for number, former in before.items() if former != signal.SIG_IGN}
-    for number in heeded:
+    replaced = {number: former for number, former in before.items() if former != signal.SIG_IGN}
+    for number in replaced:
         signal.signal(number, handler)
-    return heeded
+    return replaced
 
 
 def _restore(handlers: dict[signal.Signals, Any]) -> None:
@@ -128,11 +128,11 @@ def _restore(handlers: dict[signal.Signals, Any]) -> None:
 
 def _stop_at_once() -> None:
     """End the process without its cleanup, as SIGKILL does: its children notice by themselves."""
-    _say(_AT_ONCE)
+    _print(_AT_ONCE)
     os._exit(CODE)
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     """Not through `sys.stderr`, which the main thread may have locked."""
     hidden = _SHOW_CURSOR if sys.stderr is not None and os.isatty(2) else b""
     os.write(2, hidden + f"orchestrate: {text}\n".encode())

@@ -87,8 +87,8 @@ def print_status(found: SweepFile, paths: SweepPaths) -> None:
 def print_problems(found: SweepFile, results: Sequence[TrialResult], paths: SweepPaths) -> None:
     """Print what of a sweep's folder does not belong together, or cannot be read."""
     left_out: list[str] = []
-    asked = SuggestionStore(paths.asks).keys(left_out.append)
-    _print_notes(misfits(found, results, asked, paths.trained()), left_out)
+    suggested = SuggestionStore(paths.asks).keys(left_out.append)
+    _print_notes(misfits(found, results, suggested, paths.trained()), left_out)
 
 
 def print_outcome(outcome: Outcome, paths: SweepPaths) -> None:

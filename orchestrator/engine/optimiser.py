@@ -73,8 +73,7 @@ class StackedAdamW:
         could run out of memory comes before the first change.
         """
         grad = torch.cat([_gradient(p) for p in self._parameters.values()], dim=1)
-        limits = [limit or inf for limit in clip] if any(clip) else [inf] * len(lr)
-        self._send_rates(lr, weight_decay, limits)
+        self._send_rates(lr, weight_decay, [limit or inf for limit in clip] or [inf] * len(lr))
         if any(clip):
             norm = torch.linalg.vector_norm(grad, dim=1, keepdim=True)
             grad = grad * (self._column(self._limits) / (norm + 1e-6)).clamp(max=1)

@@ -21,8 +21,8 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _MOST_DAYS = 3650
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?", re.ASCII)
 _TEXTS = (
-    "backbone", "preset", "sampler", "warm_start", "stopping", "protocol", "device", "precision",
-    "address", "tracking_uri", "out",
+    "backbone", "preset", "recipe", "sampler", "warm_start", "stopping", "protocol", "device",
+    "precision", "address", "tracking_uri", "out",
 )  # fmt: skip
 _PATHS = ("suite", "out", "data_root", "suite_root")
 

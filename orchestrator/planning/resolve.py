@@ -20,7 +20,7 @@ from adapters import Adapter, AdapterError, build, get
 from adapters import names as adapter_names
 from adapters.sites import Sites
 from orchestrator import tasks
-from orchestrator.backbones.names import canonical
+from orchestrator.backbones.names import timm_name
 from orchestrator.errors import InvalidInput, unknown
 from orchestrator.planning.config import SweepConfig
 from orchestrator.search.samplers import SAMPLERS
@@ -45,10 +45,10 @@ def plan_sweep(config: SweepConfig) -> tuple[Suite, Sweep]:
     suite = tasks.suite(config.suite)
     recipe = _recipe(config, suite)
     adapters = _adapters(config, suite)
-    backbone = canonical(config.backbone or suite.backbone)
+    backbone = timm_name(config.backbone or suite.backbone)
     defaults = _defaults(config, suite)
     resolved = {name: _space(name, config, defaults, recipe, backbone) for name in adapters}
-    asked = _asked_for(config, recipe)
+    given = _kept_fields(config, recipe)
     sweep = Sweep(
         suite=suite.name,
         backbone=backbone,
@@ -61,7 +61,7 @@ def plan_sweep(config: SweepConfig) -> tuple[Suite, Sweep]:
         replicate=config.replicate or suite.replicate,
         recipe=recipe,
         spaces={name: search_spaces.to_yaml(space) for name, (space, _) in resolved.items()},
-        fixed={name: {**own, **asked} for name, (_, own) in resolved.items() if own or asked},
+        fixed={name: {**own, **given} for name, (_, own) in resolved.items() if own or given},
         protocols=(_among("protocol", config.protocol or "honest", PROTOCOLS),),
         warm_start=_among("warm start", config.warm_start or "none", WARM_STARTS),
         recipes=_recipes(config, adapters),
@@ -101,16 +101,11 @@ def check_batches(studies: Sequence[Study], counts: Mapping[str, Mapping[str, in
 def _study(
     sweep: Sweep, task: str, name: str, protocol: str, data: DataIdentity, weights: str
 ) -> Study:
-    """What was given wins over the adapter's published recipe (if the sweep is under published
-    ones) and over the schedule that the paper protocol shares with its scripts.
-    """
-    theirs: dict[str, Any] = {"schedule": "timm_epoch"} if protocol == "paper" else {}
-    fixed = sweep.fixed.get(name, {})
+    fixed, published = sweep.fixed.get(name, {}), {}
     if sweep.recipes == "published":
-        theirs |= search_spaces.published_recipe(name, task)
-        if "epochs" in fixed:
-            theirs = {key: v for key, v in theirs.items() if key not in _EPOCHS}
-    of_recipe = {key: value for key, value in fixed.items() if key in RECIPE_FIELDS}
+        published = search_spaces.published_recipe(name, task)
+        if "epochs" in fixed:  # and with them warm-up and cool-down
+            published = {key: v for key, v in published.items() if key not in _EPOCHS}
     try:
         params = _adapter(name, fixed).to_dict()
         space = search_spaces.from_yaml(sweep.spaces.get(name, {}))[0]
@@ -122,7 +117,7 @@ def _study(
         backbone=sweep.backbone,
         adapter=name,
         params=params,
-        recipe=sweep.recipe.with_values({**theirs, **of_recipe}),
+        recipe=sweep.recipe_of(name, protocol, published),
         space=space,
         data=data,
         weights=weights,
@@ -144,7 +139,7 @@ def _recipes(config: SweepConfig, adapters: Sequence[str]) -> str:
     return kind
 
 
-def _asked_for(config: SweepConfig, recipe: Recipe) -> dict[str, Any]:
+def _kept_fields(config: SweepConfig, recipe: Recipe) -> dict[str, Any]:
     """The recipe fields that were given and that a study must not replace by published ones.
 
     Warm-up and cool-down follow a given number of epochs.

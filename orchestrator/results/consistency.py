@@ -19,14 +19,14 @@ _MOST_SHOWN = 8
 def misfits(
     found: SweepFile,
     results: Sequence[TrialResult],
-    asked: Mapping[str, Collection[str]],
+    suggested: Mapping[str, Collection[str]],
     trained: Collection[str],
     failures: Collection[str] = (),
 ) -> list[str]:
     """Sentences about results that `sweep.json` does not know, and about results that are lost.
 
     Args:
-        asked: study → the keys of the search trials that were suggested.
+        suggested: study → the keys of the search trials that were suggested.
         trained: the keys of the final trials whose adapters are there.
         failures: keys of trials that were given up: no row is expected of them.
     """
@@ -38,8 +38,8 @@ def misfits(
     return [
         *_unknown(strangers, len(results)),
         *_without_row(set(trained) - {row.key for row in results}),
-        *_lost(found, own, asked, frozenset(failures)),
-        *_not_asked(own, asked),
+        *_lost(found, own, suggested, frozenset(failures)),
+        *_not_suggested(own, suggested),
     ]
 
 
@@ -80,11 +80,9 @@ def _why_unknown(trial: Trial, found: SweepFile) -> str:
         return f"other images of task '{trial.task}'"
     if trial.weights != found.weights:
         return f"other weights of '{trial.backbone}'"
-    fixed = {**asdict(sweep.recipe), **sweep.fixed.get(trial.adapter, {})}
-    if sweep.recipes == "published":  # which are not in sweep.json
-        fixed = dict(sweep.fixed.get(trial.adapter, {}))
-    elif trial.leaks and "schedule" not in sweep.fixed.get(trial.adapter, {}):
-        del fixed["schedule"]  # the scripts' own
+    fixed = dict(sweep.fixed.get(trial.adapter, {}))
+    if sweep.recipes == "shared":  # published ones are not in sweep.json
+        fixed |= asdict(sweep.recipe_of(trial.adapter, trial.protocol))
     has = {**trial.params, **asdict(trial.recipe)}
     searched = sweep.spaces.get(trial.adapter, {})
     for name in sorted(fixed.keys() - searched.keys()):
@@ -96,7 +94,7 @@ def _why_unknown(trial: Trial, found: SweepFile) -> str:
 def _lost(
     found: SweepFile,
     own: Mapping[str, Sequence[TrialResult]],
-    asked: Mapping[str, Collection[str]],
+    suggested: Mapping[str, Collection[str]],
     failures: frozenset[str],
 ) -> Iterator[str]:
     """Of studies beyond their search: what must have been trained before, and has no row."""
@@ -106,7 +104,7 @@ def _lost(
             continue
         here = {row.key for row in rows}
         lost = {
-            "search": {*asked.get(study, ()), *_searched(found, rows)} - here - failures,
+            "search": {*suggested.get(study, ()), *_searched(found, rows)} - here - failures,
             "replicate": _replicates(found, rows) - here - failures if "final" in stages else set(),
         }
         counts = [f"{len(keys)} of its {stage} trials" for stage, keys in lost.items() if keys]
@@ -141,13 +139,13 @@ def _replicates(found: SweepFile, rows: Sequence[TrialResult]) -> set[str]:
     }
 
 
-def _not_asked(
-    own: Mapping[str, Sequence[TrialResult]], asked: Mapping[str, Collection[str]]
+def _not_suggested(
+    own: Mapping[str, Sequence[TrialResult]], suggested: Mapping[str, Collection[str]]
 ) -> Iterator[str]:
     strange = {
-        study: sum(row.trial.stage == "search" and row.key not in asked[study] for row in rows)
+        study: sum(row.trial.stage == "search" and row.key not in suggested[study] for row in rows)
         for study, rows in own.items()
-        if asked.get(study)
+        if suggested.get(study)
     }
     for study, number in strange.items():
         if number:

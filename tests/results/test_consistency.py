@@ -19,7 +19,7 @@ ROWS = sweep_results()
 FILE = SweepFile(
     "id", SWEEP, SUITE, {}, {t: synthetic.identity(t) for t in SWEEP.tasks}, WEIGHTS, "", 1.0
 )
-ASKED: Mapping[str, Collection[str]] = {
+SUGGESTED: Mapping[str, Collection[str]] = {
     name: {row.key for row in ROWS if (row.trial.study, row.trial.stage) == (name, "search")}
     for name in {row.trial.study for row in ROWS}
 }
@@ -27,12 +27,12 @@ TRAINED = {row.key for row in ROWS if row.trial.stage == "final"}
 
 
 def said(rows: list[TrialResult], file: SweepFile = FILE, **changes: Any) -> str:
-    return "\n".join(misfits(file, rows, **{"asked": ASKED, "trained": TRAINED, **changes}))
+    return "\n".join(misfits(file, rows, **{"suggested": SUGGESTED, "trained": TRAINED, **changes}))
 
 
 def test_a_whole_folder_says_nothing() -> None:
     assert said(ROWS) == ""
-    assert said([], asked={}, trained=()) == ""
+    assert said([], suggested={}, trained=()) == ""
 
 
 def test_a_running_search_says_nothing() -> None:
@@ -85,12 +85,12 @@ def test_a_search_row_is_missed_also_without_suggestions() -> None:
     repeated = {row.trial.config for row in ROWS if row.trial.stage == "final"}
     rest = [r for r in ROWS if r.trial.stage != "search" or r.trial.config not in repeated]
     assert len(rest) < len(ROWS)
-    assert "of its search trials, on which its winner depends" in said(rest, asked={})
+    assert "of its search trials, on which its winner depends" in said(rest, suggested={})
 
 
 def test_rows_that_were_not_suggested_are_counted() -> None:
-    one = next(iter(ASKED["digits/lora"]))
-    fewer = {**ASKED, "digits/lora": set(ASKED["digits/lora"]) - {one}}
+    one = next(iter(SUGGESTED["digits/lora"]))
+    fewer = {**SUGGESTED, "digits/lora": set(SUGGESTED["digits/lora"]) - {one}}
     assert "digits/lora: the ledger has search trials that this sweep did not suggest" in said(
-        ROWS, asked=fewer
+        ROWS, suggested=fewer
     )

@@ -160,22 +160,22 @@ def check_reachable(address: str) -> None:
 
     `auto` is what $RAY_ADDRESS names, or the cluster that was started on this machine.
     """
-    named, whence = address, ""
+    named, source = address, ""
     if address == "auto":
         try:
             named = services.get_ray_address_from_environment(address, None)
         except ConnectionError:
             return  # there is none; Ray says so at once
         given = os.environ.get("RAY_ADDRESS")
-        whence = "$RAY_ADDRESS is " if given else "the last one that was started here was at "
-        whence = f"{whence}{named}: "
+        source = "$RAY_ADDRESS is " if given else "the last one that was started here was at "
+        source = f"{source}{named}: "
     host, colon, port = named.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdecimal():
         return  # Ray says what it makes of it
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, OverflowError, UnicodeError) as error:
-        raise _unusable(address, f"{whence}{error}") from error
+        raise _unusable(address, f"{source}{error}") from error
 
 
 def device_kind(device: str) -> str:

@@ -6,7 +6,6 @@ truth values.
 
 from __future__ import annotations
 
-import os
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from orchestrator.data.layouts.shards import check_overlap, shards
 from orchestrator.data.layouts.tree import ListEntry
 from orchestrator.data.listing import SPLITS, Item, Listing, stamp_of
 from orchestrator.spec import Task
+from orchestrator.storage.files import open_regular, reason
 
 _BATCH, _KEPT = 64, 4
 """Rows that are read at once, and such batches in memory: threads read nearly in order. A whole row
@@ -171,8 +171,7 @@ def read(
 def _labels(path: Path, image: str, label: str, problems: list[str]) -> list[Value]:
     """The label column; none, with a problem, if the file or its columns cannot be used."""
     try:
-        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
-            raise OSError("it is no regular file")
+        open_regular(path).close()  # pyarrow would wait at a pipe
         with pq.ParquetFile(path) as file:
             before = len(problems)
             problems.extend(_column_problems(path, file.schema_arrow, image, label))
@@ -180,7 +179,11 @@ def _labels(path: Path, image: str, label: str, problems: list[str]) -> list[Val
                 return []
             values = file.read(columns=[label]).column(0).to_pylist()
     except (OSError, pa.ArrowException, ValueError) as error:  # ValueError: no UTF-8
-        what = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+        what = (
+            "is missing"
+            if isinstance(error, FileNotFoundError)
+            else f"cannot be read ({reason(error)})"
+        )
         problems.append(f"{path}: this Parquet file {what}.")
         return []
     if not values:

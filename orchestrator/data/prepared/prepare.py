@@ -219,8 +219,9 @@ def _make(
         raise DataError(problem_report(f"{suite.name}/{task.name}", problems))
     shape = (task.classes, suite.side, suite.view)
     manifest = Manifest(arrow.VERSION, _state_of(states), *shape, done, source.names())
-    said = deviations(suite, {task.name: manifest.counts})  # by every command that uses the task
-    manifest = replace(manifest, notes=(*found.notes, *(() if said else found.deviations)))
+    # Every command that uses the task tells of its numbers of images by itself.
+    differing = deviations(suite, {task.name: manifest.counts})
+    manifest = replace(manifest, notes=(*found.notes, *(() if differing else found.deviations)))
     for name in SPLITS:
         (draft / f"{name}.json").unlink()
     manifest.write(draft)
