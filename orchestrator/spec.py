@@ -250,20 +250,27 @@ class Sweep:
     warm_start: str = "none"
     """`published`: each study tries the authors' configuration first, if its space has it."""
 
-    recipes: str = "shared"
-    """`published`: each adapter's trials have the recipe of its authors' script; see `RECIPES`."""
+    published_recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By `task/adapter`, for every task of the suite, the recipe fields of the authors' script.
 
-    def recipe_of(
-        self, adapter: str, protocol: str, published: Mapping[str, Any] | None = None
-    ) -> Recipe:
-        """The recipe of an adapter's trials but for what is searched.
+    Empty with a shared recipe.
+    """
 
-        `fixed` wins over the adapter's `published` recipe, and both over the schedule that the
-        paper protocol shares with its scripts.
+    @property
+    def recipe_kind(self) -> str:
+        """`published` if every adapter has the recipe of its authors' script, else `shared`."""
+        return "published" if self.published_recipes else "shared"
+
+    def recipe_of(self, task: str, adapter: str, protocol: str) -> Recipe:
+        """The recipe of a study's trials but for what is searched.
+
+        `fixed` wins over the published recipe, and both over the schedule that the paper protocol
+        shares with its scripts.
         """
         theirs = {"schedule": "timm_epoch"} if protocol == "paper" else {}
         fixed = {n: v for n, v in self.fixed.get(adapter, {}).items() if n in RECIPE_FIELDS}
-        return self.recipe.with_values({**theirs, **(published or {}), **fixed})
+        published = self.published_recipes.get(f"{task}/{adapter}", {})
+        return self.recipe.with_values({**theirs, **published, **fixed})
 
 
 @dataclass(frozen=True)

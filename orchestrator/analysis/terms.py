@@ -15,7 +15,7 @@ def terms(sweep: Sweep) -> list[str]:
     A field of the recipe is nobody's own: where some adapters search it and others hold it, or
     where one tries more configurations than another, a better number may come from that.
     """
-    if sweep.recipes == "published":
+    if sweep.published_recipes:
         first = (
             "Every adapter was trained with the recipe of its authors' script (--recipe published):"
             " a difference between two adapters is one between their recipes as well, and none of "

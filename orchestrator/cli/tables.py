@@ -53,7 +53,7 @@ def print_plan(planned: Planned) -> None:
         seconds += work * rates[study.adapter]
     console.print(table)
     recipe = ", ".join(f"{name}={value}" for name, value in asdict(sweep.recipe).items())
-    if sweep.recipes == "published":
+    if sweep.published_recipes:
         recipe = f"that of each adapter's authors; where they say nothing, {recipe}"
     console.print(f"recipe: {recipe}")
     console.print(f"sampler {sweep.sampler}, stopping {sweep.stopping}, seeds {sweep.seeds}")

@@ -15,13 +15,14 @@ def extend(old: Sweep, new: Sweep, suite: Suite) -> Sweep:
     More seeds, trials, tasks, adapters, replicated configurations and another protocol extend it.
     Anything else would make its results incomparable: `InvalidInput` says what differs.
     """
-    same = ("suite", "backbone", "sampler", "stopping", "recipe", "recipes", "seed", "warm_start")
-    differing = [n for n in same if getattr(old, n) != getattr(new, n)]
-    shared = set(old.adapters) & set(new.adapters)
+    same = ("suite", "backbone", "sampler", "stopping", "recipe", "recipe_kind", "seed")
+    differing = [n for n in (*same, "warm_start") if getattr(old, n) != getattr(new, n)]
+    both = set(old.adapters) & set(new.adapters)
+    studies = {f"{task}/{name}" for name in both for task in old.tasks}
     differing += [
         f"{part}[{name}]"
-        for part in ("spaces", "fixed")
-        for name in sorted(shared)
+        for part, names in (("spaces", both), ("fixed", both), ("published_recipes", studies))
+        for name in sorted(names)
         if getattr(old, part).get(name, {}) != getattr(new, part).get(name, {})
     ]
     differing += [n for n in ("seeds", "replicate") if getattr(new, n) < getattr(old, n)]
@@ -48,6 +49,7 @@ def extend(old: Sweep, new: Sweep, suite: Suite) -> Sweep:
         adapters=tuple(dict.fromkeys((*old.adapters, *new.adapters))),
         spaces={**old.spaces, **new.spaces},
         fixed={**old.fixed, **new.fixed},
+        published_recipes={**old.published_recipes, **new.published_recipes},
         protocols=tuple(name for name in PROTOCOLS if name in (*old.protocols, *new.protocols)),
     )
 

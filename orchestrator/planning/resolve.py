@@ -49,6 +49,7 @@ def plan_sweep(config: SweepConfig) -> tuple[Suite, Sweep]:
     defaults = _defaults(config, suite)
     resolved = {name: _space(name, config, defaults, recipe, backbone) for name in adapters}
     given = _kept_fields(config, recipe)
+    fixed = {name: {**own, **given} for name, (_, own) in resolved.items()}
     sweep = Sweep(
         suite=suite.name,
         backbone=backbone,
@@ -61,10 +62,10 @@ def plan_sweep(config: SweepConfig) -> tuple[Suite, Sweep]:
         replicate=config.replicate or suite.replicate,
         recipe=recipe,
         spaces={name: search_spaces.to_yaml(space) for name, (space, _) in resolved.items()},
-        fixed={name: {**own, **given} for name, (_, own) in resolved.items() if own or given},
+        fixed={name: fields for name, fields in fixed.items() if fields},
         protocols=(_among("protocol", config.protocol or "honest", PROTOCOLS),),
         warm_start=_among("warm start", config.warm_start or "none", WARM_STARTS),
-        recipes=_recipes(config, adapters),
+        published_recipes=_published_recipes(config, suite, fixed),
     )
     _check_grid(sweep)
     return suite, sweep
@@ -101,13 +102,8 @@ def check_batches(studies: Sequence[Study], counts: Mapping[str, Mapping[str, in
 def _study(
     sweep: Sweep, task: str, name: str, protocol: str, data: DataIdentity, weights: str
 ) -> Study:
-    fixed, published = sweep.fixed.get(name, {}), {}
-    if sweep.recipes == "published":
-        published = search_spaces.published_recipe(name, task)
-        if "epochs" in fixed:  # and with them warm-up and cool-down
-            published = {key: v for key, v in published.items() if key not in _EPOCHS}
     try:
-        params = _adapter(name, fixed).to_dict()
+        params = _adapter(name, sweep.fixed.get(name, {})).to_dict()
         space = search_spaces.from_yaml(sweep.spaces.get(name, {}))[0]
     except (AdapterError, ValueError) as error:  # a folder's adapter that is not installed here
         raise InvalidInput(f"study '{task}/{name}': {error}") from error
@@ -117,7 +113,7 @@ def _study(
         backbone=sweep.backbone,
         adapter=name,
         params=params,
-        recipe=sweep.recipe_of(name, protocol, published),
+        recipe=sweep.recipe_of(task, name, protocol),
         space=space,
         data=data,
         weights=weights,
@@ -125,18 +121,31 @@ def _study(
     )
 
 
-def _recipes(config: SweepConfig, adapters: Sequence[str]) -> str:
-    """`InvalidInput` if an adapter of the sweep has no published recipe."""
-    kind = _among("recipe", config.recipe or "shared", RECIPES)
+def _published_recipes(
+    config: SweepConfig, suite: Suite, fixed: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """`Sweep.published_recipes` of the adapters in `fixed`; `InvalidInput` if one has no recipe.
+
+    Where epochs are given, the script's warm-up and cool-down go with its epochs.
+    """
+    if _among("recipe", config.recipe or "shared", RECIPES) == "shared":
+        return {}
     known = search_spaces.with_recipes()
-    without = [name for name in adapters if name not in known] if kind == "published" else []
-    if without:
+    if without := [name for name in fixed if name not in known]:
         raise InvalidInput(
             f"--recipe published: no recipe of {', '.join(without)} is known (no public code, "
             "another optimiser, or a baseline of many papers); "
             f"choose among {', '.join(known)} with --adapter, or --recipe shared."
         )
-    return kind
+    return {
+        f"{task.name}/{name}": {
+            key: value
+            for key, value in search_spaces.published_recipe(name, task.name).items()
+            if key not in _EPOCHS or "epochs" not in fields
+        }
+        for name, fields in fixed.items()
+        for task in suite.tasks
+    }
 
 
 def _kept_fields(config: SweepConfig, recipe: Recipe) -> dict[str, Any]:

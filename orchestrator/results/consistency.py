@@ -80,9 +80,8 @@ def _why_unknown(trial: Trial, found: SweepFile) -> str:
         return f"other images of task '{trial.task}'"
     if trial.weights != found.weights:
         return f"other weights of '{trial.backbone}'"
-    fixed = dict(sweep.fixed.get(trial.adapter, {}))
-    if sweep.recipes == "shared":  # published ones are not in sweep.json
-        fixed |= asdict(sweep.recipe_of(trial.adapter, trial.protocol))
+    recipe = sweep.recipe_of(trial.task, trial.adapter, trial.protocol)
+    fixed = {**sweep.fixed.get(trial.adapter, {}), **asdict(recipe)}
     has = {**trial.params, **asdict(trial.recipe)}
     searched = sweep.spaces.get(trial.adapter, {})
     for name in sorted(fixed.keys() - searched.keys()):

@@ -115,8 +115,20 @@ def test_a_published_recipe_holds_per_task_and_what_is_given_wins() -> None:
     published = plan_sweep(
         SweepConfig(suite="vtab", adapter=("ssf",), tasks=("kitti",), recipe="published")
     )[1]
-    with pytest.raises(InvalidInput, match="recipes: shared there, published now"):
-        extend(shared, published, tasks.suite("vtab"))
+    suite = tasks.suite("vtab")
+    with pytest.raises(InvalidInput, match="recipe_kind: shared there, published now"):
+        extend(shared, published, suite)
+    more = plan_sweep(
+        SweepConfig(suite="vtab", adapter=("arc",), tasks=("eurosat",), recipe="published")
+    )[1]
+    both = plan_studies(extend(published, more, suite), data, "w")
+    assert {s.name: s.recipe.lr for s in both} == {
+        "kitti/ssf": 0.01, "eurosat/ssf": 0.003, "kitti/arc": 0.01, "eurosat/arc": more.recipe_of(
+            "eurosat", "arc", "honest").lr
+    }  # fmt: skip
+    newer = {**published.published_recipes, "kitti/ssf": {"lr": 0.02}}  # of another version
+    with pytest.raises(InvalidInput, match=r"published_recipes\[kitti/ssf\]: .*0.02\} now"):
+        extend(published, replace(published, published_recipes=newer), suite)
 
 
 def test_fair_gives_every_adapter_the_same_recipe_fields_and_budget() -> None:

@@ -51,6 +51,7 @@ def test_a_running_search_says_nothing() -> None:
         ({"seeds": 2}, "seed 3 of final: 9"),
         ({"recipe": replace(SWEEP.recipe, lr=0.09)}, "lr=0.001 of "),
         ({"fixed": {"lora": {"rank": 99}}, "spaces": {}}, "rank=[248] of lora: "),
+        ({"published_recipes": {"digits/lora": {"batch": 7}}}, "batch=[0-9]+ of lora: "),
     ],
 )
 def test_what_sweep_json_does_not_know_is_counted(changes: dict[str, Any], told: str) -> None:
