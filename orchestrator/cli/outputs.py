@@ -70,19 +70,24 @@ def audit(folder: Folder) -> None:
     found = check(results, sweep.sweep, sweep.data)
     for line in found.lines():
         console.print(line)
-    print_problems(sweep, results, storage.paths)
-    raise typer.Exit(0 if found.clean else 1)
+    wrong = print_problems(sweep, results, storage.paths)
+    raise typer.Exit(0 if found.clean and not wrong else 1)
 
 
 @app.command()
 def track(folder: Folder, tracking_uri: TrackingUri = None) -> None:
     """Write the trials that MLflow lacks, from the ledger."""
+    from orchestrator.cli.tables import print_problems
+    from orchestrator.results.ledger import Ledger
+    from orchestrator.results.sweep_file import read_sweep
     from orchestrator.tracking.locations import chosen_uri
     from orchestrator.tracking.mlflow import track as write
 
     paths = _downloaded(folder)
     counts = write(paths.out, chosen_uri(paths.out, tracking_uri), ledger=paths.ledger)
-    console.print(f"MLflow has everything: {counts}")
+    console.print(f"MLflow has everything that the ledger has: {counts}")
+    wrong = print_problems(read_sweep(paths), Ledger(paths.ledger).results(), paths)
+    raise typer.Exit(1 if wrong else 0)
 
 
 @app.command()

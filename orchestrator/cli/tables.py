@@ -84,11 +84,13 @@ def print_status(found: SweepFile, paths: SweepPaths) -> None:
     _print_missing(studies)
 
 
-def print_problems(found: SweepFile, results: Sequence[TrialResult], paths: SweepPaths) -> None:
-    """Print what of a sweep's folder does not belong together, or cannot be read."""
+def print_problems(found: SweepFile, results: Sequence[TrialResult], paths: SweepPaths) -> bool:
+    """Print what of a sweep's folder cannot be read, or does not belong together; whether that."""
     left_out: list[str] = []
     suggested = SuggestionStore(paths.asks).keys(left_out.append)
-    _print_notes(misfits(found, results, suggested, paths.trained()), left_out)
+    wrong = misfits(found, results, suggested, paths.trained())
+    _print_notes(wrong, left_out)
+    return bool(wrong)
 
 
 def print_outcome(outcome: Outcome, paths: SweepPaths) -> None:

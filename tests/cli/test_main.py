@@ -145,8 +145,8 @@ def test_one_folder_from_first_run_to_extension(tmp_path: Path, here: Here) -> N
     content["sweep"]["tasks"] = ["weeds"]
     del content["checksum"]  # as a file of an earlier version
     SweepPaths(out).sweep.write_text(json.dumps(content))
-    for name in ("report", "status", "audit"):
-        text = here([name, str(out)], code=int(name == "report"))
+    for name in ("report", "status", "audit", "track"):
+        text = here([name, str(out)], code=int(name != "status"))
         assert "sweep.json does not know" in text and "task 'tulips': " in text, text
     SweepPaths(out).sweep.write_bytes(whole)
     here(["export", str(out)])
