@@ -106,20 +106,13 @@ def cost(summary: Summary) -> str | None:
                 capsize=0,
                 linewidth=1.6,
             )
-            axes.annotate(
-                item.adapter,
-                (count, 100 * mean),
-                xytext=(8, 5),
-                textcoords="offset points",
-                color=style.colour,
-                fontweight="bold",
-            )
         axes.set_xscale("symlog", linthresh=smallest / 2, linscale=0.4)
         axes.set_xlim(-smallest / 8, max(count for _, _, count in shown) * 3 + 1)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.minorticks_off()
         axes.set_xlabel("trainable parameters without the head (mean of the tasks' winners)")
         axes.set_ylabel("mean test accuracy (%)")
+        legend(figure, [item.adapter for item, _, _ in shown])  # names beside the points collide
 
     return draw("cost", "Mean test accuracy against parameters", (WIDTH, 3.4), paint)
 
