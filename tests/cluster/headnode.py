@@ -66,12 +66,13 @@ def head_node(data: Path, folder: Path) -> Iterator[Head]:
         (user / ".ray" / "auth_token").write_text(TOKEN)
     (home / "venv").symlink_to(sys.prefix)
     (home / "ray").symlink_to(temporary)
-    dashboard, gcs, client = _free_ports(3)
+    dashboard, gcs, client, agent = _free_ports(4)
     process = subprocess.Popen(
         [
             *(f"{sys.prefix}/bin/ray", "start", "--head", "--block", f"--port={gcs}"),
             *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
             *("--node-ip-address=127.0.0.1", f"--ray-client-server-port={client}"),
+            f"--dashboard-agent-listen-port={agent}",  # two heads on one machine
             *("--min-worker-port=0", "--max-worker-port=0", "--num-cpus=2"),
             *("--object-store-memory=100000000", f"--temp-dir={temporary}"),
         ],

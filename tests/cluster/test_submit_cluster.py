@@ -16,7 +16,7 @@ from orchestrator.storage.sweep_paths import SweepPaths
 from tests.cluster.headnode import TOKEN, Head, head_node
 from tests.commands import check_once_each, results, small_sweep, until
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(420), pytest.mark.xdist_group("submit")]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(420)]
 
 
 @pytest.fixture(scope="module")

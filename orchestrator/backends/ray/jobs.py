@@ -34,6 +34,8 @@ handler catches in the sweep's process, and SIGKILL after three seconds.
 """
 _STARTING = 60.0
 """Seconds that a head which has just started may take until it accepts commands."""
+_NO_AGENT = "No available agent"
+"""Ray's answer while its head has no process that accepts commands."""
 _POLL = 0.3
 _CHATTY = (
     "ray.dashboard.modules.dashboard_sdk",
@@ -110,8 +112,9 @@ class Jobs:
                     self._client.submit_job(**job, submission_id=name, runtime_env=environment)
                     return
                 except RuntimeError as error:
-                    if "No available agent" not in str(error) or time.monotonic() > deadline:
+                    if _NO_AGENT not in str(error) or time.monotonic() > deadline:
                         raise
+                    time.sleep(_POLL)
 
     def all(self) -> list[Job]:
         """Every command that was submitted, the oldest first."""
@@ -256,6 +259,12 @@ def _explain(address: str, name: str, error: Exception) -> OrchestrateError | No
         return InvalidInput(
             f"'{name}' was submitted before; give another --name, or none. A sweep goes on where "
             "it stopped if it has the same --out."
+        )
+    if _NO_AGENT in text:
+        return BackendError(
+            f"the cluster at {address} accepts no commands, {_STARTING:g} s after the first try; "
+            "if another Ray cluster has its head on the same machine, that one holds the port of "
+            "this one's agent: stop it, or give `ray start` a free --dashboard-agent-listen-port."
         )
     if "does not exist" in text:
         return InvalidInput(f"the cluster at {address} knows no '{name}'.")

@@ -78,11 +78,18 @@ def test_addresses_of_something_else(address: str) -> None:
          "different submission_id.\n", InvalidInput, "'a' was submitted before"),
         (500, "Traceback …\nOSError: [Errno 28] No space left on device\n", BackendError,
          "cannot do that: OSError: .*No space left"),
+        (500, "No available agent to submit job, please try again later.", BackendError,
+         "accepts no commands, 0 s after .* free --dashboard-agent-listen-port"),
     ],
 )  # fmt: skip
 def test_a_command_that_is_not_taken(
-    status: int, text: str, kind: type[OrchestrateError], sentence: str
+    status: int,
+    text: str,
+    kind: type[OrchestrateError],
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(jobs, "_STARTING", 0.0)
     answers = {"GET /api/version": VERSION, "POST /api/jobs/": (status, text)}
     with http_server(answers) as address, pytest.raises(kind, match=sentence) as refusal:
         Jobs(address).submit("a", "true", {}, {})
