@@ -251,7 +251,7 @@ class Sweep:
     """`published`: each study tries the authors' configuration first, if its space has it."""
 
     published_recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By `task/adapter`, for every task of the suite, the recipe fields of the authors' script.
+    """By `study_name`, for every task of the suite, the recipe fields of the authors' script.
 
     Empty with a shared recipe.
     """
@@ -269,7 +269,7 @@ class Sweep:
         """
         theirs = {"schedule": "timm_epoch"} if protocol == "paper" else {}
         fixed = {n: v for n, v in self.fixed.get(adapter, {}).items() if n in RECIPE_FIELDS}
-        published = self.published_recipes.get(f"{task}/{adapter}", {})
+        published = self.published_recipes.get(study_name(task, adapter), {})
         return self.recipe.with_values({**theirs, **published, **fixed})
 
 
@@ -386,7 +386,7 @@ def configuration(params: Params, recipe: Recipe) -> str:
     return digest({"params": dict(params), "recipe": _identity(recipe)})[:16]
 
 
-def study_name(task: str, adapter: str, protocol: str) -> str:
+def study_name(task: str, adapter: str, protocol: str = "honest") -> str:
     """`task/adapter`, or `task/adapter/paper-leaks` if choices are made on the test split."""
     return f"{task}/{adapter}" if protocol == "honest" else f"{task}/{adapter}/{protocol}-leaks"
 

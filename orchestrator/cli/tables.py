@@ -85,7 +85,7 @@ def print_status(found: SweepFile, paths: SweepPaths) -> None:
 
 
 def print_problems(found: SweepFile, results: Sequence[TrialResult], paths: SweepPaths) -> bool:
-    """Print what of a sweep's folder cannot be read, or does not belong together; whether that."""
+    """Print what of a sweep's folder cannot be read or does not fit; whether anything does not."""
     left_out: list[str] = []
     suggested = SuggestionStore(paths.asks).keys(left_out.append)
     wrong = misfits(found, results, suggested, paths.trained())

@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from orchestrator.errors import InvalidInput
-from orchestrator.spec import PROTOCOLS, RECIPE_FIELDS, DataIdentity, Recipe, Suite, Sweep
+from orchestrator.spec import (
+    PROTOCOLS,
+    RECIPE_FIELDS,
+    DataIdentity,
+    Recipe,
+    Suite,
+    Sweep,
+    study_name,
+)
 
 
 def extend(old: Sweep, new: Sweep, suite: Suite) -> Sweep:
@@ -15,10 +23,12 @@ def extend(old: Sweep, new: Sweep, suite: Suite) -> Sweep:
     More seeds, trials, tasks, adapters, replicated configurations and another protocol extend it.
     Anything else would make its results incomparable: `InvalidInput` says what differs.
     """
-    same = ("suite", "backbone", "sampler", "stopping", "recipe", "recipe_kind", "seed")
-    differing = [n for n in (*same, "warm_start") if getattr(old, n) != getattr(new, n)]
+    same = (
+        "suite", "backbone", "sampler", "stopping", "recipe", "recipe_kind", "seed", "warm_start",
+    )  # fmt: skip
+    differing = [n for n in same if getattr(old, n) != getattr(new, n)]
     both = set(old.adapters) & set(new.adapters)
-    studies = {f"{task}/{name}" for name in both for task in old.tasks}
+    studies = {study_name(task, name) for name in both for task in old.tasks}
     differing += [
         f"{part}[{name}]"
         for part, names in (("spaces", both), ("fixed", both), ("published_recipes", studies))

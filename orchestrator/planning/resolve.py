@@ -35,6 +35,7 @@ from orchestrator.spec import (
     Study,
     Suite,
     Sweep,
+    study_name,
 )
 
 _EPOCHS = ("epochs", "warmup_epochs", "cooldown_epochs")
@@ -138,7 +139,7 @@ def _published_recipes(
             f"choose among {', '.join(known)} with --adapter, or --recipe shared."
         )
     return {
-        f"{task.name}/{name}": {
+        study_name(task.name, name): {
             key: value
             for key, value in search_spaces.published_recipe(name, task.name).items()
             if key not in _EPOCHS or "epochs" not in fields
