@@ -38,7 +38,7 @@ def attach(
         adapter: hyper-parameters, or one per trial.
         num_classes: makes a new head (per trial); None keeps the model's own as the start.
         seed: of the initialisation and of all masks, per trial.
-        head_init: `default` (the adapter's own, mostly nn.Linear's) or `zero`.
+        head_init: `default` (the adapter's own, mostly nn.Linear's), `kaiming` or `zero`.
         drop_path: rate of the last block, rising linearly from 0, replacing the model's own
             drop-path. None keeps the model's.
 

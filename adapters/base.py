@@ -70,6 +70,9 @@ class Context:
     dtype: torch.dtype
     vectors: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
     """Results of `kept` for these trials, which the stack keeps from one pass to the next."""
+    counted: tuple[int, ...] | None = None
+    """How many of each trial's B images are its batch (None: all); the others fill it up and must
+    not enter statistics over images: see `trial_axis.image_weights`."""
 
     @property
     def trials(self) -> int:

@@ -14,6 +14,7 @@ from adapters.errors import AdapterError
 from adapters.fuse import Update
 from adapters.hyperparameters import hyperparameter
 from adapters.sites import Sites
+from adapters.trial_axis import image_weights
 
 _MOMENTUM, _EPS = 0.1, 1e-5  # nn.BatchNorm1d's
 
@@ -70,29 +71,41 @@ class MLPHead(Adapter):
             for i in range(self.hidden):
                 w, b = tensors[f"head.{i}.W"], tensors[f"head.{i}.b"]
                 z = torch.relu(z @ w + b.unsqueeze(1))
-                z = context.drop_activation(_batch_norm(z, tensors, i, context.training))
+                z = context.drop_activation(_batch_norm(z, tensors, i, context))
             return z
 
         return layers
 
 
-def _batch_norm(z: Tensor, tensors: Tensors, layer: int, training: bool) -> Tensor:
+def _batch_norm(z: Tensor, tensors: Tensors, layer: int, context: Context) -> Tensor:
     """γ (z − mean) / √(var + ε) + β with the statistics of each trial's own batch in training.
 
     Then the running ones move towards these in place; in evaluation they are used instead.
     """
     gamma, beta = (tensors[f"head.{layer}.{name}"].unsqueeze(1) for name in ("gamma", "beta"))
     running = [tensors[f"state.{layer}.{name}"] for name in ("mean", "var")]
-    if training:
-        if (count := z.shape[1]) < 2:
-            raise AdapterError(
-                "mlp_head's batch norm has no variance over a batch of 1 image; train with at "
-                "least 2."
-            )
-        var, mean = torch.var_mean(z, dim=1, correction=0, keepdim=True)
-        unbiased = var * (count / (count - 1))
+    if context.training:
+        mean, var, unbiased = _moments(z, context)
         for statistic, new in zip(running, (mean, unbiased), strict=True):
             statistic.lerp_(new.detach().squeeze(1), _MOMENTUM)
     else:
         mean, var = (statistic.unsqueeze(1) for statistic in running)
     return (z - mean) * torch.rsqrt(var + _EPS) * gamma + beta
+
+
+def _moments(z: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, variance and unbiased variance (K, 1, D) over each trial's own images."""
+    counted = context.counted or (z.shape[1],) * len(z)
+    if min(counted) < 2:
+        raise AdapterError(
+            "mlp_head's batch norm has no variance over a batch of 1 image; train with at least 2, "
+            "also in an epoch's last batch if that is kept."
+        )
+    if context.counted is None:
+        var, mean = torch.var_mean(z, dim=1, correction=0, keepdim=True)
+        return mean, var, var * (z.shape[1] / (z.shape[1] - 1))
+    weights = context.kept(("image_weights", *counted), lambda: image_weights(counted, z.shape[1]))
+    weights = weights.unsqueeze(-1)
+    mean = (z * weights).sum(1, keepdim=True)
+    var = ((z - mean).square() * weights).sum(1, keepdim=True)
+    return mean, var, var / (1 - weights.amax(1, keepdim=True))

@@ -26,7 +26,7 @@ from adapters.trial_axis import RandomMasks, own_part, pad_stack
 
 HEAD = ("head.weight", "head.bias")
 """The linear classifier's tensors, which the stack itself computes the logits with."""
-HEAD_INITS = ("default", "zero")
+HEAD_INITS = ("default", "kaiming", "zero")
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ def start_member(
 ) -> Member:
     """A trial at its start, drawn from its own seed on the CPU: the same on every device.
 
-    `head_init`: `default` is the adapter's own, mostly nn.Linear's (uniform ±1/√D); `zero` is 0.
+    `head_init`: `default` is the adapter's own, mostly nn.Linear's (uniform ±1/√D); `kaiming` has a
+    normal weight of deviation √(2/classes) with nn.Linear's bias, as VPT's code; `zero` is 0.
     """
     if head_init not in HEAD_INITS:
         raise AdapterError(f"head_init is {head_init!r}; allowed: {', '.join(HEAD_INITS)}.")
@@ -100,9 +101,11 @@ def start_member(
     if classes is None:
         return member
     weight, bias = torch.zeros(classes, sites.width), torch.zeros(classes)
-    start = "zero" if head_init == "zero" else adapter.head_start
-    if start == "uniform":
+    start = adapter.head_start if head_init == "default" else head_init
+    if start in ("uniform", "kaiming"):
         weight, bias = (uniform(t.shape, 1 / sqrt(sites.width), generator) for t in (weight, bias))
+    if start == "kaiming":
+        nn.init.kaiming_normal_(weight, mode="fan_out", generator=generator)
     elif start == "normal":
         nn.init.trunc_normal_(weight, std=0.02, generator=generator)
     return member.with_head(weight, bias)
@@ -122,7 +125,9 @@ class Stack(nn.Module):
     """The trained tensors of K trials and what their forward pass needs; lives in `model.adapter`.
 
     In training, `steps` (one per trial) selects the masks and rises by one with every forward;
-    set it to resume. `chosen` restricts evaluation to some trials (the batch then has only theirs).
+    set it to resume. `counted` says how many of each trial's images are its batch where some only
+    fill it up (None: all). `chosen` restricts evaluation to some trials (the batch then has only
+    theirs).
     `unshareable` names a module of the model that keeps it to one trial, if there is one.
     """
 
@@ -133,6 +138,7 @@ class Stack(nn.Module):
         super().__init__()
         self.backbone_sites = sites
         self.chosen: list[int] | None = None
+        self.counted: list[int] | None = None
         self.paths: Tensor | None = None
         self.undo = Undo()
         self.declared: dict[str, Parameter] = {}
@@ -153,6 +159,7 @@ class Stack(nn.Module):
         _check_stackable(members, self._unshareable)
         self.members = tuple(members)
         self.steps = [0] * len(members)
+        self.counted = None
         self.sites = members[0].adapter.select(self.backbone_sites)
         values = [member.tensors for member in members]
         self.shapes = tuple({n: tuple(t.shape) for n, t in own.items()} for own in values)
@@ -219,6 +226,7 @@ class Stack(nn.Module):
             self.padding.device,
             dtype,
             self._vectors.setdefault(tuple(picked), {}),
+            tuple(self.counted) if self.training and self.counted is not None else None,
         )
         adapter = without_per_trial_fields(members[0].adapter)
         self._edits = adapter.edits(tensors, self.sites, context)

@@ -32,9 +32,12 @@ class VPT(Adapter):
     `dropout` drops elements of the prompts, per image. They act through self-attention, which
     `sites` therefore cannot leave out; it chooses nothing else. Start: uniform
     ±√(6/(3·patch² + D)), D the first block's width. Softmax gives mass to zeros too, so prompts
-    cannot be padded: only trials of equal `prompts` share a stack.
+    cannot be padded: only trials of equal `prompts` share a stack. Weight decay spares the head's
+    bias, as in the authors' code.
     Swin: inside every window, see `adapters.swin_prompts`.
     """
+
+    decays_head_bias: ClassVar[bool] = False
 
     prompts: int = hyperparameter(10, low=1)
     dropout: float = hyperparameter(0.0, low=0, below=1, stacks=True)

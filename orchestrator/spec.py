@@ -27,8 +27,10 @@ NORMALISATIONS = ("backbone", "half", "imagenet", "none")
 PRECISIONS = ("amp", "auto", "bf16", "fp32")
 RECIPES = ("shared", "published")
 """Whether the adapters of a sweep share one recipe, or each has that of its authors' script."""
-SCHEDULES = ("cosine", "timm", "timm_epoch")
-HEAD_INITS = ("default", "zero")
+SCHEDULES = ("cosine", "cosine_step", "timm", "timm_epoch")
+HEAD_INITS = ("default", "kaiming", "zero")
+OPTIMISERS = ("adamw", "sgd")
+LAST_BATCHES = ("drop", "keep")
 AUGMENTS = ("crop_flip", "flip", "none")
 VIEWS = ("centre", "whole")
 PROTOCOLS = ("honest", "paper")
@@ -58,10 +60,12 @@ class Task:
 class Recipe:
     """How a trial is optimised; the defaults are EFFT's and FacT's on VTAB-1k.
 
-    `epochs` counts passes over the training split (last incomplete batch dropped): the first
-    `warmup_epochs` warm up, the last `cooldown_epochs` run at `min_lr`. `lr`, `warmup_lr`, `min_lr`
-    are AdamW step sizes; `clip` is the Euclidean norm to which a trial's own longer gradient is
-    scaled (0: never). `drop_path` is the rate of the last block, rising linearly from 0.
+    `epochs` counts passes over the training split, whose last, incomplete batch is dropped or kept
+    (`last_batch`): the first `warmup_epochs` warm up, the last `cooldown_epochs` run at `min_lr`.
+    `lr`, `warmup_lr`, `min_lr` are step sizes of the `optimiser`; `clip` is the Euclidean norm to
+    which a trial's own longer gradient is scaled (0: never). `drop_path` is the rate of the last
+    block, rising linearly from 0. `adamw` decouples weight decay; `sgd` has momentum 0.9 and adds
+    the decay to the gradient.
 
     `precision`: `bf16` and `fp32` are that of frozen weights and activations, `amp` keeps both in
     fp32 and computes products in bf16; trained weights and the head are always fp32. Planning
@@ -86,6 +90,8 @@ class Recipe:
     augment: str = "none"
     clip: float = 0.0
     cooldown_epochs: int = 0
+    optimiser: str = "adamw"
+    last_batch: str = "drop"
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -120,6 +126,8 @@ class Recipe:
             ("normalisation", NORMALISATIONS),
             ("precision", PRECISIONS),
             ("augment", AUGMENTS),
+            ("optimiser", OPTIMISERS),
+            ("last_batch", LAST_BATCHES),
         ):
             if getattr(self, name) not in allowed:
                 raise unknown(name, getattr(self, name), allowed)
@@ -133,6 +141,12 @@ class Recipe:
 
 
 RECIPE_FIELDS: tuple[str, ...] = tuple(item.name for item in fields(Recipe))
+_LATER_FIELDS = {
+    item.name: item.default
+    for item in fields(Recipe)
+    if item.name in ("clip", "cooldown_epochs", "optimiser", "last_batch")
+}
+"""Name → default of the fields that came after the first ledgers."""
 
 
 @dataclass(frozen=True)
@@ -328,9 +342,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Point:
-    """One epoch of a trial's curve. `loss` is the mean training loss; evaluation is on the trial's
-    evaluation split, None if not measured: val, or test after the last epoch of a final trial
-    (under the protocol `paper` also at every tenth epoch).
+    """One epoch of a trial's curve. `lr` is its last step's learning rate, `loss` the mean of its
+    steps' training losses; evaluation is on the trial's evaluation split, None if not measured:
+    val, or test after the last epoch of a final trial (under the protocol `paper` also at every
+    tenth epoch).
     """
 
     epoch: int
@@ -411,8 +426,8 @@ def _identity(recipe: Recipe) -> dict[str, Any]:
 
     Those that came later count only where they are used: older ledgers hold the same trials.
     """
-    later = ("clip", "cooldown_epochs")
-    return {name: value for name, value in asdict(recipe).items() if value or name not in later}
+    values = asdict(recipe)
+    return {n: v for n, v in values.items() if n not in _LATER_FIELDS or v != _LATER_FIELDS[n]}
 
 
 def _typed(name: str, kind: str, value: Any) -> Any:

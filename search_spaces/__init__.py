@@ -74,12 +74,19 @@ def published_for_all(adapter: str) -> dict[str, Any]:
 
 
 def published_recipe(adapter: str, task: str) -> dict[str, Any]:
-    """The recipe fields of the authors' script for a VTAB-1k task.
+    """The recipe fields of the authors' script for a VTAB-1k task, without those it searches.
 
     For another task those that hold on every one.
     """
     entry = _table("recipes")[adapter]
-    return {**entry[_EVERY_TASK], **entry.get(task, {})}
+    fields = {**entry[_EVERY_TASK], **entry.get(task, {})}
+    return {name: value for name, value in fields.items() if not isinstance(value, list)}
+
+
+def published_search(adapter: str) -> Space:
+    """The recipe fields that the authors' script searches."""
+    every = _table("recipes").get(adapter, {}).get(_EVERY_TASK, {})
+    return from_yaml({name: value for name, value in every.items() if isinstance(value, list)})[0]
 
 
 def recipe_fields(adapter: str) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""Checkpoints of running trials at the end of an epoch: tensors and AdamW's moments.
+"""Checkpoints of running trials at the end of an epoch: tensors and the optimiser's moments.
 
 One safetensors file per trial, with a checksum of its whole content; written atomically.
 """
@@ -18,13 +18,14 @@ from torch import Tensor
 
 from adapters.base import Kind, Parameter
 from orchestrator.engine.evaluation import Evaluation
+from orchestrator.engine.optimiser import STACKED
 from orchestrator.engine.training import Training
 from orchestrator.errors import CheckpointError, StorageError
 from orchestrator.spec import Point
 from orchestrator.storage.files import make_folder, open_regular, storage_error, write_whole
 from orchestrator.storage.retry import RetryPolicy
 
-_PARTS = ("tensor", "first", "second")
+_MOMENTS = ("first", "second")
 
 
 @dataclass(frozen=True)
@@ -70,16 +71,17 @@ class CheckpointStore:
             return False
         progress, tensors = _read(path)
         own = training.member.parameters
-        expected = {f"{part}:{n}": p.value.shape for n, p in own.items() for part in _parts(p)}
+        named = {n: _parts(training, p) for n, p in own.items()}
+        expected = {f"{part}:{n}": p.value.shape for n, p in own.items() for part in named[n]}
         found = {name: tensor.shape for name, tensor in tensors.items()}
         if progress["key"] != training.key or found != expected:
             raise CheckpointError(
                 f"checkpoint {path} belongs to another trial; "
                 "delete it and run the same command again."
             )
-        parts = {n: [tensors[f"{part}:{n}"] for part in _parts(p)] for n, p in own.items()}
+        parts = {n: [tensors[f"{part}:{n}"] for part in named[n]] for n in own}
         training.member = training.member.with_tensors({n: some[0] for n, some in parts.items()})
-        training.moments = {n: (some[1], some[2]) for n, some in parts.items() if len(some) > 1}
+        training.moments = {n: tuple(some[1:]) for n, some in parts.items() if len(some) > 1}
         training.epoch, training.step = progress["epoch"], progress["step"]
         training.seconds, training.started = progress["seconds"], progress["started"]
         training.curve = [Point(**point) for point in progress["curve"]]
@@ -104,12 +106,12 @@ def path_of(folder: Path, key: str) -> Path:
 
 
 def _content(training: Training) -> bytes:
-    """The file: `tensor:NAME`, `first:NAME`, `second:NAME` of each tensor; of a state the first."""
+    """The file: `tensor:NAME` of each tensor, and its moments, `first:NAME` and `second:NAME`."""
     tensors = {
         f"{part}:{name}": value.detach().cpu().contiguous()
         for name, own in training.member.parameters.items()
         for part, value in zip(
-            _parts(own), (own.value, *training.moments.get(name, ())), strict=True
+            _parts(training, own), (own.value, *training.moments.get(name, ())), strict=True
         )
     }
     counted = training.counted
@@ -126,8 +128,9 @@ def _content(training: Training) -> bytes:
     return save(tensors, {"progress": text, "sha256": _digest(text, tensors)})
 
 
-def _parts(parameter: Parameter) -> tuple[str, ...]:
-    return _PARTS[:1] if parameter.kind is Kind.STATE else _PARTS
+def _parts(training: Training, parameter: Parameter) -> tuple[str, ...]:
+    count = STACKED[training.trial.recipe.optimiser].moment_count
+    return ("tensor",) if parameter.kind is Kind.STATE else ("tensor", *_MOMENTS[:count])
 
 
 def _digest(progress: str, tensors: Mapping[str, Tensor]) -> str:

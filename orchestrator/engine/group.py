@@ -17,14 +17,14 @@ from torch.nn import functional as F
 
 from adapters.attach import attach_members, attached
 from adapters.base import Kind
-from adapters.trial_axis import own_part
+from adapters.trial_axis import image_weights, own_part
 from orchestrator.backbones import shared_copy
 from orchestrator.engine import memory
 from orchestrator.engine.evaluation import Evaluation, Evaluator
 from orchestrator.engine.frozen import FrozenBackbone
 from orchestrator.engine.grouping import GroupKey
 from orchestrator.engine.input import augmented_view, take
-from orchestrator.engine.optimiser import StackedAdamW
+from orchestrator.engine.optimiser import STACKED
 from orchestrator.engine.training import Training
 from orchestrator.engine.views import evaluation_view
 from orchestrator.engine.width import (
@@ -110,7 +110,8 @@ class Group:
         while not self._attempt():
             self._halve()
         self._charge(self.trainings, began)
-        images = len(self.trainings) * self.key.batch
+        counted = self._restack().stack.counted
+        images = sum(counted) if counted else len(self.trainings) * self.key.batch
         each = self.frozen.flops.training(self.key.prefix, self.key.changed)
         self.work += WorkDone(images, 0, images * each, 1)
         return [self._close_epoch(t) for t in self.trainings if t.batch == t.batches]
@@ -146,6 +147,8 @@ class Group:
                 name: state.clone() for name, state in stacked.stack.stacked(Kind.STATE).items()
             }
             stacked.stack.steps = [training.step for training in self.trainings]
+            if self.key.last_batch == "keep":
+                stacked.stack.counted = [training.images for training in self.trainings]
             loss = self._losses(stacked)
             torch.autograd.backward(loss.sum())
             stacked.update(loss.detach())
@@ -164,8 +167,10 @@ class Group:
             stacked.model.train()
         begun, labels = self._batch(stacked)
         logits = self.frozen.logits(stacked.model, begun, self.key.prefix)
-        losses = F.cross_entropy(logits, labels, reduction="none")
-        return losses.view(len(self.trainings), -1).mean(1)
+        losses = F.cross_entropy(logits, labels, reduction="none").view(len(self.trainings), -1)
+        if self.key.last_batch == "drop":
+            return losses.mean(1)
+        return (losses * stacked.image_weights(self.key.batch)).sum(1)
 
     def _batch(self, stacked: Stacked) -> tuple[Tensor, Tensor]:
         """Inputs, or tokens at the prefix's cut, of all trials (K·B, …), and labels (K·B,)."""
@@ -250,13 +255,23 @@ class Stacked:
     ) -> None:
         self.model, self.stack, self._trainings = model, attached(model), tuple(trainings)
         self.stack.rebuild([training.member for training in trainings], device)
-        self.optimiser = StackedAdamW(dict(self.stack.named_parameters()), self.stack.undecayed)
+        optimiser = STACKED[trainings[0].trial.recipe.optimiser]
+        self.optimiser = optimiser(dict(self.stack.named_parameters()), self.stack.undecayed)
         for index, training in enumerate(trainings):
             moments = {name.replace(".", "/"): pair for name, pair in training.moments.items()}
             self.optimiser.restore(index, training.step, moments)
         self.loss_sum = torch.tensor([float(t.loss_sum) for t in trainings], device=device)
         self.bad_step = torch.tensor([t.bad_step for t in trainings], device=device)
         self.seeds = torch.tensor([t.trial.seed for t in trainings], device=device)
+        self._image_weights: dict[tuple[int, ...], Tensor] = {}
+
+    def image_weights(self, batch: int) -> Tensor:
+        """`image_weights` of the next batches, (K, batch); sent once per combination of sizes."""
+        counted = tuple(training.images for training in self._trainings)
+        if counted not in self._image_weights:
+            weights = image_weights(counted, batch).to(self.seeds.device)
+            self._image_weights[counted] = weights
+        return self._image_weights[counted]
 
     def update(self, loss: Tensor) -> None:
         """Make one optimiser step from the gradients of losses (K,); atomic."""
@@ -287,10 +302,8 @@ class Stacked:
             training.moments = {}
             for name, shape in self.stack.shapes[index].items():
                 if self.stack.declared[name].kind is not Kind.STATE:
-                    first, second = moments[name.replace(".", "/")]
-                    training.moments[name] = (
-                        own_part(first, index, shape),
-                        own_part(second, index, shape),
+                    training.moments[name] = tuple(
+                        own_part(moment, index, shape) for moment in moments[name.replace(".", "/")]
                     )
             training.loss_sum, training.bad_step = sums[index], bad[index]
 

@@ -24,6 +24,8 @@ class GroupKey:
 
     adapter: tuple[tuple[str, Any], ...]
     batch: int
+    last_batch: str
+    optimiser: str
     normalisation: str
     precision: str
     augment: str  # else whole images would be resampled because of cropped ones in their batch
@@ -47,6 +49,8 @@ def group_key(training: Training, frozen: FrozenBackbone) -> GroupKey:
     return GroupKey(
         training.adapter.family(),
         recipe.batch,
+        recipe.last_batch,
+        recipe.optimiser,
         recipe.normalisation,
         recipe.precision,
         recipe.augment,

@@ -1,9 +1,11 @@
-"""AdamW for K stacked trials, each with its own learning rate, decay and step count; schedules."""
+"""Optimisers of K stacked trials, each with its own rate, decay and step count; schedules."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from math import cos, inf, pi
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,16 +15,20 @@ from orchestrator.spec import Recipe
 
 BETAS = (0.9, 0.999)
 EPS = 1e-8
+MOMENTUM = 0.9
 
 
-class StackedAdamW:
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), equal to torch's per trial.
+class StackedOptimiser(ABC):
+    """What the optimisers share.
 
     The stack's parameters (K, …) become views of one flat (K, P) tensor, so that a step takes a
     dozen operations however many tensors an adapter has. All operations are elementwise along K: a
     NaN stays in its trial. Nothing waits for the device: step counts live there, and learning rates
     are copied only when they change.
     """
+
+    moment_count: ClassVar[int]
+    """How many moments there are of every parameter."""
 
     steps: Tensor
     """Steps made by each trial (K,) int64."""
@@ -35,8 +41,7 @@ class StackedAdamW:
         first = next(iter(self._parameters.values()))
         trials = first.shape[0]
         self._flat = torch.cat([p.detach().reshape(trials, -1) for p in parameters.values()], dim=1)
-        self._first = torch.zeros_like(self._flat)
-        self._second = torch.zeros_like(self._flat)
+        self._moments = [torch.zeros_like(self._flat) for _ in range(self.moment_count)]
         self.steps = torch.zeros(trials, dtype=torch.int64, device=self._flat.device)
         self._sent: tuple[Sequence[float], ...] | None = None
         self._rates = self._decays = self._limits = torch.zeros(0)
@@ -49,18 +54,18 @@ class StackedAdamW:
             self._undecayed[span] = name in undecayed
             self._spans[name], start = span, span.stop
 
-    def moments(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Name → views of the first and second moments, shaped as the parameter (K, …)."""
+    def moments(self) -> dict[str, tuple[Tensor, ...]]:
+        """Name → views of its moments, shaped as the parameter (K, …)."""
         return {
-            name: (self._shaped(self._first, name), self._shaped(self._second, name))
+            name: tuple(self._shaped(flat, name) for flat in self._moments)
             for name in self._parameters
         }
 
-    def restore(self, index: int, steps: int, moments: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    def restore(self, index: int, steps: int, moments: Mapping[str, Sequence[Tensor]]) -> None:
         """Set one trial's step count and moments (of its own, unpadded shapes)."""
         self.steps[index] = steps
         for name, own in moments.items():
-            for flat, tensor in zip((self._first, self._second), own, strict=True):
+            for flat, tensor in zip(self._moments, own, strict=True):
                 self._shaped(flat, name)[own_region(index, tensor.shape)] = tensor.to(flat.device)
 
     @torch.no_grad()
@@ -77,24 +82,21 @@ class StackedAdamW:
         if any(clip):
             norm = torch.linalg.vector_norm(grad, dim=1, keepdim=True)
             grad = grad * (self._column(self._limits) / (norm + 1e-6)).clamp(max=1)
-        count = (self.steps + 1).double()  # scalars in fp64, as torch computes them
-        size = self._rates / (1 - BETAS[0] ** count)
-        correction = (1 - BETAS[1] ** count).sqrt()
-        first = self._first.lerp(grad, 1 - BETAS[0])
-        second = (self._second * BETAS[1]).addcmul_(grad, grad, value=1 - BETAS[1])
-        update = first.div(second.sqrt().div_(self._column(correction)).add_(EPS))
-        update.mul_(self._column(size))
-        keep = self._column(1 - self._rates * self._decays).masked_fill(self._undecayed, 1.0)
-        self._flat.mul_(keep).sub_(update)
-        self._first, self._second = first, second
+        self._apply(grad)
         self.steps += 1
         for parameter in self._parameters.values():
             parameter.grad = None
 
+    @abstractmethod
+    def _apply(self, grad: Tensor) -> None:
+        """Change parameters and moments by a gradient (K, P); allocates before the first change."""
+
     def _send_rates(self, *values: Sequence[float]) -> None:
         """Copy rates, decays and limits to the device if they changed since the last step."""
         if self._sent != values:
-            sent = torch.tensor(values, dtype=torch.float64, device=self._flat.device)
+            # Pinned: a schedule by step sends new rates at every one, and none may wait.
+            pinned = torch.tensor(values, dtype=torch.float64, pin_memory=self._flat.is_cuda)
+            sent = pinned.to(self._flat.device, non_blocking=True)
             self._rates, self._decays, self._limits = sent.unbind()
             self._sent = values
 
@@ -105,26 +107,65 @@ class StackedAdamW:
         return flat[:, self._spans[name]].view(self._parameters[name].shape)
 
 
+class StackedAdamW(StackedOptimiser):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), equal to torch's per trial."""
+
+    moment_count = 2
+
+    def _apply(self, grad: Tensor) -> None:
+        count = (self.steps + 1).double()  # scalars in fp64, as torch computes them
+        size = self._rates / (1 - BETAS[0] ** count)
+        correction = (1 - BETAS[1] ** count).sqrt()
+        first, second = self._moments
+        first = first.lerp(grad, 1 - BETAS[0])
+        second = (second * BETAS[1]).addcmul_(grad, grad, value=1 - BETAS[1])
+        update = first.div(second.sqrt().div_(self._column(correction)).add_(EPS))
+        update.mul_(self._column(size))
+        keep = self._column(1 - self._rates * self._decays).masked_fill(self._undecayed, 1.0)
+        self._flat.mul_(keep).sub_(update)
+        self._moments = [first, second]
+
+
+class StackedSGD(StackedOptimiser):
+    """SGD with momentum 0.9, weight decay added to the gradient; equal to torch's per trial."""
+
+    moment_count = 1
+
+    def _apply(self, grad: Tensor) -> None:
+        decay = self._column(self._decays).masked_fill(self._undecayed, 0.0)
+        momentum = torch.addcmul(grad, self._flat, decay)
+        momentum.add_(self._moments[0], alpha=MOMENTUM)
+        update = momentum * self._column(self._rates)
+        self._flat.sub_(update)
+        self._moments = [momentum]
+
+
+STACKED: Mapping[str, type[StackedOptimiser]] = {"adamw": StackedAdamW, "sgd": StackedSGD}
+"""By the recipe's `optimiser`."""
+
+
 def _gradient(parameter: nn.Parameter) -> Tensor:
     """(K, P); zeros for a tensor that the loss does not depend on."""
     grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
     return grad.reshape(len(grad), -1)
 
 
-def learning_rate(recipe: Recipe, epoch: int) -> float:
-    """The learning rate of epoch 0, 1, …, epochs − 1; constant within an epoch.
+def learning_rate(recipe: Recipe, epoch: int, step: int = 0, steps: int = 1) -> float:
+    """The learning rate of epoch 0, 1, …, epochs − 1, at its `step` 0, 1, …, `steps` − 1.
 
     `cosine`: linear from warmup_lr (epoch 0) to lr (epoch warmup_epochs), then half a cosine to
     min_lr, at which the last cooldown_epochs run. `timm`: timm's scheduler, which counts the cosine
     from epoch 0, so that the peak is below lr. `timm_epoch`: the same stepped after the epoch, as
     the published EFFT and FacT scripts do, so that epochs 0 and 1 run at warmup_lr (the peak is
-    9.76e-4 for lr 1e-3 and 10 of 100 epochs of warm-up).
+    9.76e-4 for lr 1e-3 and 10 of 100 epochs of warm-up). With all of these the rate is constant
+    within an epoch; `cosine_step` is `cosine` followed within epochs too.
     """
-    begin = recipe.warmup_epochs if recipe.schedule == "cosine" else 0
+    begin = recipe.warmup_epochs if recipe.schedule.startswith("cosine") else 0
     end = recipe.epochs - recipe.cooldown_epochs
-    if recipe.schedule == "timm_epoch":
-        epoch = max(epoch - 1, 0)
-    if epoch < recipe.warmup_epochs:
-        return recipe.warmup_lr + (recipe.lr - recipe.warmup_lr) * epoch / recipe.warmup_epochs
-    progress = min((epoch - begin) / (end - begin), 1.0)
+    time = float(max(epoch - 1, 0) if recipe.schedule == "timm_epoch" else epoch)
+    if recipe.schedule == "cosine_step":
+        time += step / steps
+    if time < recipe.warmup_epochs:
+        return recipe.warmup_lr + (recipe.lr - recipe.warmup_lr) * time / recipe.warmup_epochs
+    progress = min((time - begin) / (end - begin), 1.0)
     return recipe.min_lr + (recipe.lr - recipe.min_lr) * 0.5 * (1 + cos(pi * progress))

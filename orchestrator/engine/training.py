@@ -18,7 +18,7 @@ from orchestrator.engine.optimiser import learning_rate
 from orchestrator.errors import DataError
 from orchestrator.spec import Point, Status, Trial, TrialResult
 
-Moments = dict[str, tuple[Tensor, Tensor]]
+Moments = dict[str, tuple[Tensor, ...]]
 PAPER_INTERVAL = 10
 """Epochs from one evaluation on test to the next under the protocol `paper`."""
 
@@ -54,7 +54,8 @@ class Training:
         if self.batches < 1:
             raise DataError(
                 f"batch {self.trial.recipe.batch} is larger than the training split of task "
-                f"'{self.trial.task}'; use --set batch={len(self.train)} (all its images) or less."
+                f"'{self.trial.task}'; use --set batch={len(self.train)} (all its images) or less, "
+                "or --set last_batch=keep."
             )
 
     @property
@@ -69,8 +70,15 @@ class Training:
 
     @property
     def batches(self) -> int:
-        """Steps per epoch; the last incomplete batch is dropped."""
-        return len(self.train) // self.trial.recipe.batch
+        """Steps per epoch; whether the last, incomplete batch is one says the recipe."""
+        whole, rest = divmod(len(self.train), self.trial.recipe.batch)
+        return whole + (self.trial.recipe.last_batch == "keep" and rest > 0)
+
+    @property
+    def images(self) -> int:
+        """The number of images of the next batch: less than the recipe's in a last one."""
+        batch = self.trial.recipe.batch
+        return min(batch, len(self.train) - self.batch * batch)
 
     @property
     def final(self) -> bool:
@@ -90,8 +98,9 @@ class Training:
 
     @property
     def rate(self) -> float:
-        """The learning rate of the current epoch."""
-        return learning_rate(self.trial.recipe, self.epoch)
+        """The learning rate of the next step, or after an epoch's last one of that."""
+        step = min(self.batch, self.batches - 1)
+        return learning_rate(self.trial.recipe, self.epoch, step, self.batches)
 
     def evaluates(self) -> bool:
         """Whether to evaluate after the epoch that just ended.
@@ -103,12 +112,16 @@ class Training:
         return self.trial.leaks and self.epoch % PAPER_INTERVAL == 0
 
     def indices(self) -> Tensor:
-        """Indices (B,) of the next batch, on the device; `advance` moves on."""
+        """Indices (B,) of the next batch, on the device; `advance` moves on.
+
+        An incomplete batch is filled up by its own `images`, repeated in their order.
+        """
         if self._order is None:
             device = self.train.labels.device
             self._order = epoch_order(len(self.train), self.trial.seed, self.epoch, device)
         batch = self.trial.recipe.batch
-        return self._order[self.batch * batch : (self.batch + 1) * batch]
+        own = self._order[self.batch * batch : (self.batch + 1) * batch]
+        return own if len(own) == batch else own.repeat(-(-batch // len(own)))[:batch]
 
     def advance(self) -> None:
         """Count a step."""

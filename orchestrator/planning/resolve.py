@@ -83,20 +83,25 @@ def plan_studies(sweep: Sweep, data: Mapping[str, DataIdentity], weights: str) -
 
 
 def check_batches(studies: Sequence[Study], counts: Mapping[str, Mapping[str, int]]) -> None:
-    """`InvalidInput` if a batch that may be tried is larger than a task's training split.
+    """`InvalidInput` if a batch that may be tried is larger than a task's training split, and
+    therefore dropped.
 
     `counts` has the number of images of each task by split.
     """
     task = min(counts, key=lambda name: counts[name]["train"])
     images = counts[task]["train"]
     for study in studies:
+        last = study.space.get("last_batch")
+        if "drop" not in (_extremes(last) if last else (study.recipe.last_batch,)):
+            continue
         searched = study.space.get("batch")
         batch = int(max(_extremes(searched))) if searched else study.recipe.batch
         if batch > images:
             how = "--space" if searched else f"--set batch={images} or less"
             raise InvalidInput(
                 f"batch {batch} of adapter '{study.adapter}' is larger than the training split of "
-                f"task '{task}', which has {images} images; change it with {how}."
+                f"task '{task}', which has {images} images; change it with {how}, or keep the "
+                "incomplete batch with --set last_batch=keep."
             )
 
 
@@ -134,8 +139,8 @@ def _published_recipes(
     known = search_spaces.with_recipes()
     if without := [name for name in fixed if name not in known]:
         raise InvalidInput(
-            f"--recipe published: no recipe of {', '.join(without)} is known (no public code, "
-            "another optimiser, or a baseline of many papers); "
+            f"--recipe published: no recipe of {', '.join(without)} is known (no public code, or a "
+            "baseline of many papers); "
             f"choose among {', '.join(known)} with --adapter, or --recipe shared."
         )
     return {
@@ -252,23 +257,28 @@ def _space(
 ) -> tuple[search_spaces.Space, dict[str, Any]]:
     """(searched fields, fixed fields) of an adapter.
 
-    Its own or the preset's space, narrowed by the suite and then by --space, without the fields
-    that --set or a published recipe gives. With published warm starts, the fields on which all
-    published numbers of the adapter depend have their values unless --space says otherwise.
+    Its own or the preset's space, narrowed by the suite; with what a published recipe searches in
+    place of the fields that it has; narrowed by --space; without what --set gives. With published
+    warm starts, the fields on which all published numbers of the adapter depend have their values
+    unless --space says otherwise.
     """
     for key in config.space:
         _among("adapter in --space", key, _known_adapters())
     fixed = search_spaces.published_for_all(name) if config.warm_start == "published" else {}
     try:
         space = _base_space(name, config, backbone)
-        for changes in (suite.spaces.get(name, {}), config.space.get(name, {})):
-            space, newly = search_spaces.narrow(space, changes)
-            fixed = {key: value for key, value in {**fixed, **newly}.items() if key not in space}
+        space, newly = search_spaces.narrow(space, suite.spaces.get(name, {}))
+        fixed |= newly
+        if config.recipe == "published":
+            theirs = search_spaces.recipe_fields(name)
+            space = {key: value for key, value in space.items() if key not in theirs}
+            fixed = {key: value for key, value in fixed.items() if key not in theirs}
+            space |= search_spaces.published_search(name)
+        space, newly = search_spaces.narrow(space, config.space.get(name, {}))
+        fixed = {key: value for key, value in {**fixed, **newly}.items() if key not in space}
     except ValueError as error:
         raise InvalidInput(f"search space of adapter '{name}': {error}") from None
     given = set(_given_fields(config))
-    if config.recipe == "published":
-        given |= search_spaces.recipe_fields(name)
     space = {key: value for key, value in space.items() if key not in given}
     fixed = {key: value for key, value in fixed.items() if key not in given}
     _check_fields(name, space, fixed, recipe)

@@ -156,7 +156,7 @@ def test_selections_that_match_nothing(adapter: Adapter, message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"head_init": "zeros"}, "head_init is 'zeros'; allowed: default, zero"),
+        ({"head_init": "zeros"}, "head_init is 'zeros'; allowed: default, kaiming, zero"),
         ({"drop_path": 1.0}, "drop_path is 1.0; allowed: at least 0 and below 1"),
         ({"num_classes": 0}, "num_classes is 0; allowed: at least 1"),
         ({"seed": [1, 2, 3]}, r"3 values \[1, 2, 3\] for 2 trials"),

@@ -111,6 +111,18 @@ def test_heads(adapter: Adapter, head_init: str, zero: bool) -> None:
         assert not tensor.any() if zero else 0 < tensor.abs().max() <= 1 / sqrt(WIDTH)
 
 
+def test_vpts_head_is_that_of_its_code() -> None:
+    """Kaiming normal over the fan out: deviation √(2/classes), whatever the width."""
+    for classes in (10, 400):
+        weight, bias = (
+            start_member(VPTDeep(), find_sites(vit()), 3, classes, "kaiming").tensors[name]
+            for name in ("head.weight", "head.bias")
+        )
+        assert weight.std().item() == pytest.approx(sqrt(2 / classes), rel=0.1)
+        assert 0 < bias.abs().max() <= 1 / sqrt(WIDTH)
+    assert not VPTDeep.decays_head_bias
+
+
 def test_without_num_classes_the_models_own_head_trains() -> None:
     model = vit(6)
     tensors = attached(attach(vit(6), LoRA())).tensors_of(0)

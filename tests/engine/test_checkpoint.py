@@ -23,6 +23,7 @@ TRIALS = (
     trial("efft2", {"rank": 5, "scale": 3.0}, 2, epochs=4),
     trial("mlp_head", {"hidden": 1, "dropout": 0.2}, 3, epochs=4),  # with running statistics
     trial("full", {}, 4, epochs=4),  # the backbone's own tensors
+    trial("lora", {}, 5, epochs=4, optimiser="sgd", schedule="cosine_step"),  # one moment
 )
 PAIRS = [(one, DATA) for one in TRIALS]
 

@@ -36,6 +36,8 @@ def test_tasks_ranks_scales_rates_seeds_and_dropouts_share() -> None:
         (trial("lora"), trial("hta"), "adapter (lora, hta)"),
         (trial("lora"), trial("lora", {"sites": ["q"]}), "sites (('q', 'v'), ('q',))"),
         (trial("lora"), trial(batch=16), "batch (8, 16)"),
+        (trial("lora"), trial(optimiser="sgd"), "optimiser (adamw, sgd)"),
+        (trial("lora"), trial(last_batch="keep"), "last_batch (drop, keep)"),
         (trial("lora"), trial(augment="crop_flip"), "augment (none, crop_flip)"),
         (trial("lora"), trial(precision="bf16"), "precision (fp32, bf16)"),
         (trial("lora"), trial(normalisation="half"), "normalisation (imagenet, half)"),

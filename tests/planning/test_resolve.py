@@ -94,6 +94,16 @@ def test_a_published_recipe_holds_per_task_and_what_is_given_wins() -> None:
     _, found = plan_sweep(config)
     assert found.spaces["ssf"] == {}, "what the recipe fixes is not searched"
     assert set(found.spaces["efft2"]) == {"scale", "rank", "init"}
+    vpt, one, told = (
+        plan_sweep(
+            SweepConfig(suite="vtab", adapter=("vpt_deep", "ssf"), recipe="published", **also)
+        )
+        for also in ({}, {"set": {"lr": 0.25}}, {"space": {"ssf": {"lr": [0.1, 0.3]}}})
+    )
+    assert len(vpt[1].spaces["vpt_deep"]["lr"]) == 10, "what the script searches is searched"
+    assert set(vpt[1].spaces["vpt_deep"]) == {"prompts", "lr", "weight_decay"}
+    assert set(one[1].spaces["vpt_deep"]) == {"prompts", "weight_decay"}
+    assert told[1].spaces["ssf"] == {"lr": [0.1, 0.3]}, "--space wins over the recipe"
     data = {name: DataIdentity(name, "t") for name in found.tasks}
     recipes = {s.name: s.recipe for s in plan_studies(found, data, "w")}
     ssf, other = recipes["kitti/ssf"], recipes["eurosat/ssf"]

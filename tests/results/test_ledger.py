@@ -125,6 +125,22 @@ def test_any_result_comes_back_exactly(row: TrialResult) -> None:
     assert found.key == row.key
 
 
+def test_keys_are_those_of_earlier_versions() -> None:
+    """What a ledger has under a key of before is found again; recipe fields that came later change
+    a key only where they are used."""
+    one = Trial(
+        suite="vtab", task="kitti", backbone="vit_base_patch16_224", adapter="lora",
+        params={"rank": 8}, recipe=Recipe(lr=0.01), seed=1, stage="final", data="d", weights="w",
+    )  # fmt: skip
+    assert (one.key, one.config) == ("52318986790e98a06f30a8e84925a254", "fbf38c654257c99d")
+    used = {"clip": 1.0, "cooldown_epochs": 2, "optimiser": "sgd", "last_batch": "keep"}
+    others = [
+        replace(one, recipe=one.recipe.with_values({name: value})) for name, value in used.items()
+    ]
+    assert len({trial.key for trial in (one, *others)}) == len(used) + 1
+    assert len({trial.config for trial in (one, *others)}) == len(used) + 1
+
+
 def test_a_row_of_an_earlier_version_without_checksums_is_read(tmp_path: Path) -> None:
     Ledger(tmp_path).append(RESULT)
     path = fragment(tmp_path, RESULT)

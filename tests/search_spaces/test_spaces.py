@@ -115,8 +115,14 @@ def test_published_recipes_are_recipes_on_every_task() -> None:
         for task in VTAB.tasks:
             values = search_spaces.published_recipe(name, task.name)
             recipe = Recipe().with_values(values)
-            assert values.keys() == search_spaces.recipe_fields(name), "no field on some tasks only"
-            assert values.keys() >= {"lr", "weight_decay", "schedule", "batch", "epochs"}
+            searched = search_spaces.published_search(name)
+            assert not values.keys() & searched.keys()
+            assert values.keys() | searched.keys() == search_spaces.recipe_fields(name), (
+                "every task"
+            )
+            assert search_spaces.recipe_fields(name) >= {
+                "lr", "weight_decay", "schedule", "batch", "epochs"
+            }  # fmt: skip
             assert {"epochs": recipe.epochs}.items() <= values.items()
         assert set(search_spaces._table("recipes")[name]) <= {
             "every_task", *(task.name for task in VTAB.tasks)
@@ -126,3 +132,12 @@ def test_published_recipes_are_recipes_on_every_task() -> None:
     assert len(flips) == 10
     assert search_spaces.published_recipe("ssf", "clevr_dist")["lr"] == 0.05
     assert search_spaces.published_recipe("arc", "dtd")["clip"] == 1
+    kept = {n for n in search_spaces.with_recipes()
+            if search_spaces.published_recipe(n, "dtd").get("last_batch") == "keep"}  # fmt: skip
+    assert kept == {"arc", "rlrr", "vpt_deep", "vpt_shallow"}
+    for name in ("vpt_shallow", "vpt_deep"):
+        assert search_spaces.published_recipe(name, "dmlab")["optimiser"] == "sgd"
+        lr, decay = search_spaces.published_search(name).values()
+        base = [5.0, 2.5, 1.0, 50.0, 25.0, 10.0, 0.5, 0.25, 0.1, 0.05]  # of a batch of 256
+        assert set(search_spaces.choices(lr)) == {rate * 64 / 256 for rate in base}
+        assert set(search_spaces.choices(decay)) == {0.01, 0.001, 0.0001, 0.0}
