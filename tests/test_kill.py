@@ -90,7 +90,9 @@ def test_a_killed_sweep_goes_on_without_losing_or_repeating_a_trial(
 
 
 NO_START = "cannot start a cluster on this machine"
-PROCESSES = {"PoolManager": 0, "gcs_server": 2, "raylet": 2}
+PROCESSES = {
+    "PoolManager": 0, "gcs_server": 2, "raylet": 2, "RuntimeEnvAgent": 2, "DashboardAgent": 2,
+}  # fmt: skip
 """Of a local cluster, with the exit code of the command after one was killed."""
 FEW = 2 * (2 + 2 + 1)
 """Trials with one seed."""
@@ -103,7 +105,7 @@ def _below(command: subprocess.Popen[str]) -> dict[psutil.Process, str]:
     found = {}
     for process in psutil.Process(command.pid).children(recursive=True):
         with suppress(psutil.Error):  # ended meanwhile
-            found[process] = process.cmdline()[0]
+            found[process] = "".join(process.cmdline()[:1])  # one that is just ending has none
     return found
 
 

@@ -54,6 +54,8 @@ CASES: dict[str, tuple[str, str]] = {
     "PoolManager": ("SIGKILL of the pools' manager, local cluster", f"the sweep goes on; {_ONCE}"),
     "gcs_server": ("SIGKILL of Ray's `gcs_server`, local cluster", _ENDS),
     "raylet": ("SIGKILL of Ray's `raylet`, local cluster", _ENDS),
+    "RuntimeEnvAgent": ("SIGKILL of Ray's runtime-env agent, local cluster", _ENDS),
+    "DashboardAgent": ("SIGKILL of Ray's dashboard agent, local cluster", _ENDS),
 }  # fmt: skip
 """Name → (what happens, what must hold), in the table's order. Each has one test."""
 
