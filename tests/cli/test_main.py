@@ -166,7 +166,7 @@ def test_one_folder_from_first_run_to_extension(tmp_path: Path, here: Here) -> N
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     ("backend", "number"),
-    [("local", signal.SIGINT), ("ray", signal.SIGTERM)],
+    [("local", signal.SIGINT), pytest.param("ray", signal.SIGTERM, marks=pytest.mark.long)],
 )
 def test_ctrl_c_and_kill_stop_cleanly_and_say_how_to_go_on(
     backend: str, number: signal.Signals, tmp_path: Path, data_root: Path

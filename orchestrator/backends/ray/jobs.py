@@ -27,7 +27,8 @@ from orchestrator.errors import BackendError, InvalidInput, OrchestrateError
 from orchestrator.storage.addresses import check_address
 
 _TIMEOUT = 15.0
-"""Seconds that an answer may take; following a log has no limit."""
+"""Seconds that an answer may take; following a log has no limit, but so often it is asked whether
+the cluster is still there."""
 _STOP = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "60"}
 """A stopped sweep ends as by Ctrl-C, and has the time to: Ray's default is SIGTERM, which its own
 handler catches in the sweep's process, and SIGKILL after three seconds.
@@ -134,14 +135,24 @@ class Jobs:
             return str(self._client.get_job_logs(name))
 
     def follow(self, name: str, take: Callable[[str], object]) -> None:
-        """Pass the command's output to `take`, in pieces cut anywhere, until it has ended."""
+        """Pass the command's output to `take`, in pieces cut anywhere, until it has ended.
+
+        `BackendError` if the cluster goes away meanwhile: a machine that is switched off closes no
+        connection.
+        """
 
         async def pieces() -> None:
             async for piece in self._client.tail_job_logs(name):
                 take(piece)
 
+        async def watched() -> None:
+            reading = asyncio.ensure_future(pieces())
+            while not (await asyncio.wait({reading}, timeout=_TIMEOUT))[0]:
+                await asyncio.to_thread(self._client.get_job_info, name)
+            await reading
+
         with _explained(self.address, name):
-            asyncio.run(pieces())
+            asyncio.run(watched())
 
     def stop(self, name: str) -> bool:
         """Interrupt the command as Ctrl-C does; whether it was running."""
@@ -255,6 +266,8 @@ def _explain(address: str, name: str, error: Exception) -> OrchestrateError | No
         return _silent(address, _last_line(error))
     if not isinstance(error, RuntimeError | ValueError):
         return None
+    if "WebSocket" in text:
+        return _silent(address, "the connection broke while the log was read")
     if "already exists" in text:
         return InvalidInput(
             f"'{name}' was submitted before; give another --name, or none. A sweep goes on where "

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import ray
+from aiohttp import web
 
 from orchestrator.backends.ray import jobs
 from orchestrator.backends.ray.jobs import Jobs
@@ -100,3 +105,71 @@ def test_a_command_that_is_not_there() -> None:
     answers = {"GET /api/version": VERSION, "GET /api/jobs/a": (404, "Job a does not exist")}
     with http_server(answers) as address, pytest.raises(InvalidInput, match="knows no 'a'"):
         Jobs(address).one("a")
+
+
+@pytest.mark.parametrize("end", ["closed", "broken", "silent"])
+def test_a_log_is_followed_until_the_cluster_is_gone(
+    end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head that ends closes the connection or breaks it off; one switched off says nothing."""
+    monkeypatch.setattr(jobs, "_TIMEOUT", 0.5)
+    read: list[str] = []
+    with _head_that_ends(end) as address:
+        command = Jobs(address)
+        if end == "closed":
+            command.follow("a", read.append)
+        else:
+            with pytest.raises(BackendError, match=f"no cluster answers at {address}") as refusal:
+                command.follow("a", read.append)
+            assert "\n" not in str(refusal.value)
+    assert read == ["one\n", "two\n"]
+
+
+@contextmanager
+def _head_that_ends(end: str) -> Iterator[str]:
+    """A dashboard that sends two lines of a log; its address."""
+    sent = False
+
+    async def version(_: web.Request) -> web.Response:
+        return web.json_response(json.loads(VERSION[1]))
+
+    async def info(_: web.Request) -> web.Response:
+        assert sent
+        await asyncio.sleep(60)
+        raise AssertionError("nobody waits as long")
+
+    async def tail(request: web.Request) -> web.WebSocketResponse:
+        nonlocal sent
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        for line in ("one\n", "two\n"):
+            await socket.send_str(line)
+        sent = True
+        if end == "broken":
+            assert request.transport is not None
+            request.transport.abort()
+        elif end == "silent":
+            await asyncio.sleep(60)
+        return socket
+
+    application = web.Application()
+    application.add_routes(
+        [
+            web.get("/api/version", version),
+            web.get("/api/jobs/a", info),
+            web.get("/api/jobs/a/logs/tail", tail),
+        ]
+    )
+    loop = asyncio.new_event_loop()
+    runner = web.AppRunner(application, shutdown_timeout=0.1)
+    loop.run_until_complete(runner.setup())
+    loop.run_until_complete(web.TCPSite(runner, "127.0.0.1", 0).start())
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(20)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
