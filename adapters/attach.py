@@ -11,7 +11,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils.parametrize import register_parametrization, type_before_parametrizations
 
 from adapters.backbones import find_sites
-from adapters.base import Adapter, Kind
+from adapters.base import Adapter, Edit, Kind
 from adapters.errors import AdapterError
 from adapters.sites import Sites
 from adapters.stack import Member, Stack, start_member
@@ -80,10 +80,12 @@ def attach_members(model: M, members: Sequence[Member], *, replace_drop_path: bo
     if replace_drop_path:
         for index in range(2 * sites.depth):
             path = sites.every_block[index // 2].drop_path(index % 2 + 1)
-            substitute(path, TrialDropPath(stack, index))
+            stack.drop_paths.append(TrialDropPath())
+            substitute(path, stack.drop_paths[index])
     paths = adapter.target_modules(stack.sites)
     for path in sorted(paths, key=lambda path: path.count("."), reverse=True):  # inner ones first
-        substitute(path, Edited(model.get_submodule(path), stack, path))
+        stack.edited[path] = Edited(model.get_submodule(path))
+        substitute(path, stack.edited[path])
     for name in adapter.weights(stack.stacked(Kind.TRAINED)):
         path, _, last = name.rpartition(".")
         # Unsafe only in that torch does not run it now, when there is no forward pass yet.
@@ -191,20 +193,44 @@ class _StackModule(nn.Module):
         self._stack = (stack,)  # in a tuple, so that its parameters are not registered here again
 
 
-class Edited(_StackModule):
-    """A frozen module and the stack's edit of it."""
+class Edited(nn.Module):
+    """A frozen module and the edit of it in the current forward pass, None outside of one.
 
-    def __init__(self, base: nn.Module, stack: Stack, path: str) -> None:
-        super().__init__(stack)
+    The stack gives it (`Stack.prepare`) rather than being asked, so that nothing here names the
+    place: compiled, a block is the same code as the next one.
+    """
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
         self.base = base
-        self._path = path
+        self.edit: Edit | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes: not the edit, whose tensors belong to a forward pass."""
+        return {**self.__dict__, "edit": None}
 
     def forward(self, x: Tensor, *arguments: Any, **named: Any) -> Tensor:
         """As the frozen module, with the batch of all trials."""
-        edit = self._stack[0].edit(self._path)
-        if edit is not None:
-            return edit(x, self.base, *arguments, **named)
+        if self.edit is not None:
+            return self.edit(x, self.base, *arguments, **named)
         return self.base(x, *arguments, **named)  # type: ignore[no-any-return]
+
+
+class TrialDropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016) whose masks come from each trial's own seed.
+
+    `mask` (K·B) is that of the current forward pass: 0 or 1/(1-rate) per image; None drops nothing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mask: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (K·B, …), scaled per image in training."""
+        if self.mask is None or not self.training:
+            return x
+        return x * self.mask.view(-1, *[1] * (x.dim() - 1))
 
 
 class StackedHead(_StackModule):
@@ -213,21 +239,6 @@ class StackedHead(_StackModule):
     def forward(self, x: Tensor) -> Tensor:
         """x (K·B, D) → (K·B, classes)."""
         return self._stack[0].logits(x)
-
-
-class TrialDropPath(_StackModule):
-    """Stochastic depth (Huang et al. 2016) whose masks come from each trial's own seed."""
-
-    def __init__(self, stack: Stack, index: int) -> None:
-        super().__init__(stack)
-        self._index = index
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (K·B, …), scaled by 0 or 1/(1-rate) per image in training."""
-        paths = self._stack[0].paths
-        if paths is None or not self.training:
-            return x
-        return x * paths[self._index].view(-1, *[1] * (x.dim() - 1))
 
 
 class Replaced(_StackModule):

@@ -70,7 +70,7 @@ def _read(model: nn.Module, stack: Stack) -> dict[str, Affine]:
         if stack.changes_head:
             raise _refused(adapter.name, "the head")
         for path in adapter.target_modules(stack.sites):
-            edit = stack.edit(path)
+            edit = stack.edited[path].edit
             if edit is not None:
                 module = model.get_submodule(path)
                 assert isinstance(module.base, nn.Module)

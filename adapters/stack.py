@@ -8,7 +8,7 @@ patched; nothing of the backbone's own code or weights changes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import sqrt
 from typing import Any
@@ -129,6 +129,8 @@ class Stack(nn.Module):
     fill it up (None: all). `chosen` restricts evaluation to some trials (the batch then has only
     theirs).
     `unshareable` names a module of the model that keeps it to one trial, if there is one.
+    `attach` registers the modules that it puts into the model: `edited` by path, and `drop_paths`
+    in order.
     """
 
     padding: Tensor
@@ -139,11 +141,11 @@ class Stack(nn.Module):
         self.backbone_sites = sites
         self.chosen: list[int] | None = None
         self.counted: list[int] | None = None
-        self.paths: Tensor | None = None
+        self.edited: dict[str, Any] = {}
+        self.drop_paths: list[Any] = []
         self.undo = Undo()
         self.declared: dict[str, Parameter] = {}
         self._unshareable = unshareable
-        self._edits: dict[str, Edit] = {}
         self._weights: dict[str, Tensor] = {}
         self._head: Update | None = None
         self._vectors: dict[tuple[int, ...], dict[tuple[Any, ...], Tensor]] = {}
@@ -202,7 +204,8 @@ class Stack(nn.Module):
 
     def release(self) -> None:
         """Releases the last forward pass, whose tensors hold its graph."""
-        self._edits, self._weights, self._head, self.paths = {}, {}, None, None
+        self._weights, self._head = {}, None
+        self._give({}, [None] * len(self.drop_paths))
 
     def prepare(self, images: int, dtype: torch.dtype) -> None:
         """Prepares one forward pass over `images` = K·B images; called by a hook on the model."""
@@ -229,26 +232,30 @@ class Stack(nn.Module):
             tuple(self.counted) if self.training and self.counted is not None else None,
         )
         adapter = without_per_trial_fields(members[0].adapter)
-        self._edits = adapter.edits(tensors, self.sites, context)
+        edits = adapter.edits(tensors, self.sites, context)
         trained = {n: t for n, t in tensors.items() if self.declared[n].kind is Kind.TRAINED}
         self._weights = {name: t[0] for name, t in adapter.weights(trained).items()}
         self._head = adapter.head(tensors, context)
         rates, table = [self._path_rates[i] for i in picked], self._pick(self.path_table)
         paths = masks.drop_paths(rates, table, images // self.trials) if masks else None
-        self.paths = None if paths is None else paths.flatten(1).to(dtype)
+        none = [None] * len(self.drop_paths)
+        self._give(edits, none if paths is None else paths.flatten(1).to(dtype))
+
+    def _give(self, edits: Mapping[str, Edit], masks: Iterable[Tensor | None]) -> None:
+        """To the modules that were put in: their edits and drop-path masks of a forward pass."""
+        for path, module in self.edited.items():
+            module.edit = edits.get(path)
+        for module, mask in zip(self.drop_paths, masks, strict=False):  # none, or all of them
+            module.mask = mask
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes: not the last forward pass, whose tensors belong to its graph."""
-        return {**self.__dict__, "_edits": {}, "_weights": {}, "_head": None, "_vectors": {}}
+        return {**self.__dict__, "_weights": {}, "_head": None, "_vectors": {}}
 
     @property
     def changes_head(self) -> bool:
         """Whether something happens to the features before the last linear layer."""
         return self._head is not None
-
-    def edit(self, path: str) -> Edit | None:
-        """The edit of the module at `path` in the current forward pass."""
-        return self._edits.get(path)
 
     def replacement(self, name: str, original: Tensor) -> Tensor:
         """What replaces a parameter of the backbone; itself if nothing does yet."""

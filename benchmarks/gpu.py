@@ -149,11 +149,13 @@ def precision(work: Work, asked: argparse.Namespace) -> dict[str, Any]:
 
 
 def widths(work: Work, asked: argparse.Namespace) -> dict[str, Any]:
-    """By adapter: the width that a pool chooses, why, bytes per slot, and what it measured."""
+    """By adapter: the width that a pool chooses, why (on a GPU also what compiled blocks bring),
+    bytes per slot, and what it measured.
+    """
     found = {}
     for name in asked.adapters:
         trial = replace(_trial(work, 0, asked.precision), adapter=name, params={})
-        pool = _pool(work, [trial], None)
+        pool = _pool(work, [trial], None, compiled=work.device == "cuda")
         plan = pool.groups[0].plan
         found[name] = {
             "width": plan.width,
@@ -184,8 +186,9 @@ def _trial(work: Work, number: int, precision: str) -> Trial:
     return replace(trial, recipe=replace(trial.recipe, precision=precision))
 
 
-def _pool(work: Work, trials: Sequence[Trial], width: int | None) -> Pool:
-    pool = Pool(load_backbone(work.backbone), torch.device(work.device), width=width)
+def _pool(work: Work, trials: Sequence[Trial], width: int | None, compiled: bool = False) -> Pool:
+    backbone, device = load_backbone(work.backbone), torch.device(work.device)
+    pool = Pool(backbone, device, width=width, compiled=compiled)
     for trial in trials:
         pool.add(trial, work.data)
     return pool

@@ -68,6 +68,9 @@ stage precision 120 python benchmarks/gpu.py precision "${cost[@]}" "${trials[@]
 stage precision_mini 60 python benchmarks/gpu.py precision --device "$device" --epochs 20 \
   "${trials[@]}" --out "$folder/precision_mini.json"
 stage widths 120 python benchmarks/gpu.py widths "${cost[@]}" --out "$folder/widths.json"
+[ "$device" != cuda ] || # half a minute of compiling on a CPU
+  stage compiled 200 python benchmarks/throughput.py "${cost[@]}" --arms pool --widths 1,16 \
+    --compiled "${arms[@]}" --seconds LEFT --out "$folder/compiled.json"
 for other in $more; do
   stage "throughput_$other" 250 python benchmarks/throughput.py --backbone "$other" \
     --device "$device" --arms tuned,pool --widths "$wide" "${arms[@]}" \

@@ -49,7 +49,7 @@ def _measure(asked: argparse.Namespace, folder: Path, deadline: float) -> dict[s
     names, skipped = _possible(asked.arms)
     cores = len(os.sched_getaffinity(0))
     choice = calibrate(folder, asked.device, cores, [] if asked.quick else names)
-    arms = line_up(names, asked.widths, choice, asked.device, cores)
+    arms = line_up(names, asked.widths, choice, asked.device, cores, asked.compiled)
     result = {
         **facts(*PACKAGES),
         "command": shlex.join(["python", *sys.argv]),
@@ -107,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="cpu", choices=("cpu", "cuda"))
     add("--arms", default=list(ARMS), type=_arm_names, help="default all four")
     add("--widths", default=[1, 2, 4, 8, 16, 32], type=_widths, help="of the pool")
+    add("--compiled", action="store_true", help="every pool with compiled blocks too")
     add("--trials", default=6, type=_positive, help="of each arm at least; pools are filled")
     add("--epochs", default=LEAST_EPOCHS, type=_positive)
     add("--batch", default=64, type=_positive)

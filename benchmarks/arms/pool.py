@@ -21,13 +21,14 @@ from orchestrator.engine.pool import Ended, Pool
 
 
 def run(work: Work, trials: list[int], options: dict[str, Any], log: Log) -> None:
-    """Options: `width`, trials in flight at once."""
+    """Options: `width`, trials in flight at once; `compiled`, their blocks."""
     torch.set_float32_matmul_precision("high")
     memory.keep_freed()  # as a pool's process does
     # A folder of its own: a later run would go on from the checkpoints of the same trials.
     keeping = CheckpointStore(Path(tempfile.mkdtemp(prefix="checkpoints-", dir=work.folder)))
     width: int = options["width"]
-    pool = Pool(load_backbone(work.backbone), torch.device(work.device), keeping, width=width)
+    backbone, device = load_backbone(work.backbone), torch.device(work.device)
+    pool = Pool(backbone, device, keeping, width=width, compiled=options["compiled"])
     waiting = deque(trials)
     numbers: dict[str, int] = {}
     joined: dict[str, int] = {}  # key → steps of the pool before the trial joined

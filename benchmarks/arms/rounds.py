@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,16 @@ def _tried(arm: Arm, folder: Path) -> dict[str, float | None]:
 
 
 def line_up(
-    names: Sequence[str], widths: Sequence[int], choice: Choice, device: str, cores: int
+    names: Sequence[str],
+    widths: Sequence[int],
+    choice: Choice,
+    device: str,
+    cores: int,
+    compiled: bool = False,
 ) -> dict[str, Arm]:
-    """The arms of those names in their order; `pool-<width>` for every width."""
+    """The arms of those names in their order; `pool-<width>` for every width, and with `compiled`
+    `pool-<width>-compiled`.
+    """
     gpu = device == "cuda"
     lanes, threads = (1, None) if gpu else (cores, 1)
     asked = {"amp": choice.amp}
@@ -89,9 +97,9 @@ def line_up(
     }
     arms = {name: one[name] for name in names if name in one}
     if "pool" in names:
-        for width in widths:
-            options = {"width": width}
-            arms[f"pool-{width}"] = Arm(
+        for width, blocks in product(widths, ("", "-compiled") if compiled else ("",)):
+            options = {"width": width, "compiled": bool(blocks)}
+            arms[f"pool-{width}{blocks}"] = Arm(
                 "pool", lanes, threads, slots=width, own=False, options=options
             )
     return arms

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import astuple, dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,13 @@ from adapters.base import Kind
 from adapters.trial_axis import image_weights, own_part
 from orchestrator.backbones import shared_copy
 from orchestrator.engine import memory
+from orchestrator.engine.compiled import (
+    CompilerError,
+    cannot_compile,
+    compile_blocks,
+    reason,
+    running,
+)
 from orchestrator.engine.evaluation import Evaluation, Evaluator
 from orchestrator.engine.frozen import FrozenBackbone
 from orchestrator.engine.grouping import GroupKey
@@ -68,12 +76,14 @@ class Group:
         frozen: the backbone.
         device: where it is.
         plan: number of slots and why. `width` is the number now: less after memory ran out.
+            `uncompiled` says why blocks that it has compiled no longer are.
     """
 
     def __init__(
         self, key: GroupKey, frozen: FrozenBackbone, device: torch.device, plan: WidthPlan
     ) -> None:
         self.key, self.frozen, self.device, self.plan = key, frozen, device, plan
+        self.uncompiled = ""
         self.width = plan.width
         self.trainings: list[Training] = []
         self.waiting: deque[Training] = deque()
@@ -107,8 +117,9 @@ class Group:
         """
         began = time.perf_counter()
         self._admit()
-        while not self._attempt():
-            self._halve()
+        while (missing := self._attempt()) is not None:
+            if missing == "memory":
+                self._halve()
         self._charge(self.trainings, began)
         counted = self._restack().stack.counted
         images = sum(counted) if counted else len(self.trainings) * self.key.batch
@@ -125,7 +136,8 @@ class Group:
         results: dict[str, Evaluation] = {}
         for split in {id(t.evaluation): t.evaluation for t in trainings}.values():
             sharing = [t for t in trainings if t.evaluation is split]
-            found = evaluator.evaluate(split, [self.trainings.index(t) for t in sharing])
+            with self._blocks(False):
+                found = evaluator.evaluate(split, [self.trainings.index(t) for t in sharing])
             results |= {t.key: one for t, one in zip(sharing, found, strict=True)}
             images = len(split) * len(sharing)
             self.work += WorkDone(0, images, images * self.frozen.flops.forward(cut))
@@ -138,8 +150,8 @@ class Group:
             self._unstack()
             self.trainings.append(self.waiting.popleft())
 
-    def _attempt(self) -> bool:
-        """Make a step; False if memory ran out, and then nothing has changed."""
+    def _attempt(self) -> str | None:
+        """Make a step; `memory` or `compiler` if that failed, and then nothing has changed."""
         states: dict[str, Tensor] = {}
         try:
             stacked = self._restack()
@@ -149,17 +161,30 @@ class Group:
             stacked.stack.steps = [training.step for training in self.trainings]
             if self.key.last_batch == "keep":
                 stacked.stack.counted = [training.images for training in self.trainings]
-            loss = self._losses(stacked)
-            torch.autograd.backward(loss.sum())
+            with self._blocks(len(self.trainings) == self.width):
+                loss = self._losses(stacked)
+                torch.autograd.backward(loss.sum())
             stacked.update(loss.detach())
         except (RuntimeError, MemoryError) as error:
-            if not memory.out_of_memory(error):
+            if memory.out_of_memory(error):
+                missing = "memory"
+            elif self._compiles and cannot_compile(error):
+                missing, self.uncompiled = "compiler", reason(error)
+            else:
                 raise
         else:
-            return True
+            return None
         # Outside `except`: the exception keeps its frames, and they the tensors of the failed step.
         self._roll_back(states)
-        return False
+        return missing
+
+    @property
+    def _compiles(self) -> bool:
+        return self.plan.compiled and not self.uncompiled
+
+    def _blocks(self, full: bool) -> AbstractContextManager[object]:
+        """Compiled blocks run in full stacks only, whose shape comes back."""
+        return running(full and self._compiles) if self.plan.compiled else nullcontext()
 
     def _losses(self, stacked: Stacked) -> Tensor:
         """Mean cross-entropy per trial (K,)."""
@@ -232,6 +257,8 @@ class Group:
         if self._model is None:
             members = [training.member for training in self.trainings]
             self._model = attach_members(shared_copy(self.frozen.model), members)
+            if self._compiles:
+                compile_blocks(self._model, self.frozen.sites)
         if self._stacked is None:
             self._stacked = Stacked(self._model, self.trainings, self.device)
         return self._stacked
@@ -309,21 +336,46 @@ class Stacked:
 
 
 def benchmark_width(
-    key: GroupKey, frozen: FrozenBackbone, device: torch.device, training: Training, share: float
+    key: GroupKey,
+    frozen: FrozenBackbone,
+    device: torch.device,
+    training: Training,
+    share: float,
+    compiling: bool = False,
 ) -> WidthPlan:
     """Train 1, 2, 4, … copies of a trial for a few steps each and choose a width.
 
-    `share` is the part of the free memory that may be taken. The trial itself is not changed.
+    `share` is the part of the free memory that may be taken. With `compiling` the chosen width is
+    measured with compiled blocks too, which are used if that is faster; what they are compiled to
+    is kept for the group. The trial itself is not changed.
     """
 
-    def measure(width: int) -> WidthMeasurement:
-        group = Group(key, frozen, device, WidthPlan(width, (), "warm-up benchmark"))
+    def measure(width: int, compiled: bool = False) -> WidthMeasurement:
+        group = Group(key, frozen, device, WidthPlan(width, (), "warm-up benchmark", compiled))
         for _ in range(width):
             group.enter(training.fresh_copy())
+        if compiled:
+            group.step()  # compiles
         found = measure_step(group.step, width, device)
         if group.work.halved:
             raise torch.OutOfMemoryError(f"{width} trials at once")
+        if group.uncompiled:
+            raise CompilerError(group.uncompiled)
         return found
 
     most = MAX_WIDTH.get(device.type, MAX_WIDTH["cpu"])
-    return plan_width(measure, int(share * memory.free(device)), most)
+    plan = plan_width(measure, int(share * memory.free(device)), most)
+    return _with_compiled(plan, measure) if compiling else plan
+
+
+def _with_compiled(plan: WidthPlan, measure: Callable[[int, bool], WidthMeasurement]) -> WidthPlan:
+    """The plan, saying what compiled blocks bring, with them if they are faster."""
+    plain = next(step.seconds for step in plan.measured if step.width == plan.width)
+    try:
+        gain = plain / measure(plan.width, True).seconds
+    except (CompilerError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, CompilerError) and not memory.out_of_memory(error):
+            raise
+        return replace(plan, bound=f"{plan.bound}; blocks not compiled: {error}")
+    said = f"{plan.bound}; compiled blocks {gain:.2f} times as fast"
+    return replace(plan, bound=said, compiled=gain > 1)

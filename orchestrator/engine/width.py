@@ -39,11 +39,15 @@ class WidthMeasurement:
 
 @dataclass(frozen=True)
 class WidthPlan:
-    """The chosen width, the measurements behind it, and what bounded it."""
+    """The chosen width, the measurements behind it, and what bounded it.
+
+    `compiled` says whether full stacks run compiled blocks.
+    """
 
     width: int
     measured: tuple[WidthMeasurement, ...]
     bound: str
+    compiled: bool = False
 
     @property
     def slot(self) -> int:

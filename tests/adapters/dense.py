@@ -116,7 +116,7 @@ def check_outputs(
 
 def edited(model: nn.Module, path: str, x: Tensor, out: int) -> Tensor:
     """What the edit of the linear layer at `path` adds to its output."""
-    edit, nothing = attached(model).edit(path), nn.Linear(x.shape[-1], out, bias=False)
+    edit, nothing = attached(model).edited[path].edit, nn.Linear(x.shape[-1], out, bias=False)
     assert edit is not None
     nn.init.zeros_(nothing.weight)
     return edit(x, nothing)

@@ -58,7 +58,7 @@ def test_dropout_acts_on_the_bottleneck() -> None:
     w, c, b = attached(model).tensors_of(0).values()
     stack, z, norm = attached(model.train()), torch.randn(6, WIDTH), nn.Identity()
     stack.prepare(2, torch.float32)
-    edit = stack.edit("blocks.1.norm1")
+    edit = stack.edited["blocks.1.norm1"].edit
     assert edit is not None
     mask = RandomMasks([2], [0], torch.device("cpu")).dropout([0.5], [(6, 4)])
     assert mask is not None

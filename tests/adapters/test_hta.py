@@ -111,7 +111,7 @@ def test_dropout_acts_on_the_change() -> None:
 
     def change(training: bool) -> Tensor:
         stack.train(training).prepare(2, torch.float32)
-        edit = stack.edit("blocks.1.mlp.fc2")
+        edit = stack.edited["blocks.1.mlp.fc2"].edit
         assert edit is not None
         return edit(y, nn.Identity()) - y
 

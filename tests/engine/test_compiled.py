@@ -1,0 +1,99 @@
+"""Compiled blocks: the same results, two versions for a stack of one shape, and back where not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from orchestrator.engine import compiled
+from orchestrator.engine.pool import Ended, Pool
+from orchestrator.spec import Trial
+from tests.engine.worlds import CPU, Watched, WatchedPool, assert_same, backbone, search_data, trial
+
+BLOCKS = {"depth": 4}
+
+
+@pytest.fixture(autouse=True)
+def _traced_only(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What blocks are compiled from, without the compiler, which takes half a minute on a CPU."""
+    if "inductor" not in request.node.name:
+        monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
+    torch.compiler.reset()
+    counters.clear()
+    yield
+    torch.compiler.reset()
+
+
+def _run(trials: list[Trial], compiling: bool, width: int | None = 2) -> tuple[Watched, Pool]:
+    """Two at a time: each of the others takes the slot of one that ends."""
+    pool = WatchedPool(backbone(**BLOCKS), CPU, width=width, compiled=compiling)
+    data, waiting = search_data(), list(trials)
+    while waiting or len(pool):
+        while waiting and len(pool) < 2:
+            pool.add(waiting.pop(0), data)
+        for event in pool.advance():
+            assert isinstance(event, Ended)
+            pool.seen.results[event.result.key] = event.result
+    return pool.seen, pool
+
+
+def _trials(adapter: str, params: dict[str, Any]) -> list[Trial]:
+    return [trial(adapter, params, seed, drop_path=0.1, epochs=2 + seed % 2) for seed in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("adapter", "params"),
+    [
+        ("lora", {}),
+        pytest.param("efft2", {"rank": 2, "dropout": 0.3}, marks=pytest.mark.long),
+        pytest.param("vpt_deep", {"prompts": 2}, marks=pytest.mark.long),
+    ],
+)
+def test_joining_compiles_nothing_and_changes_nothing(adapter: str, params: dict[str, Any]) -> None:
+    """A first block, whose input needs no gradient, and one for all others."""
+    trials = _trials(adapter, params)
+    plain, _ = _run(trials, False)
+    assert not counters["stats"]["unique_graphs"]
+    found, pool = _run(trials, True)
+    assert [group.uncompiled for group in pool.groups] == [""]
+    assert counters["stats"]["unique_graphs"] == 2
+    for one in trials:
+        assert_same(found, plain, one.key, to=1e-4)
+
+
+def test_what_cannot_be_compiled_runs_as_it_is() -> None:
+    """Masks that are drawn within a block are beyond the compiler."""
+    trials = _trials("adaptformer", {"dropout": 0.2})
+    plain, _ = _run(trials, False)
+    found, pool = _run(trials, True)
+    assert pool.groups[0].uncompiled
+    for one in trials:
+        assert_same(found, plain, one.key, to=0)
+    _, measured = _run(trials[:1], True, width=None)
+    assert "blocks not compiled: " in measured.groups[0].plan.bound
+    assert not measured.groups[0].plan.compiled
+
+
+@pytest.mark.long
+def test_a_measurement_decides() -> None:
+    _, pool = _run(_trials("lora", {})[:1], True, width=None)
+    plan = pool.groups[0].plan
+    gain = float(plan.bound.rpartition("compiled blocks ")[2].removesuffix(" times as fast"))
+    assert plan.compiled == (gain > 1) or gain == pytest.approx(1, abs=0.01)
+    _, without = _run(_trials("lora", {})[:1], False, width=None)
+    assert "compiled" not in without.groups[0].plan.bound
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_with_inductor_it_is_the_same() -> None:
+    trials = _trials("efft2", {"rank": 2, "dropout": 0.3})
+    plain, _ = _run(trials, False)
+    found, pool = _run(trials, True)
+    assert [group.uncompiled for group in pool.groups] == [""]
+    for one in trials:
+        assert_same(found, plain, one.key, to=1e-4)
