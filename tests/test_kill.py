@@ -56,7 +56,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> dict[str,
 
 @pytest.mark.timeout(420)
 @pytest.mark.parametrize(
-    ("backend", "moments"), [("local", 4), pytest.param("ray", 3, marks=pytest.mark.long)]
+    ("backend", "moments"), [("local", 3), pytest.param("ray", 3, marks=pytest.mark.long)]
 )
 def test_a_killed_sweep_goes_on_without_losing_or_repeating_a_trial(
     backend: str, moments: int, tmp_path: Path, data_root: Path, calm: dict[str, TrialResult]

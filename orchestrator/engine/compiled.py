@@ -34,7 +34,10 @@ def compile_blocks(model: nn.Module, sites: Sites) -> None:
 
 def running(compiled: bool) -> AbstractContextManager[object]:
     """Within it compiled blocks run as such, or as the plain code that they were made of."""
-    return torch.compiler.set_stance("default" if compiled else "force_eager")
+    stance: AbstractContextManager[object] = torch.compiler.set_stance(
+        "default" if compiled else "force_eager"
+    )
+    return stance
 
 
 def cannot_compile(error: BaseException) -> bool:
