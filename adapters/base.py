@@ -72,7 +72,7 @@ class Context:
     """Results of `kept` for these trials, which the stack keeps from one pass to the next."""
     counted: tuple[int, ...] | None = None
     """How many of each trial's B images are its batch (None: all); the others fill it up and must
-    not enter statistics over images: see `trial_axis.image_weights`."""
+    not enter statistics over images: see `image_weights`."""
 
     @property
     def trials(self) -> int:
@@ -87,6 +87,15 @@ class Context:
     def split(self, x: Tensor) -> Tensor:
         """(K·B, …, features) → (K, N, features)."""
         return x.reshape(self.trials, -1, x.shape[-1])
+
+    def image_weights(self, batch: int) -> Tensor:
+        """Weights (K, batch) of images in the mean over each trial's own ones, 0 beyond."""
+
+        def weights() -> Tensor:
+            counts = torch.tensor(self.counted or (batch,) * self.trials).unsqueeze(1)
+            return (torch.arange(batch) < counts) / counts
+
+        return self.kept(("image_weights", batch, self.counted), weights)
 
     def added(self, update: Update) -> Edit:
         """The edit of a linear layer to whose output an update of its input is added."""

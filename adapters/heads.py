@@ -14,7 +14,6 @@ from adapters.errors import AdapterError
 from adapters.fuse import Update
 from adapters.hyperparameters import hyperparameter
 from adapters.sites import Sites
-from adapters.trial_axis import image_weights
 
 _MOMENTUM, _EPS = 0.1, 1e-5  # nn.BatchNorm1d's
 
@@ -104,8 +103,7 @@ def _moments(z: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
     if context.counted is None:
         var, mean = torch.var_mean(z, dim=1, correction=0, keepdim=True)
         return mean, var, var * (z.shape[1] / (z.shape[1] - 1))
-    weights = context.kept(("image_weights", *counted), lambda: image_weights(counted, z.shape[1]))
-    weights = weights.unsqueeze(-1)
+    weights = context.image_weights(z.shape[1]).unsqueeze(-1)
     mean = (z * weights).sum(1, keepdim=True)
     var = ((z - mean).square() * weights).sum(1, keepdim=True)
     return mean, var, var / (1 - weights.amax(1, keepdim=True))

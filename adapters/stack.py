@@ -8,7 +8,7 @@ patched; nothing of the backbone's own code or weights changes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import sqrt
 from typing import Any
@@ -127,10 +127,9 @@ class Stack(nn.Module):
     In training, `steps` (one per trial) selects the masks and rises by one with every forward;
     set it to resume. `counted` says how many of each trial's images are its batch where some only
     fill it up (None: all). `chosen` restricts evaluation to some trials (the batch then has only
-    theirs).
-    `unshareable` names a module of the model that keeps it to one trial, if there is one.
-    `attach` registers the modules that it puts into the model: `edited` by path, and `drop_paths`
-    in order.
+    theirs). `context` is that of the current forward pass. `unshareable` names a module of the
+    model that keeps it to one trial, if there is one. `attach` registers the modules that it puts
+    into the model: `edited` by path, and `drop_paths` in order.
     """
 
     padding: Tensor
@@ -141,6 +140,7 @@ class Stack(nn.Module):
         self.backbone_sites = sites
         self.chosen: list[int] | None = None
         self.counted: list[int] | None = None
+        self.context: Context | None = None
         self.edited: dict[str, Any] = {}
         self.drop_paths: list[Any] = []
         self.undo = Undo()
@@ -204,8 +204,8 @@ class Stack(nn.Module):
 
     def release(self) -> None:
         """Releases the last forward pass, whose tensors hold its graph."""
-        self._weights, self._head = {}, None
-        self._give({}, [None] * len(self.drop_paths))
+        self._weights, self._head, self.context = {}, None, None
+        self._give({}, None)
 
     def prepare(self, images: int, dtype: torch.dtype) -> None:
         """Prepares one forward pass over `images` = K·B images; called by a hook on the model."""
@@ -222,7 +222,7 @@ class Stack(nn.Module):
             masks = RandomMasks(seeds, [self.steps[i] for i in picked], self.padding.device)
             for index in picked:
                 self.steps[index] += 1
-        context = Context(
+        self.context = context = Context(
             tuple(member.adapter for member in members),
             tuple(self.shapes[index] for index in picked),
             masks,
@@ -238,19 +238,18 @@ class Stack(nn.Module):
         self._head = adapter.head(tensors, context)
         rates, table = [self._path_rates[i] for i in picked], self._pick(self.path_table)
         paths = masks.drop_paths(rates, table, images // self.trials) if masks else None
-        none = [None] * len(self.drop_paths)
-        self._give(edits, none if paths is None else paths.flatten(1).to(dtype))
+        self._give(edits, None if paths is None else paths.flatten(1).to(dtype))
 
-    def _give(self, edits: Mapping[str, Edit], masks: Iterable[Tensor | None]) -> None:
+    def _give(self, edits: Mapping[str, Edit], masks: Tensor | None) -> None:
         """To the modules that were put in: their edits and drop-path masks of a forward pass."""
         for path, module in self.edited.items():
             module.edit = edits.get(path)
-        for module, mask in zip(self.drop_paths, masks, strict=False):  # none, or all of them
-            module.mask = mask
+        for index, module in enumerate(self.drop_paths):
+            module.mask = None if masks is None else masks[index]
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes: not the last forward pass, whose tensors belong to its graph."""
-        return {**self.__dict__, "_weights": {}, "_head": None, "_vectors": {}}
+        return {**self.__dict__, "_weights": {}, "_head": None, "_vectors": {}, "context": None}
 
     @property
     def changes_head(self) -> bool:

@@ -40,12 +40,6 @@ def step_seed(seed: int, step: int) -> int:
     return (z ^ (z >> 31)) & (mask >> 1)
 
 
-def image_weights(counted: Sequence[int], batch: int) -> Tensor:
-    """Weights (K, batch) of images in the mean over each trial's `counted` first ones, 0 beyond."""
-    counts = torch.tensor(counted).unsqueeze(1)
-    return (torch.arange(batch) < counts) / counts
-
-
 class RandomMasks:
     """The masks of one forward pass over K trials; `None` stands in for it in evaluation."""
 

@@ -44,6 +44,8 @@ def run(work: Work, trials: list[int], options: dict[str, Any], log: Log) -> Non
         over = sum((step - first) % work.steps == 0 for first in joined.values())
         if over:
             log.epochs(over)
+        if options["compiled"] and any(group.uncompiled for group in pool.groups):
+            raise RuntimeError(f"not compiled: {pool.groups[0].uncompiled}")  # never a false figure
         for event in ended:
             del joined[event.result.key]
             log.trial(numbers[event.result.key], event.result.value)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from adapters.attach import attach_members, attached
 from adapters.base import Kind
-from adapters.trial_axis import image_weights, own_part
+from adapters.trial_axis import own_part
 from orchestrator.backbones import shared_copy
 from orchestrator.engine import memory
 from orchestrator.engine.compiled import (
@@ -195,7 +195,8 @@ class Group:
         losses = F.cross_entropy(logits, labels, reduction="none").view(len(self.trainings), -1)
         if self.key.last_batch == "drop":
             return losses.mean(1)
-        return (losses * stacked.image_weights(self.key.batch)).sum(1)
+        assert stacked.stack.context is not None  # of the pass that gave the logits
+        return (losses * stacked.stack.context.image_weights(self.key.batch)).sum(1)
 
     def _batch(self, stacked: Stacked) -> tuple[Tensor, Tensor]:
         """Inputs, or tokens at the prefix's cut, of all trials (K·B, …), and labels (K·B,)."""
@@ -290,15 +291,6 @@ class Stacked:
         self.loss_sum = torch.tensor([float(t.loss_sum) for t in trainings], device=device)
         self.bad_step = torch.tensor([t.bad_step for t in trainings], device=device)
         self.seeds = torch.tensor([t.trial.seed for t in trainings], device=device)
-        self._image_weights: dict[tuple[int, ...], Tensor] = {}
-
-    def image_weights(self, batch: int) -> Tensor:
-        """`image_weights` of the next batches, (K, batch); sent once per combination of sizes."""
-        counted = tuple(training.images for training in self._trainings)
-        if counted not in self._image_weights:
-            weights = image_weights(counted, batch).to(self.seeds.device)
-            self._image_weights[counted] = weights
-        return self._image_weights[counted]
 
     def update(self, loss: Tensor) -> None:
         """Make one optimiser step from the gradients of losses (K,); atomic."""
