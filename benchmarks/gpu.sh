@@ -13,10 +13,10 @@ folder=$(mkdir -p "${1:-build/gpu}" && realpath "${1:-build/gpu}")
 device=${DEVICE:-cuda} backbone=${BACKBONE:-vit_base_patch16_224} allowed=${ALLOWED:-540}
 more=${MORE-vit_large_patch16_224 swin_base_patch4_window7_224}
 failed=() waiting=()
-arms=(--trials 4 --rounds 1) widths=1,4,16 wide=4,16 short=() trials=() scale=1
+arms=(--trials 4 --rounds 1) widths=1,4,16 wide=4,16 short=() trials=() few=() scale=1
 if [ "${REHEARSAL:-0}" = 1 ]; then
-  arms=(--trials 1 --rounds 1 --epochs 2 --few --quick) widths=2 wide=1 short=(--widths 1,2)
-  trials=(--epochs 2 --trials 3) scale=20
+  arms=(--trials 1 --rounds 1 --epochs 2 --few --quick) widths=2 wide=1 scale=20
+  short=(--widths 1,2 --batch 16) trials=(--epochs 2 --trials 2) few=(--adapters efft2 --batch 8)
 fi
 
 # stage NAME LEAST COMMAND…: run it if it is not done and LEAST seconds are left. LEFT in an argument
@@ -65,9 +65,11 @@ stage profile 90 python benchmarks/gpu.py profile "${cost[@]}" "${short[@]}" \
   --out "$folder/profile.json"
 stage precision 120 python benchmarks/gpu.py precision "${cost[@]}" "${trials[@]}" \
   --out "$folder/precision.json"
-stage precision_mini 60 python benchmarks/gpu.py precision --device "$device" --epochs 20 \
-  "${trials[@]}" --out "$folder/precision_mini.json"
-stage widths 120 python benchmarks/gpu.py widths "${cost[@]}" --out "$folder/widths.json"
+[ "$backbone" = vit_mini ] || # has just been measured
+  stage precision_mini 60 python benchmarks/gpu.py precision --device "$device" --epochs 20 \
+    "${trials[@]}" --out "$folder/precision_mini.json"
+stage widths 120 python benchmarks/gpu.py widths "${cost[@]}" "${few[@]}" \
+  --out "$folder/widths.json"
 [ "$device" != cuda ] || # half a minute of compiling on a CPU
   stage compiled 200 python benchmarks/throughput.py "${cost[@]}" --arms pool --widths 1,16 \
     --compiled "${arms[@]}" --seconds LEFT --out "$folder/compiled.json"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-STAGES = ("throughput", "profile", "precision", "precision_mini", "widths")
+STAGES = ("throughput", "profile", "precision", "widths")
 ABSENT = (
     "ray", "optuna", "mlflow", "pydantic", "typer", "rich", "sklearn", "scipy", "matplotlib",
     "jinja2",

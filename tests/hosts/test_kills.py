@@ -30,9 +30,9 @@ SEED = os.environ.get("KILL_SEED", "0")
 def test_the_command_is_killed_at_random_moments(standing: Standing, calm: Path) -> None:
     rng = random.Random(f"driver {SEED}")
     # While it starts, while trials run (after so many more of them), and while it concludes.
-    early = [(0, rng.uniform(0, 8)) for _ in range(8)]
-    amid = [(rng.randint(1, 2), rng.uniform(0, 1)) for _ in range(8)]
-    late = [(TRIALS, rng.uniform(0, 5)) for _ in range(4)]
+    early = [(0, rng.uniform(0, 8)) for _ in range(2)]
+    amid = [(rng.randint(1, 2), rng.uniform(0, 1)) for _ in range(3)]
+    late = [(TRIALS, rng.uniform(0, 5))]
     moments = sorted([*early, *amid], key=lambda _: rng.random()) + late
     disturbed, killed, inside = Disturbed(standing.folder("driver")), 0, 0
     with line("driver") as mine:
@@ -49,8 +49,8 @@ def test_the_command_is_killed_at_random_moments(standing: Standing, calm: Path)
             check_once_each(disturbed.folder)
         standing.run(sweep("driver"))
         disturbed.check(calm)
-        assert killed >= len(moments) - 2, "the moments came too late"
-        assert inside >= 3, "the moments missed the training"
+        assert killed >= len(moments) - 1, "the moments came too late"
+        assert inside >= 1, "the moments missed the training"
         mine.found = f"kills: {killed} ({inside} with trials running), trials: {TRIALS}"
 
 
