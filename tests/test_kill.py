@@ -91,7 +91,9 @@ def test_a_killed_sweep_goes_on_without_losing_or_repeating_a_trial(
 
 NO_START = "cannot start a cluster on this machine"
 RAYS = ("gcs_server", "raylet", "RuntimeEnvAgent", "DashboardAgent")
-"""Processes of a local cluster without which the command ends; it goes on without a manager."""
+"""Processes of a local cluster without which the command ends."""
+PROCESSES = (*RAYS, "PoolManager")
+"""With the one without which it goes on."""
 END_SECONDS = 60
 """What a command may take on a busy machine; docs/reliability.md says 30."""
 
@@ -136,7 +138,7 @@ def test_a_local_cluster_loses_its_processes(tmp_path: Path, data_root: Path) ->
     out = tmp_path / "out"
     arguments = _sweep(out, "ray")
     rng = random.Random(f"processes {os.environ.get('KILL_SEED', '0')}")
-    for name in (*rng.sample(RAYS, len(RAYS)), "PoolManager"):
+    for name in (*rng.sample(RAYS, len(RAYS)), *PROCESSES[len(RAYS) :]):
         with line(name) as mine:
             lines = min(len(events(out)) + rng.randint(1, 4), 2 * TRIALS - 1)
             command, log = _amid(arguments, data_root, tmp_path, lines)

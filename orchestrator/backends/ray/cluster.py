@@ -129,9 +129,11 @@ def connect(cluster: Cluster) -> None:
             signal.signal(signal.SIGTERM, handler)  # Ray has replaced it by one that just exits
     if not cluster.address:
         # Ray would print its log after a process of it has died; `Watchdog` says that in a line.
-        worker: Any = ray_worker.global_worker
-        worker.threads_stopped.set()  # its thread would ask a closed subscriber without a pause
-        worker.gcs_error_subscriber.close()
+        worker = ray_worker.global_worker
+        subscriber = getattr(worker, "gcs_error_subscriber", None)
+        if subscriber is not None:
+            worker.threads_stopped.set()  # its thread would ask a closed one without a pause
+            subscriber.close()
 
 
 @contextmanager
