@@ -215,6 +215,11 @@ class Edited(nn.Module):
             return self.edit(x, self.base, *arguments, **named)
         return self.base(x, *arguments, **named)  # type: ignore[no-any-return]
 
+    def read(self, x: Tensor) -> None:
+        """Gives its input to the edit of a block that only reads (`Adapter.reads`)."""
+        if self.edit is not None:
+            self.edit(x, nn.Identity())
+
 
 class TrialDropPath(nn.Module):
     """Stochastic depth (Huang et al. 2016) whose masks come from each trial's own seed.

@@ -219,6 +219,14 @@ class Adapter(ABC):
         """Paths of the modules that are edited; those of the selected linear layers by default."""
         return tuple(site.path for site in sites.linears)
 
+    def reads(self, sites: Sites) -> tuple[int, ...]:
+        """Numbers of blocks whose edit only reads: it returns what the frozen block does.
+
+        Their inputs, as long as no earlier block is changed, are the same for all trials and epochs
+        and may be computed once; then `base` returns anything, in place of the block.
+        """
+        return ()
+
     def edits(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Edit]:
         """Path → edit, for one forward pass; `tensors` are (K, …), zero-padded."""
         updates = self.updates(tensors, sites, context)

@@ -18,5 +18,7 @@ from adapters.noah import NOAH as NOAH
 from adapters.per_feature import SSF as SSF
 from adapters.per_feature import BitFit as BitFit
 from adapters.rlrr import RLRR as RLRR
+from adapters.side import DTL as DTL
+from adapters.side import LAST as LAST
 from adapters.vpt import VPTDeep as VPTDeep
 from adapters.vpt import VPTShallow as VPTShallow

@@ -3,6 +3,7 @@
     python benchmarks/gpu.py profile --backbone vit_base_patch16_224 --device cuda
     python benchmarks/gpu.py precision --backbone vit_base_patch16_224 --device cuda
     python benchmarks/gpu.py widths --backbone vit_base_patch16_224 --device cuda
+    python benchmarks/gpu.py side --backbone vit_base_patch16_224 --device cuda
 
 Each writes benchmarks/results/<stage>_<backbone>_<device>.json and prints a table. Trials, images
 and weights are those of throughput.py.
@@ -48,6 +49,7 @@ KINDS = {
 WARM_UP, TIMED, PROFILED = 2, 6, 3
 """Steps; together less than an epoch has, after which a pool evaluates."""
 ADAPTERS = ("efft2", "lora", "hta", "ssf", "vpt_deep")
+SIDE = ("lora", "dtl", "last")
 PRECISIONS = ("fp32", "amp", "bf16")
 TRIALS = 12
 
@@ -178,7 +180,41 @@ def widths(work: Work, asked: argparse.Namespace) -> dict[str, Any]:
     return {"adapters": found}
 
 
-STAGES = {"profile": profile, "precision": precision, "widths": widths}
+def side(work: Work, asked: argparse.Namespace) -> dict[str, Any]:
+    """Side networks beside LoRA at the same width, without drop-path: trial-epochs per minute with
+    their evaluations, from the second epoch on.
+    """
+    found: dict[str, Any] = {}
+    for width in asked.widths:
+        rates = {name: _rate(work, name, width, asked.precision) for name in SIDE}
+        found[str(width)] = {
+            name: {"per_minute": round(rate, 2), "times_lora": round(rate / rates["lora"], 2)}
+            for name, rate in rates.items()
+        }
+        print(f"K = {width}:", json.dumps(found[str(width)]), flush=True)
+    return {"widths": found}
+
+
+def _rate(work: Work, adapter: str, width: int, precision: str) -> float:
+    """Trial-epochs per minute of a full stack after its first epoch."""
+    trials = [_trial(work, number, precision) for number in range(width)]
+    trials = [
+        replace(one, adapter=adapter, params={}, recipe=replace(one.recipe, drop_path=0.0))
+        for one in trials
+    ]
+    pool, device = _pool(work, trials, width), torch.device(work.device)
+    while pool.epoch(trials[0].key) < 1:
+        pool.advance()
+    roofline.synchronize(device)
+    began = time.perf_counter()
+    while len(pool):
+        pool.advance()
+    roofline.synchronize(device)
+    epochs = width * (trials[0].recipe.epochs - 1)
+    return 60 * epochs / (time.perf_counter() - began)
+
+
+STAGES = {"profile": profile, "precision": precision, "widths": widths, "side": side}
 
 
 def _trial(work: Work, number: int, precision: str) -> Trial:
@@ -232,7 +268,12 @@ def main() -> None:
     add("--epochs", default=5, type=int)
     add("--batch", default=64, type=int)
     add("--precision", default=None, choices=PRECISIONS, help="default bf16, on a CPU fp32")
-    add("--widths", default=[1, 16], type=lambda v: [int(w) for w in v.split(",")], help="profile")
+    add(
+        "--widths",
+        default=[1, 16],
+        type=lambda v: [int(w) for w in v.split(",")],
+        help="profile, side",
+    )
     add("--trials", default=TRIALS, type=int, help="precision")
     add("--adapters", default=ADAPTERS, type=lambda v: v.split(","), help="widths")
     add("--out", type=Path, help="another file for the result")

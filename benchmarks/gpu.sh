@@ -70,6 +70,8 @@ stage precision 120 python benchmarks/gpu.py precision "${cost[@]}" "${trials[@]
     "${trials[@]}" --out "$folder/precision_mini.json"
 stage widths 120 python benchmarks/gpu.py widths "${cost[@]}" "${few[@]}" \
   --out "$folder/widths.json"
+stage side 120 python benchmarks/gpu.py side "${cost[@]}" --epochs 3 "${short[@]}" \
+  --out "$folder/side.json"
 [ "$device" != cuda ] || # half a minute of compiling on a CPU
   stage compiled 200 python benchmarks/throughput.py "${cost[@]}" --arms pool --widths 1,16 \
     --compiled "${arms[@]}" --seconds LEFT --out "$folder/compiled.json"

@@ -145,6 +145,17 @@ SPACES: dict[str, dict[str, BaseDistribution]] = {
     # RLRR (arXiv 2403.19067) has no hyper-parameter of its own and gives no range: HTA's training
     # grid, of the same group.
     "rlrr": _HTA_TRAINING,
+    # DTL's VTAB-1k scripts (arXiv 2312.07856) have one of these rates each, rank 2 and beta 100.
+    "dtl": {
+        "lr": CategoricalDistribution((0.0001, 0.0003, 0.0005, 0.0008, 0.001, 0.003, 0.008, 0.01))
+    },
+    # 3 · 7 = 21 points; LAST (arXiv 2402.04009) has no public code.
+    "last": {
+        # Our choice.
+        "rank": CategoricalDistribution((8, 16, 32)),
+        # HTA's training grid.
+        "lr": CategoricalDistribution(HTA_LR),
+    },
     # What its supernet holds (arXiv 2206.04673), 3³ · 4³ = 1,728 points.
     "noah": {
         # NOAH's sizes of each part; its published VTAB-1k subnets use all three.

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-STAGES = ("throughput", "profile", "precision", "widths")
+STAGES = ("throughput", "profile", "precision", "widths", "side")
 ABSENT = (
     "ray", "optuna", "mlflow", "pydantic", "typer", "rich", "sklearn", "scipy", "matplotlib",
     "jinja2",
@@ -118,6 +118,10 @@ def test_a_half_hour_on_a_gpu_is_rehearsed_with_only_the_bare_libraries(tmp_path
         measured = {step["width"]: step for step in one["measured"]}
         assert one["width"] in measured
         assert all(step["images_per_second"] > 0 for step in measured.values())
+
+    for one in stages["side"]["widths"].values():
+        assert one["last"]["times_lora"] > 0
+        assert one["lora"]["times_lora"] == 1
 
     found = stages["throughput"]
     assert found["skipped"] == {"stock": "Ray is not installed"}

@@ -32,12 +32,14 @@ class Evaluator:
         frozen: the backbone, which computes the common prefix once for all trials.
         model: a copy of it with the stack attached.
         cut: where the trials begin to differ.
+        reads: blocks before it whose inputs they read.
         budget: images times trials in one forward pass; halved when memory runs out.
     """
 
     frozen: FrozenBackbone
     model: nn.Module
     cut: int | None
+    reads: Sequence[int]
     budget: int
 
     def evaluate(self, split: AnySplit, chosen: Sequence[int]) -> list[Evaluation]:
@@ -74,9 +76,9 @@ class Evaluator:
     def _logits(self, split: AnySplit, size: int) -> Iterator[Tensor]:
         """Logits (K, n, classes), chunk by chunk."""
         trials = attached(self.model).trials
-        for begun in self.frozen.chunks(split, self.cut, size):
-            repeated = begun.repeat(trials, *[1] * (begun.dim() - 1))
-            logits = self.frozen.logits(self.model, repeated, self.cut)
+        for begun in self.frozen.chunks(split, self.cut, size, self.reads):
+            repeated = [one.repeat(trials, *[1] * (one.dim() - 1)) for one in begun]
+            logits = self.frozen.logits(self.model, repeated, self.cut, self.reads)
             yield logits.view(trials, -1, logits.shape[-1])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -35,7 +35,9 @@ class FrozenBackbone:
     """One backbone in one precision and normalisation, on a device; `amp`: products in bf16.
 
     A *cut* says which outputs of the frozen model are kept: a block's index (the input of that
-    block), depth + 1 (the features) or None (none: computation starts from images).
+    block), depth + 1 (the features) or None (none: computation starts from images). Of the blocks
+    `reads` (`Adapter.reads`) those before the cut have their inputs kept with it. What is *begun*
+    is the inputs of these blocks in their order, and last what the cut gives (or the images).
     """
 
     def __init__(
@@ -55,46 +57,64 @@ class FrozenBackbone:
         """The backbone's input (N, 3, side, side), from uint8 images (N, 3, S, S)."""
         return self._normalise(images, view)
 
-    def keeps(self, split: AnySplit, cut: int | None) -> bool:
+    def keeps(self, split: AnySplit, cut: int | None, reads: Sequence[int] = ()) -> bool:
         """Whether the prefix of a split up to `cut` is kept, or worth keeping.
 
         Features always are. Tokens are if at least one block precedes them, the split is on the
         device and they fit.
         """
-        if cut == self.features or (self.name, cut) in split.prefixes:
+        if cut is None:
+            return False
+        missing = [block for block in _kept(cut, reads) if (self.name, block) not in split.prefixes]
+        if cut == self.features or not missing:
             return True
         if not cut or not isinstance(split, DeviceSplit):
             return False
-        device = split.labels.device
-        return len(split) * self._bytes(cut) <= _SHARE * memory.free(device)
+        size = len(split) * sum(self._bytes(missing))
+        return size <= _SHARE * memory.free(split.labels.device)
 
     @torch.no_grad()
-    def prefix(self, split: AnySplit, cut: int) -> Tensor:
-        """Tokens or features of all images of a split at `cut`; computed once, kept there."""
-        key = (self.name, cut)
-        if key not in split.prefixes:
-            parts = [self._begun(*chunk, cut) for chunk in split.chunks(_CHUNK)]
-            split.prefixes[key] = torch.cat(parts)
-        return split.prefixes[key]
+    def prefix(self, split: AnySplit, cut: int, reads: Sequence[int] = ()) -> list[Tensor]:
+        """What all images of a split have begun with at `cut`; computed once, kept there."""
+        keys = [(self.name, block) for block in _kept(cut, reads)]
+        missing = [key for key in keys if key not in split.prefixes]
+        if missing:
+            blocks = [block for _, block in missing]
+            parts = [self._begun(*chunk, blocks) for chunk in split.chunks(_CHUNK)]
+            for key, part in zip(missing, zip(*parts, strict=True), strict=True):
+                split.prefixes[key] = torch.cat(part)
+        return [split.prefixes[key] for key in keys]
 
     @torch.no_grad()
-    def chunks(self, split: AnySplit, cut: int | None, size: int) -> Iterator[Tensor]:
-        """All images of a split at `cut`, `size` at a time; from the kept prefix if worth it."""
-        if cut is not None and self.keeps(split, cut):
-            yield from torch.split(self.prefix(split, cut), size)
+    def chunks(
+        self, split: AnySplit, cut: int | None, size: int, reads: Sequence[int] = ()
+    ) -> Iterator[Sequence[Tensor]]:
+        """What all images have begun with at `cut`, `size` at a time; kept if worth it."""
+        if cut is not None and self.keeps(split, cut, reads):
+            parts = (torch.split(tensor, size) for tensor in self.prefix(split, cut, reads))
+            yield from zip(*parts, strict=True)
             return
         for images, view in split.chunks(size):
-            yield self._begun(images, view, cut)
+            yield self._begun(images, view, [] if cut is None else _kept(cut, reads))
 
-    def logits(self, model: nn.Module, begun: Tensor, cut: int | None) -> Tensor:
-        """Logits (K·B, classes) of the adapted `model`, from images or tokens (K·B, …) at `cut`."""
-        with self._autocast(begun.device):
+    def logits(
+        self,
+        model: nn.Module,
+        begun: Sequence[Tensor],
+        cut: int | None,
+        reads: Sequence[int] = (),
+    ) -> Tensor:
+        """Logits (K·B, classes) of the adapted `model`, from what has begun (K·B, …) at `cut`."""
+        last = begun[-1]
+        with self._autocast(last.device):
             if cut is None:
-                output: Tensor = model(begun)
+                output: Tensor = model(last)
                 return output
             stack = attached(model)
-            stack.prepare(len(begun), self.dtype)  # the patch embedding, skipped, would do it
-            return stack.logits(begun) if cut == self.features else finish(model, begun, cut)
+            stack.prepare(len(last), self.dtype)  # the patch embedding, skipped, would do it
+            if cut == self.features:
+                return stack.logits(last)
+            return finish(model, begun, _kept(cut, reads))
 
     def _autocast(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, torch.bfloat16, enabled=self._amp)
@@ -113,21 +133,26 @@ class FrozenBackbone:
         """One input on the device `meta`."""
         return torch.empty(1, 3, self._side, self._side, dtype=self.dtype, device="meta")
 
-    def _begun(self, images: Tensor, view: View, cut: int | None) -> Tensor:
+    def _begun(self, images: Tensor, view: View, blocks: Sequence[int]) -> list[Tensor]:
+        """What the blocks are given; features (N, D) for depth + 1, inputs for no block at all."""
         inputs = self.inputs(images, view)
-        if cut is None:
-            return inputs
+        if not blocks:
+            return [inputs]
         with self._autocast(inputs.device):
-            if cut == self.features:
+            if blocks[-1] == self.features:
                 output: Tensor = self.model(inputs)
-                return output.float()  # heads are fp32
-            return begin(self.model, inputs, cut)
+                return [output.float()]  # heads are fp32
+            return begin(self.model, inputs, blocks)
 
-    def _bytes(self, cut: int) -> int:
-        """Bytes of one image's tokens at a cut."""
+    def _bytes(self, blocks: Sequence[int]) -> list[int]:
+        """Bytes of one image's tokens at each block."""
         with torch.no_grad():
-            one = begin(self._meta, self._blank, cut)
-        return one.numel() * one.element_size()
+            tokens = begin(self._meta, self._blank, blocks)
+        return [one.numel() * one.element_size() for one in tokens]
+
+
+def _kept(cut: int, reads: Sequence[int]) -> list[int]:
+    return [*(block for block in reads if block < cut), cut]
 
 
 class FrozenBackbones:

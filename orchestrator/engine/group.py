@@ -132,7 +132,7 @@ class Group:
         began = time.perf_counter()
         model, cut = self._restack().model, self.key.changed
         budget = max(len(self.trainings) * self.key.batch, 256)
-        evaluator = Evaluator(self.frozen, model, cut, budget)
+        evaluator = Evaluator(self.frozen, model, cut, self.key.reads, budget)
         results: dict[str, Evaluation] = {}
         for split in {id(t.evaluation): t.evaluation for t in trainings}.values():
             sharing = [t for t in trainings if t.evaluation is split]
@@ -191,28 +191,32 @@ class Group:
         if not stacked.model.training:  # `train` visits all modules
             stacked.model.train()
         begun, labels = self._batch(stacked)
-        logits = self.frozen.logits(stacked.model, begun, self.key.prefix)
+        logits = self.frozen.logits(stacked.model, begun, self.key.prefix, self.key.reads)
         losses = F.cross_entropy(logits, labels, reduction="none").view(len(self.trainings), -1)
         if self.key.last_batch == "drop":
             return losses.mean(1)
         assert stacked.stack.context is not None  # of the pass that gave the logits
         return (losses * stacked.stack.context.image_weights(self.key.batch)).sum(1)
 
-    def _batch(self, stacked: Stacked) -> tuple[Tensor, Tensor]:
-        """Inputs, or tokens at the prefix's cut, of all trials (K·B, …), and labels (K·B,)."""
+    def _batch(self, stacked: Stacked) -> tuple[list[Tensor], Tensor]:
+        """What all trials' images have begun with (K·B, …) at the prefix's cut, labels (K·B,)."""
         cut = self.key.prefix
         splits = [training.train for training in self.trainings]
         indices = [training.indices() for training in self.trainings]
         if cut is not None:
             pairs = list(zip(splits, indices, strict=True))
-            begun = torch.cat([self.frozen.prefix(split, cut)[index] for split, index in pairs])
+            kept = [
+                [tokens[index] for tokens in self.frozen.prefix(split, cut, self.key.reads)]
+                for split, index in pairs
+            ]
+            begun = [torch.cat(tokens) for tokens in zip(*kept, strict=True)]
             return begun, torch.cat([split.labels[index] for split, index in pairs])
         images, labels, sizes = take(splits, indices)
         view = evaluation_view(self.key.view, sizes)
         if self.key.augment != "none":
             drawn = augmented_view(sizes, stacked.seeds, stacked.optimiser.steps)
             view = drawn if self.key.augment == "crop_flip" else view._replace(flips=drawn.flips)
-        return self.frozen.inputs(images, view), labels
+        return [self.frozen.inputs(images, view)], labels
 
     def _roll_back(self, states: dict[str, Tensor]) -> None:
         """Restore running statistics, drop gradients and the failed graph."""

@@ -18,8 +18,9 @@ class GroupKey:
 
     `adapter` holds the name and each hyper-parameter that must be equal in a stack. `prefix` is the
     cut at which training steps start (None: at images); `changed` the first block that the adapter
-    changes, up to which evaluations are the same for all trials. `only_trial` is the trial's key if
-    its adapter has `max_trials = 1`, else empty.
+    changes, up to which evaluations are the same for all trials; `reads` are the blocks before it
+    whose inputs the adapter reads. `only_trial` is the trial's key if its adapter has
+    `max_trials = 1`, else empty.
     """
 
     adapter: tuple[tuple[str, Any], ...]
@@ -34,6 +35,7 @@ class GroupKey:
     head: bool
     only_trial: str
     changed: int | None = field(compare=False)
+    reads: tuple[int, ...] = field(compare=False)
 
     def label(self) -> str:
         """A short description for reports."""
@@ -45,9 +47,11 @@ class GroupKey:
 def group_key(training: Training, frozen: FrozenBackbone) -> GroupKey:
     """The key of a trial; trials with equal keys may share a stack."""
     recipe = training.trial.recipe
-    changed = first_changed_block(training.member, frozen.sites)
+    adapter, sites = training.adapter, frozen.sites
+    changed = first_changed_block(training.member, sites)
+    reads = adapter.reads(adapter.select(sites))
     return GroupKey(
-        training.adapter.family(),
+        adapter.family(),
         recipe.batch,
         recipe.last_batch,
         recipe.optimiser,
@@ -55,10 +59,11 @@ def group_key(training: Training, frozen: FrozenBackbone) -> GroupKey:
         recipe.precision,
         recipe.augment,
         training.train.view,
-        _training_cut(training, frozen, changed),
+        _training_cut(training, frozen, changed, reads),
         training.member.classes is not None,
-        training.key if training.adapter.max_trials == 1 else "",
+        training.key if adapter.max_trials == 1 else "",
         changed,
+        reads,
     )
 
 
@@ -74,14 +79,16 @@ def incompatible_because(one: GroupKey, other: GroupKey) -> str:
     return "; ".join(found)
 
 
-def _training_cut(training: Training, frozen: FrozenBackbone, changed: int | None) -> int | None:
+def _training_cut(
+    training: Training, frozen: FrozenBackbone, changed: int | None, reads: Sequence[int]
+) -> int | None:
     """Where steps may start: nothing before it is adapted or random, and it is worth keeping."""
     if changed is None or training.trial.recipe.augment != "none":
         return None
     rates = path_rates(training.member.drop_path, frozen.sites.depth)[::2]
     first_random = next((block for block, rate in enumerate(rates) if rate > 0), frozen.features)
     cut = min(changed, first_random)
-    return cut if frozen.keeps(training.train, cut) else None
+    return cut if frozen.keeps(training.train, cut, reads) else None
 
 
 def _differences(one: Sequence[tuple[str, Any]], other: Sequence[tuple[str, Any]]) -> list[str]:

@@ -25,7 +25,8 @@ class Claim:
     def identity(self, adapter: Adapter) -> bool:
         """Whether the features at the start are the frozen model's."""
         same = {"identity", "pre-trained", "head 0", "frozen features"}
-        return self.start in same or getattr(adapter, "init", "") == "zero"
+        chosen = getattr(adapter, "init", ""), getattr(adapter, "pool", "")
+        return self.start in same or "zero" in chosen or "backbone" in chosen
 
 
 CLAIMS = {

@@ -26,6 +26,7 @@ from adapters.lora import LoRA
 from adapters.noah import NOAH
 from adapters.per_feature import SSF, BitFit
 from adapters.rlrr import RLRR
+from adapters.side import DTL, LAST
 from adapters.sites import Sites
 from adapters.stack import Member, start_member
 from adapters.testing import tiny_swin as swin
@@ -71,6 +72,10 @@ ADAPTERS: tuple[Adapter, ...] = (
     AdaptFormer(hidden=2, scale=2.0, dropout=0.3, sites=("mhsa", "ffn"), layers=(1,)),
     NOAH(prompts=2, rank=3, hidden=4, prompts_depth=2, rank_depth=1),
     NOAH(prompts=(1, 0, 2), rank=0, hidden=(2, 0, 3), layers=(1, 2)),
+    DTL(rank=3),
+    DTL(kernel=3, beta=2.0, first=0, pool="backbone", layers=(0, 2)),
+    LAST(rank=3),
+    LAST(rank=2, gap=3, repeats=2),
     Full(),
     Full(sites=("mhsa", "fc2"), layers=(0, 2)),
     Partial(),

@@ -23,6 +23,7 @@ from adapters.lora import LoRA
 from adapters.noah import NOAH
 from adapters.per_feature import SSF, BitFit
 from adapters.rlrr import RLRR
+from adapters.side import DTL, LAST
 from adapters.sites import Sites
 from adapters.stack import start_member
 from adapters.vpt import VPTDeep, VPTShallow
@@ -68,6 +69,9 @@ COUNTS: list[tuple[Adapter, int]] = [
         3 * 768 + 6 * 5 * 3_072 + 9 * (10 * 1_537 + 768),
     ),
     (LoRA(rank=4, sites=("ffn",)), 368_640),
+    (DTL(kernel=3), 43_776),
+    (DTL(rank=4, layers=(6, 11)), 2 * 4 * 2 * 768),
+    (LAST(rank=8, gap=2, repeats=3), 6 * 3 * (4 * 8 * 768 + 2 * 768)),
 ]
 STATED = {
     "adapter": ("313,536",), "efft1": ("159,744",), "efft2": ("245,760", "87,552"),

@@ -10,6 +10,7 @@ from adapters import Adapter, UnsupportedBackbone, attach, attached
 from adapters.backbones import find_sites
 from adapters.names import built_in
 from adapters.partial_forward import begin, finish, first_changed_block
+from adapters.side import DTL, LAST
 from adapters.stack import start_member
 from tests.adapters.models import Make, every_model, images, randomise, swin, vit
 
@@ -20,7 +21,7 @@ def test_it_can_be_cut_before_every_block_and_after_the_last(make: Make) -> None
     model, x = make(), images(2)
     expected = model(x)
     for block in range(find_sites(model).depth + 1):
-        assert torch.equal(finish(model, begin(model, x, block), block), expected)
+        assert torch.equal(finish(model, begin(model, x, [block]), [block]), expected)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,9 @@ def test_it_can_be_cut_before_every_block_and_after_the_last(make: Make) -> None
         (vit, adapters.SSF(), None),  # the patch embedding
         (vit, adapters.VPTShallow(), 0),
         (vit, adapters.ARC(layers=(1,)), 1),
+        (vit, DTL(), 1),
+        (vit, DTL(first=0), 0),
+        (vit, LAST(), 3),
         (swin, adapters.LoRA(layers=(1, 3)), 1),
         (swin, adapters.SSF(layers=(3,)), 3),
         (swin, adapters.LinearProbe(), 5),
@@ -53,20 +57,22 @@ def test_nothing_before_the_first_changed_block_is_changed(make: Make) -> None:
     """Every adapter, with random tensors: up to there the adapted model is the frozen one."""
     compared, x = [], images(2)
     for name, kind in built_in().items():
-        fields = {} if name in ("linear", "mlp_head", "full", "partial") else {"layers": (1,)}
-        adapter, model = kind(**fields), make()
+        whole = name in ("linear", "mlp_head", "full", "partial", "dtl", "last")
+        adapter, model = kind(**({} if whole else {"layers": (1,)})), make()
         sites = find_sites(model)
         try:
             first = first_changed_block(start_member(adapter, sites, 0, None), sites)
         except UnsupportedBackbone:
             continue
         if first is not None:
-            cut = min(first, sites.depth)
+            cut = [*adapter.reads(adapter.select(sites)), min(first, sites.depth)]
             frozen = begin(model, x, cut)
             randomise(attach(model, adapter, num_classes=3))
             expected = model(x)
             attached(model).prepare(2, torch.float32)
             torch.testing.assert_close(finish(model, frozen, cut), expected, rtol=0, atol=1e-5)
-            assert torch.equal(begin(model, x, cut), frozen) or cut == 0, name
+            again = begin(model, x, cut)
+            assert all(map(torch.equal, again, frozen)) or cut == [0], name
             compared.append(name)
-    assert set(built_in()) - set(compared) == ({"full"} if make is vit else {"full", "noah"})
+    only_vit = {"noah", "dtl", "last"}
+    assert set(built_in()) - set(compared) == ({"full"} if make is vit else {"full"} | only_vit)

@@ -30,6 +30,10 @@ PARTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("partial", {"blocks": 1}, {}),
     ("linear", {}, {"drop_path": 0.3}),
     ("mlp_head", {"hidden": 1}, {}),
+    ("dtl", {}, {}),
+    ("dtl", {"kernel": 3, "layers": [0]}, {"drop_path": 0.3}),
+    ("last", {"rank": 3}, {}),
+    ("last", {"rank": 3}, {"drop_path": 0.3}),
 ]
 
 
@@ -65,7 +69,7 @@ class Counted:
         self.bone.model.get_submodule("blocks.0").register_forward_pre_hook(count)
 
 
-@pytest.mark.parametrize("adapter", ["lora", "linear"])
+@pytest.mark.parametrize("adapter", ["lora", "linear", "dtl", "last"])
 def test_the_prefix_is_computed_once_for_all_trials_and_groups(adapter: str) -> None:
     counted = Counted()
     params = {"layers": [1]} if adapter == "lora" else {}
@@ -87,7 +91,7 @@ def test_evaluations_share_the_prefix_even_where_training_cannot(
         assert_same(shared, run([(one, DATA)]), one.key)
 
 
-@pytest.mark.parametrize("adapter", ["lora", "linear"])
+@pytest.mark.parametrize("adapter", ["lora", "linear", "last"])
 def test_a_streamed_split_is_not_kept_but_shared(adapter: str) -> None:
     data = final_data()
     data = type(data)(data.task, data.train, encoded(data.test), data.identity)  # type: ignore[arg-type]
@@ -98,11 +102,14 @@ def test_a_streamed_split_is_not_kept_but_shared(adapter: str) -> None:
     assert sorted(counted.passes) == [TEST, sum(map(len, data.train))]
 
 
-def test_what_does_not_fit_is_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half of what the training split needs: of 17 tokens of 32 fp32 numbers an image."""
-    one = trial("lora", {"layers": [1]}, 1)
+@pytest.mark.parametrize(("adapter", "states"), [("lora", 1), ("dtl", 2), ("last", 3)])
+def test_what_does_not_fit_is_computed_again(
+    adapter: str, states: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte less than the training split needs: 17 tokens of 32 fp32 numbers, image and state."""
+    one = trial(adapter, {"layers": [1]} if adapter == "lora" else {}, 1)
     kept = run([(one, DATA)])
-    room = len(DATA.train) * 17 * 32 * 4 / frozen._SHARE
+    room = states * len(DATA.train) * 17 * 32 * 4 / frozen._SHARE
     monkeypatch.setattr(memory, "free", lambda device: room - 1)
     counted = Counted()
     seen = run([(one, DATA)], bone=counted.bone)

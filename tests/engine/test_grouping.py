@@ -70,6 +70,9 @@ def test_views_differ() -> None:
         ("lora", {"layers": [1]}, {"drop_path": 0.1}, 1),  # block 0 drops nothing
         ("linear", {}, {"drop_path": 0.1}, 1),
         ("lora", {"layers": [1]}, {"augment": "crop_flip"}, None),
+        ("dtl", {}, {}, 1),
+        ("last", {}, {}, 2),  # the final norm
+        ("last", {}, {"drop_path": 0.1}, 1),
     ],
 )  # the first changed block of every adapter: tests/adapters/test_partial_forward.py
 def test_where_a_step_begins(

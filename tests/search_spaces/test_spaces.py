@@ -23,7 +23,7 @@ def test_names_and_sizes() -> None:
         "full": 16, "linear": 7, "partial": 16, "mlp_head": 35, "bitfit": 16, "vpt_shallow": 42,
         "vpt_deep": 42, "adapter": 48, "adaptformer": 12, "lora": 5, "ssf": 8, "fact_tt": 15,
         "fact_tk": 10, "efft1": 72, "efft2": 144, "hta": 2100, "hta_adapter": 2100, "arc": 105,
-        "rlrr": 35, "noah": 1728,
+        "rlrr": 35, "noah": 1728, "dtl": 8, "last": 21,
     }  # fmt: skip
     assert set(sizes) == set(built_in())
 
