@@ -73,6 +73,9 @@ class Recipe:
     [0, 1]: ImageNet's, mean and deviation 0.5 (`half`), what the backbone was pre-trained with, or
     none. `augment`: `none`, `flip` (training images are mirrored left to right at random) or
     `crop_flip` (a random-resized crop, then a flip).
+
+    `evaluate_every`: val is read at rungs, after the last epoch and, for the curve alone, after
+    every n-th (0: no other). It changes no result, and so neither keys nor comparisons.
     """
 
     epochs: int = 100
@@ -92,6 +95,7 @@ class Recipe:
     cooldown_epochs: int = 0
     optimiser: str = "adamw"
     last_batch: str = "drop"
+    evaluate_every: int = field(default=1, compare=False)
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -101,6 +105,8 @@ class Recipe:
         for name in ("epochs", "batch"):
             value = getattr(self, name)
             _require(name, value, 1 <= value <= MOST_STEPS, f"at least 1, at most {MOST_STEPS:,}")
+        every = self.evaluate_every
+        _require("evaluate_every", every, 0 <= every <= MOST_STEPS, f"0 to {MOST_STEPS:,}")
         _require("lr", self.lr, 0 < self.lr < 1e3, "above 0 and below 1000")
         _require("weight_decay", self.weight_decay, 0 <= self.weight_decay < 1e3, _SMALL)
         _require(
@@ -426,7 +432,7 @@ def _identity(recipe: Recipe) -> dict[str, Any]:
 
     Those that came later count only where they are used: older ledgers hold the same trials.
     """
-    values = asdict(recipe)
+    values = {item.name: getattr(recipe, item.name) for item in fields(recipe) if item.compare}
     return {n: v for n, v in values.items() if n not in _LATER_FIELDS or v != _LATER_FIELDS[n]}
 
 

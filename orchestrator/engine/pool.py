@@ -266,7 +266,7 @@ class Pool:
 
 
 def _rung(training: Training) -> AtRung:
-    assert training.counted is not None  # every epoch of a trial with rungs is evaluated
+    assert training.counted is not None  # every rung is evaluated
     return AtRung(training.key, training.epoch, training.counted.accuracy)
 
 

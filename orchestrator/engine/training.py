@@ -105,11 +105,14 @@ class Training:
     def evaluates(self) -> bool:
         """Whether to evaluate after the epoch that just ended.
 
-        On val every epoch; on test the last, and under the protocol `paper` every tenth.
+        On val at rungs, the last epoch and as often as the recipe says; on test after the last, and
+        under the protocol `paper` every tenth.
         """
-        if self.done or not self.trial.reads_test:
-            return True
-        return self.trial.leaks and self.epoch % PAPER_INTERVAL == 0
+        every = self.trial.recipe.evaluate_every
+        if self.trial.reads_test:
+            every = PAPER_INTERVAL if self.trial.leaks else 0
+        looked_at = self.done or self.epoch in self.pauses
+        return looked_at or (every > 0 and self.epoch % every == 0)
 
     def indices(self) -> Tensor:
         """Indices (B,) of the next batch, on the device; `advance` moves on.

@@ -84,7 +84,7 @@ def _why_unknown(trial: Trial, found: SweepFile) -> str:
     fixed = {**sweep.fixed.get(trial.adapter, {}), **asdict(recipe)}
     has = {**trial.params, **asdict(trial.recipe)}
     searched = sweep.spaces.get(trial.adapter, {})
-    for name in sorted(fixed.keys() - searched.keys()):
+    for name in sorted(fixed.keys() - searched.keys() - {"evaluate_every"}):
         if name in has and canonical(has[name]) != canonical(fixed[name]):
             return f"{name}={has[name]} of {trial.adapter}"
     return ""

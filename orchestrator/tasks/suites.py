@@ -75,7 +75,7 @@ VTAB = _benchmark(
         _vtab("smallnorb_azi", "structured", 18, 12_150, "smallnorb_azimuth"),
         _vtab("smallnorb_ele", "structured", 9, 12_150, "smallnorb_elevation"),
     ),
-    Recipe(precision="auto"),  # EFFT's and FacT's on VTAB-1k
+    Recipe(precision="auto", evaluate_every=10),  # EFFT's and FacT's on VTAB-1k
     side=224,
     view="whole",
 )  # fmt: skip
@@ -105,7 +105,7 @@ FGVC = _benchmark(
     ),
     # HTA: cosine with 10 of 100 epochs of warm-up, random-resized crop and flip; batch 32 is the
     # middle of its grid.
-    Recipe(batch=32, augment="crop_flip", precision="auto"),
+    Recipe(batch=32, augment="crop_flip", precision="auto", evaluate_every=10),
     side=320,  # above the backbone's 224, so that a crop is not only magnified
     view="centre",
 )  # fmt: skip
@@ -152,7 +152,7 @@ FEWSHOT = _benchmark(
         for seed in (0, 1, 2)
     ),
     # The smallest training split has 74 images and the last incomplete batch is dropped.
-    Recipe(batch=32, precision="auto"),
+    Recipe(batch=32, precision="auto", evaluate_every=10),
     side=224,
     view="whole",
 )

@@ -122,6 +122,20 @@ def test_other_stages_evaluate_every_epoch_on_val(stage: str) -> None:
     assert all(point.eval_accuracy is not None for point in result.curve)
 
 
+@pytest.mark.parametrize(("every", "evaluated"), [(0, [1, 5]), (2, [1, 2, 4, 5]), (9, [1, 5])])
+def test_val_is_read_at_rungs_and_the_end_and_else_as_the_recipe_says(
+    every: int, evaluated: list[int]
+) -> None:
+    one = trial(epochs=5)
+    often = run([(one, DATA)], pauses=(1,))
+    seldom = run([(trial(epochs=5, evaluate_every=every), DATA)], pauses=(1,))
+    assert seldom.rungs == often.rungs
+    found, expected = seldom.results[one.key], often.results[one.key]
+    assert [p.epoch for p in found.curve if p.eval_accuracy is not None] == evaluated
+    assert [p.loss for p in found.curve] == [p.loss for p in expected.curve]
+    assert (found.value, found.correct) == (expected.value, expected.correct)
+
+
 def test_search_cannot_be_given_a_test_split() -> None:
     pool = Pool(backbone(), CPU)
     for one in (trial(), trial(stage="replicate")):

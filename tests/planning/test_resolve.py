@@ -354,6 +354,11 @@ def test_another_sweep_is_refused_saying_what_differs(
     assert "batch" not in str(error.value), "only what differs is shown"
 
 
+def test_how_often_val_is_read_makes_no_other_sweep() -> None:
+    extended = extend(sweep(), sweep(set={"evaluate_every": 3}), MINI)
+    assert extended.recipe.evaluate_every == 3
+
+
 def test_a_batch_must_fit_into_every_training_split() -> None:
     counts = {"digits": {"train": 800}, "textures": {"train": 100}}
     check_batches([planned(sweep(set={"batch": 100}))], counts)

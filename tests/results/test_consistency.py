@@ -33,6 +33,8 @@ def said(rows: list[TrialResult], file: SweepFile = FILE, **changes: Any) -> str
 def test_a_whole_folder_says_nothing() -> None:
     assert said(ROWS) == ""
     assert said([], suggested={}, trained=()) == ""
+    seldom = replace(SWEEP, recipe=replace(SWEEP.recipe, evaluate_every=5))
+    assert said(ROWS, replace(FILE, sweep=seldom)) == "", "it changes no result"
 
 
 def test_a_running_search_says_nothing() -> None:

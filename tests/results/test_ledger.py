@@ -139,6 +139,8 @@ def test_keys_are_those_of_earlier_versions() -> None:
     ]
     assert len({trial.key for trial in (one, *others)}) == len(used) + 1
     assert len({trial.config for trial in (one, *others)}) == len(used) + 1
+    seldom = replace(one, recipe=one.recipe.with_values({"evaluate_every": 0}))
+    assert (seldom.key, seldom.config) == (one.key, one.config)
 
 
 def test_a_row_of_an_earlier_version_without_checksums_is_read(tmp_path: Path) -> None:
