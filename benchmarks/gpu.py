@@ -197,11 +197,9 @@ def side(work: Work, asked: argparse.Namespace) -> dict[str, Any]:
 
 def _rate(work: Work, adapter: str, width: int, precision: str) -> float:
     """Trial-epochs per minute of a full stack after its first epoch."""
-    trials = [_trial(work, number, precision) for number in range(width)]
-    trials = [
-        replace(one, adapter=adapter, params={}, recipe=replace(one.recipe, drop_path=0.0))
-        for one in trials
-    ]
+    one = _trial(work, 0, precision)
+    one = replace(one, adapter=adapter, params={}, recipe=replace(one.recipe, drop_path=0.0))
+    trials = [replace(one, seed=seed) for seed in range(width)]
     pool, device = _pool(work, trials, width), torch.device(work.device)
     while pool.epoch(trials[0].key) < 1:
         pool.advance()

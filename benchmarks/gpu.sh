@@ -14,9 +14,11 @@ device=${DEVICE:-cuda} backbone=${BACKBONE:-vit_base_patch16_224} allowed=${ALLO
 more=${MORE-vit_large_patch16_224 swin_base_patch4_window7_224}
 failed=() waiting=()
 arms=(--trials 4 --rounds 1) widths=1,4,16 wide=4,16 short=() trials=() few=() scale=1
+side=(--epochs 3)
 if [ "${REHEARSAL:-0}" = 1 ]; then
   arms=(--trials 1 --rounds 1 --epochs 2 --few --quick) widths=2 wide=1 scale=20
   short=(--widths 1,2 --batch 16) trials=(--epochs 2 --trials 2) few=(--adapters efft2 --batch 8)
+  side=(--epochs 2 --widths 1)
 fi
 
 # stage NAME LEAST COMMAND…: run it if it is not done and LEAST seconds are left. LEFT in an argument
@@ -70,8 +72,7 @@ stage precision 120 python benchmarks/gpu.py precision "${cost[@]}" "${trials[@]
     "${trials[@]}" --out "$folder/precision_mini.json"
 stage widths 120 python benchmarks/gpu.py widths "${cost[@]}" "${few[@]}" \
   --out "$folder/widths.json"
-stage side 120 python benchmarks/gpu.py side "${cost[@]}" --epochs 3 "${short[@]}" \
-  --out "$folder/side.json"
+stage side 120 python benchmarks/gpu.py side "${cost[@]}" "${side[@]}" --out "$folder/side.json"
 [ "$device" != cuda ] || # half a minute of compiling on a CPU
   stage compiled 200 python benchmarks/throughput.py "${cost[@]}" --arms pool --widths 1,16 \
     --compiled "${arms[@]}" --seconds LEFT --out "$folder/compiled.json"
