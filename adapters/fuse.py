@@ -53,7 +53,7 @@ class _Updated(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, inner: Tensor, outer: Tensor
     ) -> Tensor:
-        h = _thin(x, inner)
+        h = thin(x, inner)
         ctx.save_for_backward(x, weight, inner, outer, h)
         return F.linear(x, weight, bias).baddbmm_(h, outer)
 
@@ -62,14 +62,14 @@ class _Updated(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, inner, outer, h = ctx.saved_tensors
         wants_x, wants_weight, wants_bias, *_ = ctx.needs_input_grad
-        dh = _thin(dy, outer.mT)
+        dh = thin(dy, outer.mT)
         dx = (dy @ weight).baddbmm_(dh, inner.mT) if wants_x else None
         dweight = dy.flatten(0, 1).mT @ x.flatten(0, 1) if wants_weight else None
         dbias = dy.sum((0, 1)) if wants_bias else None
         return dx, dweight, dbias, torch.bmm(dh.mT, x).mT, torch.bmm(h.mT, dy)
 
 
-def _thin(x: Tensor, factor: Tensor) -> Tensor:
+def thin(x: Tensor, factor: Tensor) -> Tensor:
     """x (K, N, in) times a factor (K, in, r) of few columns.
 
     Its transpose is what is computed: to a CPU's kernels a matrix of few rows is a better left side

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from adapters.base import Adapter, Context, Edit, Tensors, uniform
 from adapters.errors import AdapterError, UnsupportedBackbone
-from adapters.fuse import LowRank
+from adapters.fuse import LowRank, thin
 from adapters.hyperparameters import hyperparameter
 from adapters.sites import MHSA, Sites
 
@@ -204,49 +204,56 @@ class LAST(_Side):
         return (*(sites.every_block[index].path for index in self.reads(sites)), FINAL_NORM)
 
     def edits(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Edit]:
-        """Blocks leave their input with the side network; the final norm reads what it has made."""
-        side: list[Tensor] = []  # u_j and Σ z, both (K·B, N, D)
+        """Blocks leave their input with the side network; the final norm reads what it has made.
+
+        u_j is kept in two parts, Σ z, which needs no gradient, and the rest w.
+        """
+        side: list[Tensor] = []  # Σ z and w, both (K·B, N, D)
+
+        def grow(group: int, z: Tensor) -> None:
+            total, rest = side or (None, None)
+            total = z if total is None else total + z
+            if group:
+                rest = self._group(group, total, rest, tensors, context)
+            side[:] = [total, torch.zeros_like(z) if rest is None else rest]
 
         def of_block(group: int) -> Edit:
             def edit(z: Tensor, base: Any, *arguments: Any, **named: Any) -> Tensor:
-                side[:] = [self._group(group, side[0] + z, tensors, context), side[1] + z]
+                grow(group, z)
                 return base(z, *arguments, **named)  # type: ignore[no-any-return]
 
             return edit
 
-        def of_first(z: Tensor, base: Any, *arguments: Any, **named: Any) -> Tensor:
-            side[:] = [z, z]
-            return base(z, *arguments, **named)  # type: ignore[no-any-return]
-
         def of_norm(z: Tensor, base: Any) -> Tensor:
-            u = self._group(len(blocks), side[0] + z, tensors, context)
-            return base(u - side[1])  # type: ignore[no-any-return]
+            grow(len(blocks), z)
+            return base(z + side[1])  # type: ignore[no-any-return]
 
-        first, *others = blocks = self.target_modules(sites)[:-1]
-        later = {path: of_block(group) for group, path in enumerate(others, 1)}
-        return {first: of_first, **later, FINAL_NORM: of_norm}
+        blocks = self.target_modules(sites)[:-1]
+        return {**{path: of_block(j) for j, path in enumerate(blocks)}, FINAL_NORM: of_norm}
 
     def _layers(self, sites: Sites) -> list[str]:
         groups = range(1, sites.depth // self.gap + 1)
         return [f"side.{j}.{repeat}" for j in groups for repeat in range(self.repeats)]
 
-    def _group(self, group: int, x: Tensor, tensors: Tensors, context: Context) -> Tensor:
-        """F of a group, x (K·B, N, D)."""
+    def _group(
+        self, group: int, total: Tensor, rest: Tensor, tensors: Tensors, context: Context
+    ) -> Tensor:
+        """The new w (K·B, N, D) of a group, from Σ z and the old one."""
         for repeat in range(self.repeats):
             own = {n: tensors[f"side.{group}.{repeat}.{n}"] for n in ("q", "k", "v", "o")}
-            scale, shift = (
-                tensors[f"side.{group}.{repeat}.{n}"].unsqueeze(1) for n in ("gamma", "beta")
-            )
-            tokens = context.split(x)
-            normal = F.layer_norm(tokens, tokens.shape[-1:]) * scale + shift
-            q, k, v = (
-                (normal @ own[n]).view(*x.shape[:2], -1).unsqueeze(1) for n in ("q", "k", "v")
-            )
-            # Ranks are padded with zeros, which neither products see; √r is each trial's own.
+            gamma, beta = (tensors[f"side.{group}.{repeat}.{n}"] for n in ("gamma", "beta"))
+            x = context.split(total + rest)
+            # LN's γ and β act on the thin matrices instead of on all tokens.
+            inner = torch.cat([own["q"], own["k"], own["v"]], dim=-1)
+            shift = beta.unsqueeze(1) @ inner
+            normal = F.layer_norm(x, x.shape[-1:])
+            thin_qkv = thin(normal, gamma.unsqueeze(-1) * inner) + shift
+            q, k, v = thin_qkv.reshape(*rest.shape[:2], -1).unsqueeze(1).chunk(3, dim=-1)
+            # Ranks are padded with zeros, which no product sees; √r is each trial's own.
             q = (context.split(q) * context.vector("_inverse_root")).view(q.shape)
             mixed = F.scaled_dot_product_attention(q, k, v, scale=1.0)
-            x = x + (context.split(mixed) @ own["o"]).view(x.shape)
-        return x
+            rest = rest + (context.split(mixed) @ own["o"]).view(rest.shape)
+        return rest
 
     @property
     def _inverse_root(self) -> float:
