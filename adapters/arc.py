@@ -51,9 +51,10 @@ class ARC(Adapter):
         def recomposed(shared: str, c: Tensor, b: Tensor) -> Edit:
             w = tensors[shared]
             down, shift = w * c.unsqueeze(1), b.unsqueeze(1)
+            ranks = context.own_widths(shared)
 
             def change(z: Tensor) -> Tensor:
-                return z + context.drop_activation(z @ down, shared) @ w.mT + shift
+                return z + context.drop_activation(z @ down, ranks) @ w.mT + shift
 
             return context.mapped(change)
 

@@ -140,7 +140,7 @@ class Context:
     @property
     def drops(self) -> bool:
         """Whether a `dropout` field of some trial acts in this pass."""
-        return self.training and any(self._rates)
+        return self.masks is not None and self.masks.drops
 
     def drop_input(self, update: Update) -> Update:
         """`update` after dropout on its input; the update itself where this pass drops nothing."""
@@ -152,27 +152,26 @@ class Context:
         `name` is the tensor that it is or was taken from, whose last two axes are each trial's own
         rows and columns; along the axes between, every matrix has a draw of its own.
         """
+        if self.masks is None:
+            return tensor
         between = tuple(tensor.shape[1:-2])
-        return self._dropped(tensor, [(*between, *shape[name][-2:]) for shape in self.shapes])
+        shapes = [(*between, *shape[name][-2:]) for shape in self.shapes]
+        mask = self.masks.dropout([dropout_of(adapter) for adapter in self.adapters], shapes)
+        return tensor if mask is None else tensor * mask.to(tensor.dtype)
 
-    def drop_activation(self, tensor: Tensor, factor: str = "") -> Tensor:
+    def drop_activation(self, tensor: Tensor, widths: Tensor | None = None) -> Tensor:
         """Dropout on an activation (K, …, features) with every trial's own `dropout` rate.
 
-        `factor` names the tensor whose last axis the activation has, where trials differ in it:
-        masks are drawn at each trial's own width.
+        `widths` are those of `own_widths` where trials differ in the number of features: masks are
+        drawn at each trial's own.
         """
-        sizes = tuple(tensor.shape[1:])
-        if not factor:
-            return self._dropped(tensor, [sizes] * self.trials)
-        return self._dropped(tensor, [(*sizes[:-1], s[factor][-1]) for s in self.shapes])
+        if self.masks is None or not self.masks.drops:
+            return tensor
+        return tensor * self.masks.of(tensor, widths).to(tensor.dtype)
 
-    @property
-    def _rates(self) -> list[float]:
-        return [getattr(adapter, "dropout", 0.0) for adapter in self.adapters]
-
-    def _dropped(self, tensor: Tensor, shapes: Sequence[tuple[int, ...]]) -> Tensor:
-        mask = None if self.masks is None else self.masks.dropout(self._rates, shapes)
-        return tensor if mask is None else tensor * mask.to(tensor.dtype)
+    def own_widths(self, factor: str) -> Tensor:
+        """The last axis of the tensor `factor` at each trial's own shape, (K,) int64 on the CPU."""
+        return torch.tensor([shape[factor][-1] for shape in self.shapes])
 
 
 @dataclass(frozen=True)
@@ -262,6 +261,11 @@ class Adapter(ABC):
         free = per_trial_fields(type(self))
         fixed = [item.name for item in fields(self) if item.name not in free]
         return (("adapter", self.name), *((name, getattr(self, name)) for name in fixed))
+
+
+def dropout_of(adapter: Adapter) -> float:
+    """Its dropout rate; 0 if it has none."""
+    return float(getattr(adapter, "dropout", 0.0))
 
 
 def uniform(shape: Sequence[int], bound: float, generator: torch.Generator) -> Tensor:

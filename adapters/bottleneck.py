@@ -118,9 +118,10 @@ def bottleneck(prefix: str, down: Tensor, up: Tensor) -> Tensors:
 def serial(tensors: Tensors, prefix: str, context: Context, activation: Update = F.gelu) -> Edit:
     """y → y + up(dropout(activation(down(y)))) on the output of a module."""
     w_down, b_down, w_up, b_up = _parts(tensors, prefix)
+    hidden = context.own_widths(f"{prefix}.down")
 
     def change(y: Tensor) -> Tensor:
-        h = context.drop_activation(activation(y @ w_down + b_down), f"{prefix}.down")
+        h = context.drop_activation(activation(y @ w_down + b_down), hidden)
         return y + h @ w_up + b_up
 
     return context.mapped(change)
@@ -129,10 +130,10 @@ def serial(tensors: Tensors, prefix: str, context: Context, activation: Update =
 def _branch(tensors: Tensors, prefix: str, context: Context) -> Update:
     """x → s·up(dropout(ReLU(down(x))))."""
     w_down, b_down, w_up, b_up = _parts(tensors, prefix)
-    scale = context.vector("scale")
+    scale, hidden = context.vector("scale"), context.own_widths(f"{prefix}.down")
 
     def update(x: Tensor) -> Tensor:
-        h = context.drop_activation(F.relu(x @ w_down + b_down), f"{prefix}.down")
+        h = context.drop_activation(F.relu(x @ w_down + b_down), hidden)
         return (h @ w_up + b_up) * scale
 
     return update

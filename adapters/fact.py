@@ -168,11 +168,12 @@ def _layer(site: Linear, group: Tensors, slices: Tensor, context: Context, name:
     rows = site.inputs // width
     # x U is taken once per tile of x: shared by q, k and v, and by the tiles of fc1.
     core = slices.flatten(1, 2) if rows > 1 else slices.transpose(1, 2).flatten(2)
+    ranks = context.own_widths(name)
 
     def update(x: Tensor) -> Tensor:
         k, n, _ = x.shape
         h = (x.reshape(k, n * rows, width) @ u).view(k, n, rows * rank) @ core
-        h = context.drop_activation(h.view(k, n, -1, rank), name)
+        h = context.drop_activation(h.view(k, n, -1, rank), ranks)
         z = h.view(k, -1, rank) @ v
         if site.chosen == site.parts:
             return z.view(k, n, -1)

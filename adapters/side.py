@@ -211,11 +211,11 @@ class LAST(_Side):
         side: list[Tensor] = []  # Σ z and w, both (K·B, N, D)
 
         def grow(group: int, z: Tensor) -> None:
-            total, rest = side or (None, None)
-            total = z if total is None else total + z
             if group:
-                rest = self._group(group, total, rest, tensors, context)
-            side[:] = [total, torch.zeros_like(z) if rest is None else rest]
+                total = side[0] + z
+                side[:] = [total, self._group(group, total, side[1], tensors, context)]
+            else:
+                side[:] = [z, torch.zeros_like(z)]
 
         def of_block(group: int) -> Edit:
             def edit(z: Tensor, base: Any, *arguments: Any, **named: Any) -> Tensor:

@@ -7,6 +7,7 @@ So a trial that is resumed from a checkpoint, or trained beside others, sees the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -41,14 +42,41 @@ def step_seed(seed: int, step: int) -> int:
 
 
 class RandomMasks:
-    """The masks of one forward pass over K trials; `None` stands in for it in evaluation."""
+    """The masks of one forward pass over K trials; `None` stands in for it in evaluation.
 
-    def __init__(self, seeds: Sequence[int], steps: Sequence[int], device: torch.device) -> None:
-        self._device = device
+    `drops` says whether any of the dropout `rates` (K, by default 0) is above 0.
+    """
+
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        steps: Sequence[int],
+        device: torch.device,
+        rates: Sequence[float] = (),
+    ) -> None:
+        self._device, self._rates, self.drops = device, rates, any(rates)
         self._generators = [
             torch.Generator(device).manual_seed(step_seed(seed, step))
             for seed, step in zip(seeds, steps, strict=True)
         ]
+        self._handle, self._before = torch.tensor(id(self)), torch.zeros(())
+        _LIVE[id(self)] = self
+
+    def of(self, activation: Tensor, widths: Tensor | None = None) -> Tensor:
+        """The mask of an activation (K, …, features), drawn with the rates.
+
+        Trial k has `widths[k]` features of its own (None: all of them).
+        """
+        if torch.compiler.is_compiling():
+            # As an operator of which the compiler knows no more than the shape. Taking the mask
+            # before it as an input keeps the order in which masks are drawn.
+            self._before = _mask(activation.detach(), widths, self._before, self._handle)
+            return self._before
+        sizes = tuple(activation.shape[1:])
+        own = [sizes[-1]] * len(activation) if widths is None else widths.tolist()
+        mask = self.dropout(self._rates, [(*sizes[:-1], width) for width in own])
+        assert mask is not None  # asked for only where something drops
+        return mask
 
     def dropout(self, rates: Sequence[float], shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
         """Inverted-dropout masks (K, *largest shape): 0 or 1/(1-rate), 1 in the padding.
@@ -82,3 +110,19 @@ class RandomMasks:
                 torch.rand(own.shape, generator=generator, device=self._device, out=own)
         rate = table.unsqueeze(-1)
         return ((uniform >= rate) / (1 - rate)).transpose(0, 1)
+
+
+_LIVE: WeakValueDictionary[int, RandomMasks] = WeakValueDictionary()
+"""By the number that compiled code carries in a tensor: generators cannot be its inputs."""
+
+
+@torch.library.custom_op(
+    "adapters::mask", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,)
+)
+def _mask(activation: Tensor, widths: Tensor | None, before: Tensor, handle: Tensor) -> Tensor:
+    return _LIVE[int(handle)].of(activation, widths)
+
+
+@_mask.register_fake
+def _(activation: Tensor, widths: Tensor | None, before: Tensor, handle: Tensor) -> Tensor:
+    return activation.new_empty(activation.shape, dtype=torch.float32)

@@ -17,7 +17,8 @@ from adapters.sites import Sites
 BACKEND = "inductor"
 """Of torch.compile; tests use one that only traces."""
 _SHAPES = 64
-"""Of all stacks of a process: how many versions of a block torch keeps (its default is 8)."""
+"""How many versions of a block torch keeps for all stacks of a process (its default is 8); stacks
+that need more run as they are."""
 
 
 class CompilerError(Exception):
@@ -40,9 +41,8 @@ def running(compiled: bool) -> AbstractContextManager[object]:
     return stance
 
 
-def cannot_compile(error: BaseException) -> bool:
-    """Whether an error of a step is the compiler's, and not the step's own."""
-    return isinstance(error, torch._dynamo.exc.TorchDynamoException)
+ERRORS = (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit)
+"""What a step raises that cannot be compiled, or would be compiled once too often."""
 
 
 def reason(error: BaseException) -> str:

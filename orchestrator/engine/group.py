@@ -22,8 +22,8 @@ from adapters.trial_axis import own_part
 from orchestrator.backbones import shared_copy
 from orchestrator.engine import memory
 from orchestrator.engine.compiled import (
+    ERRORS,
     CompilerError,
-    cannot_compile,
     compile_blocks,
     reason,
     running,
@@ -165,10 +165,10 @@ class Group:
                 loss = self._losses(stacked)
                 torch.autograd.backward(loss.sum())
             stacked.update(loss.detach())
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, *ERRORS) as error:
             if memory.out_of_memory(error):
                 missing = "memory"
-            elif self._compiles and cannot_compile(error):
+            elif self._compiles and isinstance(error, ERRORS):
                 missing, self.uncompiled = "compiler", reason(error)
             else:
                 raise

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch._dynamo.utils import counters
 
+from adapters.base import Context
 from orchestrator.engine import compiled
 from orchestrator.engine.pool import Ended, Pool
 from orchestrator.spec import Trial
@@ -42,15 +44,29 @@ def _run(trials: list[Trial], compiling: bool, width: int | None = 2) -> tuple[W
 
 
 def _trials(adapter: str, params: dict[str, Any]) -> list[Trial]:
-    return [trial(adapter, params, seed, drop_path=0.1, epochs=2 + seed % 2) for seed in range(5)]
+    """Of different dropout rates, where there is one."""
+    rate = params.get("dropout")
+    own = [{} if rate is None else {"dropout": rate / (1 + seed % 3)} for seed in range(5)]
+    return [
+        trial(adapter, {**params, **own[seed]}, seed, drop_path=0.1, epochs=2 + seed % 2)
+        for seed in range(5)
+    ]
 
 
 @pytest.mark.parametrize(
     ("adapter", "params"),
     [
-        ("lora", {}),
-        pytest.param("efft2", {"rank": 2, "dropout": 0.3}, marks=pytest.mark.long),
-        pytest.param("vpt_deep", {"prompts": 2}, marks=pytest.mark.long),
+        ("lora", {"dropout": 0.3}),
+        *(
+            pytest.param(adapter, params, marks=pytest.mark.long)
+            for adapter, params in (
+                ("efft2", {"rank": 2, "dropout": 0.3}),
+                ("vpt_deep", {"prompts": 2, "dropout": 0.3}),
+                ("adaptformer", {"hidden": 3, "dropout": 0.3}),
+                ("fact_tt", {"rank": 2, "dropout": 0.3}),
+                ("arc", {"rank": 3, "dropout": 0.3}),
+            )
+        ),
     ],
 )
 def test_joining_compiles_nothing_and_changes_nothing(adapter: str, params: dict[str, Any]) -> None:
@@ -65,9 +81,18 @@ def test_joining_compiles_nothing_and_changes_nothing(adapter: str, params: dict
         assert_same(found, plain, one.key, to=1e-4)
 
 
-def test_what_cannot_be_compiled_runs_as_it_is() -> None:
-    """Masks that are drawn within a block are beyond the compiler."""
-    trials = _trials("adaptformer", {"dropout": 0.2})
+def _break(context: Context, x: Tensor) -> Tensor:
+    torch._dynamo.graph_break()
+    return x.reshape(context.trials, -1, x.shape[-1])
+
+
+@pytest.mark.parametrize("why", ["beyond the compiler", "too many versions"])
+def test_what_cannot_be_compiled_runs_as_it_is(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if why == "beyond the compiler":
+        monkeypatch.setattr(Context, "split", _break)
+    else:
+        monkeypatch.setattr(compiled, "_SHAPES", 1)
+    trials = _trials("lora", {})
     plain, _ = _run(trials, False)
     found, pool = _run(trials, True)
     assert pool.groups[0].uncompiled
@@ -91,7 +116,7 @@ def test_a_measurement_decides() -> None:
 @pytest.mark.long
 @pytest.mark.timeout(400)
 def test_with_inductor_it_is_the_same() -> None:
-    trials = _trials("efft2", {"rank": 2, "dropout": 0.3})
+    trials = _trials("lora", {"dropout": 0.3})
     plain, _ = _run(trials, False)
     found, pool = _run(trials, True)
     assert [group.uncompiled for group in pool.groups] == [""]
