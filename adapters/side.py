@@ -84,12 +84,17 @@ class DTL(_Side):
         return tuple(b.index for b in sites.blocks if b.index < self._first(sites))
 
     def target_modules(self, sites: Sites) -> tuple[str, ...]:
-        begin = min(self._first(sites), sites.blocks[0].index)
-        blocks = tuple(block.path for block in sites.every_block[begin:])
+        read = {block.index for block in sites.blocks}
+        added_from = max(self._first(sites), min(read))
+        blocks = tuple(
+            block.path
+            for block in sites.every_block
+            if block.index in read or block.index >= added_from
+        )
         return (*blocks, FINAL_NORM) if self.pool == "patches" else blocks
 
     def edits(self, tensors: Tensors, sites: Sites, context: Context) -> dict[str, Edit]:
-        """Of the blocks from the first that is read or added to; of the final norm, the pooling."""
+        """Of the blocks that are read or added to; of the final norm, the pooling."""
         side: list[Tensor] = []  # h (K, B·N, D), outside the model between two blocks
         added = self._added(tensors, sites, context)
 

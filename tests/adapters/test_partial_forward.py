@@ -38,6 +38,8 @@ def test_it_can_be_cut_before_every_block_and_after_the_last(make: Make) -> None
         (vit, adapters.ARC(layers=(1,)), 1),
         (vit, DTL(), 1),
         (vit, DTL(first=0), 0),
+        (vit, DTL(first=2, layers=(0,)), 2),
+        (vit, DTL(first=0, layers=(1, 2)), 1),
         (vit, LAST(), 3),
         (swin, adapters.LoRA(layers=(1, 3)), 1),
         (swin, adapters.SSF(layers=(3,)), 3),
