@@ -17,7 +17,7 @@ arms=(--trials 4 --rounds 1) widths=1,4,16 wide=4,16 short=() trials=() few=() s
 side=(--epochs 3)
 if [ "${REHEARSAL:-0}" = 1 ]; then
   arms=(--trials 1 --rounds 1 --epochs 2 --few --quick) widths=2 wide=1 scale=20
-  short=(--widths 1,2 --batch 16) trials=(--epochs 2 --trials 2) few=(--adapters efft2 --batch 8)
+  short=(--widths 1 --batch 16) trials=(--epochs 2 --trials 2) few=(--adapters efft2 --batch 8)
   side=(--epochs 2 --widths 1)
 fi
 
@@ -53,8 +53,10 @@ if sys.argv[1] == "cuda":
     print(torch.cuda.get_device_name(), "CUDA", torch.version.cuda, "cuDNN", cudnn)
 PYTHON
   # Without the project's configuration, whose plug-ins and fixtures a bare machine does not have.
+  local tests=(tests/engine/test_gpu.py)
+  [ "$device" != cuda ] || tests+=(tests/engine/test_optimiser.py)
   python -m pytest -c /dev/null --rootdir=. --confcutdir=tests/engine -p no:cacheprovider \
-    --import-mode=importlib -q tests/engine/test_gpu.py tests/engine/test_optimiser.py
+    --import-mode=importlib -q "${tests[@]}"
 }
 export device
 export -f environment
