@@ -171,7 +171,10 @@ class Context:
 
     def own_widths(self, factor: str) -> Tensor:
         """The last axis of the tensor `factor` at each trial's own shape, (K,) int64 on the CPU."""
-        return torch.tensor([shape[factor][-1] for shape in self.shapes])
+        key = ("own_widths", factor)
+        if key not in self.vectors:
+            self.vectors[key] = torch.tensor([shape[factor][-1] for shape in self.shapes])
+        return self.vectors[key]
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,8 @@ class RandomMasks:
             torch.Generator(device).manual_seed(step_seed(seed, step))
             for seed, step in zip(seeds, steps, strict=True)
         ]
-        self._handle, self._before = torch.tensor(id(self)), torch.zeros(())
+        self._handle = torch.full((), id(self), dtype=torch.int64)
+        self._before = torch.zeros(())
         _LIVE[id(self)] = self
 
     def of(self, activation: Tensor, widths: Tensor | None = None) -> Tensor:
