@@ -152,11 +152,11 @@ class Context:
         `name` is the tensor that it is or was taken from, whose last two axes are each trial's own
         rows and columns; along the axes between, every matrix has a draw of its own.
         """
-        if self.masks is None:
+        if self.masks is None or not self.masks.drops:
             return tensor
         between = tuple(tensor.shape[1:-2])
         shapes = [(*between, *shape[name][-2:]) for shape in self.shapes]
-        mask = self.masks.dropout([dropout_of(adapter) for adapter in self.adapters], shapes)
+        mask = self.masks.dropout(self.masks.rates, shapes)
         return tensor if mask is None else tensor * mask.to(tensor.dtype)
 
     def drop_activation(self, tensor: Tensor, widths: Tensor | None = None) -> Tensor:
@@ -264,11 +264,6 @@ class Adapter(ABC):
         free = per_trial_fields(type(self))
         fixed = [item.name for item in fields(self) if item.name not in free]
         return (("adapter", self.name), *((name, getattr(self, name)) for name in fixed))
-
-
-def dropout_of(adapter: Adapter) -> float:
-    """Its dropout rate; 0 if it has none."""
-    return float(getattr(adapter, "dropout", 0.0))
 
 
 def uniform(shape: Sequence[int], bound: float, generator: torch.Generator) -> Tensor:

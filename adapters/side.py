@@ -109,11 +109,12 @@ class DTL(_Side):
             return edit
 
         first, edits = self._first(sites), dict[str, Edit]()
+        numbers = {block.path: block.index for block in sites.every_block}
         for path in self.target_modules(sites):
             if path == FINAL_NORM:
                 edits[path] = _mean_of_patches(sites.tokens)
                 continue
-            index = next(b.index for b in sites.every_block if b.path == path)
+            index = numbers[path]
             pair = [tensors.get(f"blocks.{index}.{factor}") for factor in "AB"]
             update = None if pair[0] is None or pair[1] is None else LowRank(pair[0], pair[1])
             edits[path] = of_block(index, update)

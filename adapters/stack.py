@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from adapters.base import Adapter, Context, Edit, Kind, Parameter, Tensors, dropout_of, uniform
+from adapters.base import Adapter, Context, Edit, Kind, Parameter, Tensors, uniform
 from adapters.errors import AdapterError
 from adapters.fuse import Update
 from adapters.hyperparameters import without_per_trial_fields
@@ -219,7 +219,7 @@ class Stack(nn.Module):
         masks = None
         if self.training:
             seeds = [member.seed for member in members]
-            dropouts = [dropout_of(member.adapter) for member in members]
+            dropouts = [getattr(member.adapter, "dropout", 0.0) for member in members]
             steps = [self.steps[index] for index in picked]
             masks = RandomMasks(seeds, steps, self.padding.device, dropouts)
             for index in picked:

@@ -44,7 +44,7 @@ def step_seed(seed: int, step: int) -> int:
 class RandomMasks:
     """The masks of one forward pass over K trials; `None` stands in for it in evaluation.
 
-    `drops` says whether any of the dropout `rates` (K, by default 0) is above 0.
+    `rates` (K) are those of the trials' dropout, by default none; `drops`: whether one is above 0.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class RandomMasks:
         device: torch.device,
         rates: Sequence[float] = (),
     ) -> None:
-        self._device, self._rates, self.drops = device, rates, any(rates)
+        self._device, self.rates, self.drops = device, rates, any(rates)
         self._generators = [
             torch.Generator(device).manual_seed(step_seed(seed, step))
             for seed, step in zip(seeds, steps, strict=True)
@@ -75,7 +75,7 @@ class RandomMasks:
             return self._before
         sizes = tuple(activation.shape[1:])
         own = [sizes[-1]] * len(activation) if widths is None else widths.tolist()
-        mask = self.dropout(self._rates, [(*sizes[:-1], width) for width in own])
+        mask = self.dropout(self.rates, [(*sizes[:-1], width) for width in own])
         assert mask is not None  # asked for only where something drops
         return mask
 

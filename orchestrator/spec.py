@@ -147,6 +147,9 @@ class Recipe:
 
 
 RECIPE_FIELDS: tuple[str, ...] = tuple(item.name for item in fields(Recipe))
+COMPARED_FIELDS = tuple(item.name for item in fields(Recipe) if item.compare)
+"""Those that change a trial's result."""
+
 _LATER_FIELDS = {
     item.name: item.default
     for item in fields(Recipe)
@@ -432,7 +435,7 @@ def _identity(recipe: Recipe) -> dict[str, Any]:
 
     Those that came later count only where they are used: older ledgers hold the same trials.
     """
-    values = {item.name: getattr(recipe, item.name) for item in fields(recipe) if item.compare}
+    values = {name: getattr(recipe, name) for name in COMPARED_FIELDS}
     return {n: v for n, v in values.items() if n not in _LATER_FIELDS or v != _LATER_FIELDS[n]}
 
 

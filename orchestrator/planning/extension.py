@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from orchestrator.errors import InvalidInput
 from orchestrator.spec import (
+    COMPARED_FIELDS,
     PROTOCOLS,
-    RECIPE_FIELDS,
     DataIdentity,
     Recipe,
     Suite,
@@ -98,6 +98,6 @@ def _shown(sweep: Sweep, name: str, other: Sweep) -> str:
     if key:
         value = value.get(key[:-1], {})
     if isinstance(value, Recipe):
-        fields = [n for n in RECIPE_FIELDS if getattr(value, n) != getattr(other.recipe, n)]
+        fields = [n for n in COMPARED_FIELDS if getattr(value, n) != getattr(other.recipe, n)]
         return ", ".join(f"{n}={getattr(value, n)}" for n in fields)
     return str(value)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from orchestrator.results.selection import rank_configurations
 from orchestrator.results.sweep_file import SweepFile
-from orchestrator.spec import Trial, TrialResult, canonical
+from orchestrator.spec import COMPARED_FIELDS, Trial, TrialResult, canonical
 
 _MOST_SHOWN = 8
 
@@ -81,10 +81,12 @@ def _why_unknown(trial: Trial, found: SweepFile) -> str:
     if trial.weights != found.weights:
         return f"other weights of '{trial.backbone}'"
     recipe = sweep.recipe_of(trial.task, trial.adapter, trial.protocol)
-    fixed = {**sweep.fixed.get(trial.adapter, {}), **asdict(recipe)}
-    has = {**trial.params, **asdict(trial.recipe)}
+    wanted, own = (
+        {name: getattr(one, name) for name in COMPARED_FIELDS} for one in (recipe, trial.recipe)
+    )
+    fixed, has = {**sweep.fixed.get(trial.adapter, {}), **wanted}, {**trial.params, **own}
     searched = sweep.spaces.get(trial.adapter, {})
-    for name in sorted(fixed.keys() - searched.keys() - {"evaluate_every"}):
+    for name in sorted(fixed.keys() - searched.keys()):
         if name in has and canonical(has[name]) != canonical(fixed[name]):
             return f"{name}={has[name]} of {trial.adapter}"
     return ""
