@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import nn
 
 from adapters.errors import UnsupportedBackbone
+from adapters.float8 import Float8Linear
 from adapters.sites import Conv, Linear, Norm, Sites, TransformerBlock
 
 _LINEARS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -115,8 +116,9 @@ def _unsupported(path: str, found: nn.Module, wanted: str) -> UnsupportedBackbon
 def _linear(
     model: nn.Module, path: str, parts: tuple[str, ...], block: TransformerBlock | None = None
 ) -> Linear:
-    _check(model, path, nn.Linear, "nn.Linear")
     layer = model.get_submodule(path)
+    if not isinstance(layer, Float8Linear):
+        _check(model, path, nn.Linear, "nn.Linear")
     assert isinstance(layer, nn.Linear)
     index, stage = (block.index, block.stage) if block else (-1, 0)
     out = layer.out_features // len(parts)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from adapters import float8
 from adapters.sites import Linear
 
 Update = Callable[[Tensor], Tensor]
@@ -43,19 +44,31 @@ def updated(x: Tensor, layer: nn.Linear, update: LowRank) -> Tensor:
     if torch.is_autocast_enabled(x.device.type):  # each product then has a precision of its own
         plain: Tensor = layer(x) + update(x)
         return plain
+    quantised = layer.frozen if isinstance(layer, float8.Float8Linear) else ()
     factors = (update.inner, update.outer)
-    y: Tensor = _Updated.apply(x, layer.weight, layer.bias, *factors)
+    y: Tensor = _Updated.apply(x, layer.weight, layer.bias, *factors, *quantised)
     return y
 
 
 class _Updated(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, inner: Tensor, outer: Tensor
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        inner: Tensor,
+        outer: Tensor,
+        *quantised: Tensor,
     ) -> Tensor:
         h = thin(x, inner)
         ctx.save_for_backward(x, weight, inner, outer, h)
-        return F.linear(x, weight, bias).baddbmm_(h, outer)
+        if quantised:
+            weight8, scale = quantised
+            y = float8.product(x, weight8, scale, bias)
+        else:
+            y = F.linear(x, weight, bias)
+        return y.baddbmm_(h, outer)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -66,7 +79,8 @@ class _Updated(torch.autograd.Function):
         dx = (dy @ weight).baddbmm_(dh, inner.mT) if wants_x else None
         dweight = dy.flatten(0, 1).mT @ x.flatten(0, 1) if wants_weight else None
         dbias = dy.sum((0, 1)) if wants_bias else None
-        return dx, dweight, dbias, torch.bmm(dh.mT, x).mT, torch.bmm(h.mT, dy)
+        none = (None,) * (len(ctx.needs_input_grad) - 5)
+        return dx, dweight, dbias, torch.bmm(dh.mT, x).mT, torch.bmm(h.mT, dy), *none
 
 
 def thin(x: Tensor, factor: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from adapters.attach import attached, detach
 from adapters.base import Edit, Kind
 from adapters.errors import AdapterError
+from adapters.float8 import Float8Linear
 from adapters.sites import Sites
 from adapters.stack import Stack
 
@@ -35,11 +36,16 @@ def merge(model: M) -> M:
     method. A changed norm goes into its own weights, or into the linear layer that reads it.
 
     Raises `AdapterError`, the model unchanged, for a stack of several trials (merge one:
-    `adapters.load` it first) and for an adapter whose edits are not affine.
+    `adapters.load` it first), for an adapter whose edits are not affine and for float8 layers.
     """
     stack = attached(model)
     if len(stack.members) != 1:
         raise AdapterError(f"merge takes one trial, this stack has {len(stack.members)}.")
+    if any(isinstance(module, Float8Linear) for module in model.modules()):
+        raise AdapterError(
+            "merge changes weights, of which float8 layers keep a quantised copy; attach the "
+            "adapter to the model without them."
+        )
     tensors = stack.tensors_of(0)
     found = _read(model, stack)
     adapter = stack.members[0].adapter

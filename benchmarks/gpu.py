@@ -50,7 +50,7 @@ WARM_UP, TIMED, PROFILED = 2, 6, 3
 """Steps; together less than an epoch has, after which a pool evaluates."""
 ADAPTERS = ("efft2", "lora", "hta", "ssf", "vpt_deep")
 SIDE = ("lora", "dtl", "last")
-PRECISIONS = ("fp32", "amp", "bf16")
+PRECISIONS = ("fp32", "amp", "bf16", "fp8")
 TRIALS = 12
 
 

@@ -67,6 +67,8 @@ stage throughput 400 python benchmarks/throughput.py "${cost[@]}" --arms script,
   --widths "$widths" "${arms[@]}" --seconds LEFT --out "$folder/throughput.json"
 stage profile 90 python benchmarks/gpu.py profile "${cost[@]}" "${short[@]}" \
   --out "$folder/profile.json"
+stage profile_fp8 60 python benchmarks/gpu.py profile "${cost[@]}" --precision fp8 "${short[@]}" \
+  --out "$folder/profile_fp8.json"
 stage precision 120 python benchmarks/gpu.py precision "${cost[@]}" "${trials[@]}" \
   --out "$folder/precision.json"
 [ "$backbone" = vit_mini ] || # has just been measured

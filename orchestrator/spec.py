@@ -24,7 +24,7 @@ Params = Mapping[str, Any]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 STATUSES: tuple[Status, ...] = get_args(Status)
 NORMALISATIONS = ("backbone", "half", "imagenet", "none")
-PRECISIONS = ("amp", "auto", "bf16", "fp32")
+PRECISIONS = ("amp", "auto", "bf16", "fp32", "fp8")
 RECIPES = ("shared", "published")
 """Whether the adapters of a sweep share one recipe, or each has that of its authors' script."""
 SCHEDULES = ("cosine", "cosine_step", "timm", "timm_epoch")
@@ -68,11 +68,12 @@ class Recipe:
     the decay to the gradient.
 
     `precision`: `bf16` and `fp32` are that of frozen weights and activations, `amp` keeps both in
-    fp32 and computes products in bf16; trained weights and the head are always fp32. Planning
-    resolves `auto` to bf16 on GPUs that support it, else to fp32. `normalisation` of pixels in
-    [0, 1]: ImageNet's, mean and deviation 0.5 (`half`), what the backbone was pre-trained with, or
-    none. `augment`: `none`, `flip` (training images are mirrored left to right at random) or
-    `crop_flip` (a random-resized crop, then a flip).
+    fp32 and computes products in bf16; `fp8` is bf16 with the products of frozen layers in float8,
+    for search trials alone (`Trial.precision`). Trained weights and the head are always fp32.
+    Planning resolves `auto` to bf16 on GPUs that support it, else to fp32. `normalisation` of
+    pixels in [0, 1]: ImageNet's, mean and deviation 0.5 (`half`), what the backbone was pre-trained
+    with, or none. `augment`: `none`, `flip` (training images are mirrored left to right at random)
+    or `crop_flip` (a random-resized crop, then a flip).
 
     `evaluate_every`: val is read at rungs, after the last epoch and, for the curve alone, after
     every n-th (0: no other). It changes no result, and so neither keys nor comparisons.
@@ -322,6 +323,12 @@ class Trial:
     def reads_test(self) -> bool:
         """Whether the trial trains on train + val and is evaluated on test."""
         return self.stage == "final" or self.leaks
+
+    @property
+    def precision(self) -> str:
+        """That of its recipe; bf16 after a search in fp8, whose winners are thus confirmed."""
+        confirmed = self.recipe.precision == "fp8" and self.stage != "search"
+        return "bf16" if confirmed else self.recipe.precision
 
     @cached_property
     def key(self) -> str:

@@ -8,6 +8,12 @@ from typing import Any
 
 from orchestrator.spec import RECIPE_FIELDS, Sweep
 
+_FLOAT8 = (
+    "Search trials multiplied the frozen layers in float8 (--precision fp8), so accuracies of the "
+    "search are of that precision; those of replicates and final trials, and what is exported, are "
+    "of bf16."
+)
+
 
 def terms(sweep: Sweep) -> list[str]:
     """Which recipe the numbers were made with, and what the adapters did not have in common.
@@ -23,13 +29,15 @@ def terms(sweep: Sweep) -> list[str]:
         )
     else:
         first = "All adapters were trained with one recipe."
+    precisions = [_FLOAT8] if sweep.recipe.precision == "fp8" else []
     if len(sweep.adapters) == 1:
-        return [first]
+        return [first, *precisions]
     searched = _differing(sweep, lambda name: _of_recipe(sweep.spaces.get(name, {})))
     held = _differing(sweep, lambda name: _of_recipe(sweep.fixed.get(name, {})))
     budget = _differing(sweep, lambda name: _configurations(sweep, name))
     return [
         first,
+        *precisions,
         *([f"Not on equal terms: of the recipe, {searched}."] if searched else []),
         *([f"Not on equal terms: held at another value than the others', {held}."] if held else []),
         *([f"Not on equal terms: configurations tried per task, {budget}."] if budget else []),

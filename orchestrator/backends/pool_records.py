@@ -104,6 +104,7 @@ class UtilisationLog:
             rate=self._rate,
             memory=memory.peak(self._device),
             groups=group_use(pool.groups),
+            waited=done.waited - before.waited,
         )
         folder = self._storage.paths.pools
         try:

@@ -144,7 +144,8 @@ def sweep(
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     precision: Annotated[
-        str | None, typer.Option(help="auto (bf16 on GPUs), fp32, bf16 or amp.")
+        str | None,
+        typer.Option(help="auto (bf16 on GPUs), fp32, bf16, amp, or fp8 (search only, then bf16)."),
     ] = None,
     backend: Annotated[
         str | None, typer.Option(help="ray, or local (this process, for debugging).")

@@ -8,6 +8,7 @@ own cache on the disk (`TORCHINDUCTOR_CACHE_DIR`) spares the next process most o
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,21 +21,35 @@ _SHAPES = 64
 """How many versions of a block torch keeps for all stacks of a process (its default is 8); stacks
 that need more run as they are."""
 
+_GRAPHS = 2
+"""Trials at once up to which launching kernels takes longer than they run (ViT-B/16, batch 64)."""
+
 
 class CompilerError(Exception):
     """The blocks of a group cannot be compiled; why."""
 
 
-def compile_blocks(model: nn.Module, sites: Sites) -> None:
-    """Have the model's blocks compiled when they next run; see `running`."""
+def compile_blocks(model: nn.Module, sites: Sites, trials: int) -> None:
+    """Have the model's blocks compiled when they next run; see `running`.
+
+    A few `trials` at once leave a GPU idle between kernels: their blocks replay CUDA graphs.
+    """
     torch._dynamo.config.recompile_limit = _SHAPES
+    on_gpu = next(model.parameters()).is_cuda
+    options = {"triton.cudagraphs": True} if on_gpu and trials <= _GRAPHS else None
     for block in sites.every_block:
         module = model.get_submodule(block.path)
-        module.compile(backend=BACKEND, dynamic=False, fullgraph=True)
+        module.compile(backend=BACKEND, dynamic=False, fullgraph=True, options=options)
 
 
 def running(compiled: bool) -> AbstractContextManager[object]:
-    """Within it compiled blocks run as such, or as the plain code that they were made of."""
+    """Within it compiled blocks run as such, or as the plain code that they were made of.
+
+    For one training step: what CUDA graphs gave in the one before is overwritten.
+    """
+    if compiled:
+        begin: Any = torch.compiler.cudagraph_mark_step_begin  # without types
+        begin()
     stance: AbstractContextManager[object] = torch.compiler.set_stance(
         "default" if compiled else "force_eager"
     )

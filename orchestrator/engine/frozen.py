@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from adapters.attach import attached
 from adapters.backbones import find_sites
+from adapters.float8 import Float8Linear
 from adapters.partial_forward import begin, finish
 from orchestrator.backbones import Backbone, copy_of, meta_copy
 from orchestrator.engine import memory
@@ -19,8 +20,15 @@ from orchestrator.engine.roofline import Flops, count_flops
 from orchestrator.engine.views import View
 from orchestrator.errors import BackendError
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "amp": torch.float32}
+_DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "amp": torch.float32,
+    "fp8": torch.bfloat16,
+}
 """Of the frozen weights, by precision."""
+_FLOAT8 = (8, 9)
+"""The least compute capability of a GPU with float8 matrix units."""
 _CHUNK = 256  # images computed at once
 _SHARE = 0.25
 """Of the free memory, the part that the kept prefix of one split may take."""
@@ -181,6 +189,11 @@ class FrozenBackbones:
             _check_precision(precision, self._device)
             model = copy_of(self._backbone.model, self._device, _DTYPES[precision])
             choose_attention(model, self._device)
+            if precision == "fp8":
+                for site in self.sites.linears:
+                    layer: Any = model.get_submodule(site.path)
+                    exact: Any = self._backbone.model.get_submodule(site.path)
+                    model.set_submodule(site.path, Float8Linear(layer, exact.weight))
             self._models[precision] = model
         return self._models[precision]
 
@@ -199,8 +212,12 @@ def choose_attention(model: nn.Module, device: torch.device) -> None:
 
 
 def _check_precision(precision: str, device: torch.device) -> None:
-    if precision != "fp32" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
-        name = torch.cuda.get_device_name(device)
+    if precision == "fp32" or device.type != "cuda":
+        return
+    name = torch.cuda.get_device_name(device)
+    if not torch.cuda.is_bf16_supported(False):
         raise BackendError(
             f"{name} ({device}) has no bf16, which {precision} needs; use --precision fp32."
         )
+    if precision == "fp8" and torch.cuda.get_device_capability(device) < _FLOAT8:
+        raise BackendError(f"{name} ({device}) has no float8 products; use --precision bf16.")

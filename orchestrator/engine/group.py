@@ -56,13 +56,16 @@ class EpochEnd:
 
 @dataclass
 class WorkDone:
-    """Images trained and evaluated on, floating-point operations, steps, and width halvings."""
+    """Images trained and evaluated on, floating-point operations, steps, width halvings, and
+    seconds in which evaluations waited for images to be decoded.
+    """
 
     trained: int = 0
     evaluated: int = 0
     flops: float = 0.0
     steps: int = 0
     halved: int = 0
+    waited: float = 0.0
 
     def __add__(self, other: WorkDone) -> WorkDone:
         return WorkDone(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
@@ -136,11 +139,13 @@ class Group:
         results: dict[str, Evaluation] = {}
         for split in {id(t.evaluation): t.evaluation for t in trainings}.values():
             sharing = [t for t in trainings if t.evaluation is split]
+            before = split.waited
             with self._blocks(False):
                 found = evaluator.evaluate(split, [self.trainings.index(t) for t in sharing])
             results |= {t.key: one for t, one in zip(sharing, found, strict=True)}
             images = len(split) * len(sharing)
-            self.work += WorkDone(0, images, images * self.frozen.flops.forward(cut))
+            flops, waited = images * self.frozen.flops.forward(cut), split.waited - before
+            self.work += WorkDone(evaluated=images, flops=flops, waited=waited)
         self._charge(trainings, began)
         return results
 
@@ -263,7 +268,7 @@ class Group:
             members = [training.member for training in self.trainings]
             self._model = attach_members(shared_copy(self.frozen.model), members)
             if self._compiles:
-                compile_blocks(self._model, self.frozen.sites)
+                compile_blocks(self._model, self.frozen.sites, self.width)
         if self._stacked is None:
             self._stacked = Stacked(self._model, self.trainings, self.device)
         return self._stacked

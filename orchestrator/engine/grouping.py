@@ -56,7 +56,7 @@ def group_key(training: Training, frozen: FrozenBackbone) -> GroupKey:
         recipe.last_batch,
         recipe.optimiser,
         recipe.normalisation,
-        recipe.precision,
+        training.trial.precision,
         recipe.augment,
         training.train.view,
         _training_cut(training, frozen, changed, reads),

@@ -9,6 +9,7 @@ Shapes: N images, S stored side, K trials, B batch.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -50,6 +51,8 @@ class DeviceSplit:
     sizes: Tensor
     view: str
     prefixes: Prefixes = field(default_factory=dict)
+    waited: float = field(default=0.0, init=False)
+    """As `StreamedSplit.waited`: never."""
 
     @classmethod
     def of(cls, splits: Sequence[Split], device: torch.device) -> DeviceSplit:
@@ -82,12 +85,16 @@ class DeviceSplit:
 
 @dataclass(eq=False)
 class StreamedSplit:
-    """A split decoded while it is read: the next block of images while the device uses this one."""
+    """A split decoded while it is read: the next block of images while the device uses this one.
+
+    `waited` counts the seconds in which its reader had to wait for images.
+    """
 
     source: EncodedSplit
     labels: Tensor
     device: torch.device
     prefixes: Prefixes = field(default_factory=dict)
+    waited: float = field(default=0.0, init=False)
 
     @classmethod
     def of(cls, split: EncodedSplit, device: torch.device) -> StreamedSplit:
@@ -100,7 +107,10 @@ class StreamedSplit:
     def chunks(self, size: int) -> Iterator[tuple[Tensor, View]]:
         """As `DeviceSplit.chunks`; at most two blocks of images are in memory."""
         block = size * -(-_READ // size)
-        for images, sizes in _read_ahead(self.source, block):
+        for coming in _read_ahead(self.source, block):
+            began = time.perf_counter()
+            images, sizes = coming.result()
+            self.waited += time.perf_counter() - began
             extents = torch.split(torch.from_numpy(sizes).to(self.device), size)
             for some, own in zip(torch.split(_as_tensor(images), size), extents, strict=True):
                 view = evaluation_view(self.source.view, own)
@@ -231,17 +241,17 @@ def _signed(constant: int) -> int:
     return constant - (1 << 64)
 
 
-def _read_ahead(split: EncodedSplit, block: int) -> Iterator[Part]:
+def _read_ahead(split: EncodedSplit, block: int) -> Iterator[Future[Part]]:
     """All parts of `block` images in order; a thread decodes the next while one is used."""
     with ThreadPoolExecutor(1) as reader:
         coming: Future[Part] | None = None
         for start in range(0, len(split), block):
             following = reader.submit(split.part, start, start + block)
             if coming is not None:
-                yield coming.result()
+                yield coming
             coming = following
         if coming is not None:
-            yield coming.result()
+            yield coming
 
 
 def _as_tensor(images: Images) -> Tensor:

@@ -240,8 +240,8 @@ class Pool:
         self._last_entered.enter(training, first)
 
     def _group(self, training: Training) -> Group:
-        recipe = training.trial.recipe
-        frozen = self._frozen.get(recipe.precision, recipe.normalisation)
+        trial = training.trial
+        frozen = self._frozen.get(trial.precision, trial.recipe.normalisation)
         key = group_key(training, frozen)
         if key not in self._groups:
             plan = self._plan(key, frozen, training)

@@ -44,7 +44,8 @@ class Window:
 
     `trained` and `evaluated` count images times trials, `flops` the backbone's operations (see
     `orchestrator.engine.roofline`), `rate` is the highest rate of large matrix products measured on
-    the device in operations per second, `memory` the peak in bytes.
+    the device in operations per second, `memory` the peak in bytes. For `waited` of the `seconds`
+    evaluations waited for images to be decoded.
     """
 
     pool: str
@@ -57,6 +58,7 @@ class Window:
     rate: float
     memory: int
     groups: tuple[GroupUse, ...]
+    waited: float = 0.0
 
     @property
     def images_per_second(self) -> float:
@@ -115,6 +117,7 @@ def total(windows: Sequence[Window]) -> Window:
     return replace(
         windows[-1],
         seconds=sum(w.seconds for w in windows),
+        waited=sum(w.waited for w in windows),
         trained=sum(w.trained for w in windows),
         evaluated=sum(w.evaluated for w in windows),
         flops=sum(w.flops for w in windows),

@@ -176,7 +176,7 @@ def _trial_tags(result: TrialResult) -> dict[str, str]:
 
 def _params(result: TrialResult) -> dict[str, str]:
     """Adapter and recipe fields under their own names, for MLflow's comparison of runs."""
-    recipe = asdict(result.trial.recipe)
+    recipe = {**asdict(result.trial.recipe), "precision": result.trial.precision}
     mine = {
         f"adapter.{name}" if name in RECIPE_FIELDS else name: value
         for name, value in result.trial.params.items()

@@ -81,6 +81,16 @@ def test_joining_compiles_nothing_and_changes_nothing(adapter: str, params: dict
         assert_same(found, plain, one.key, to=1e-4)
 
 
+def test_float8_products_are_compiled_too() -> None:
+    trials = [trial("lora", {}, seed, precision="fp8") for seed in (1, 2)]
+    plain, _ = _run(trials, False)
+    found, pool = _run(trials, True)
+    assert [group.uncompiled for group in pool.groups] == [""]
+    assert counters["stats"]["unique_graphs"] == 2
+    for one in trials:
+        assert_same(found, plain, one.key, to=0.02)  # a step of bf16 or e4m3 more or less
+
+
 def _break(context: Context, x: Tensor) -> Tensor:
     torch._dynamo.graph_break()
     return x.reshape(context.trials, -1, x.shape[-1])

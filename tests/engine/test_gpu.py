@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from adapters.float8 import Float8Linear
 from orchestrator.engine import memory
 from orchestrator.engine.pool import Ended, Pool
 from orchestrator.spec import TrialResult
@@ -38,9 +39,11 @@ def trained(pairs: list[tuple[object, Data]], width: int) -> dict[str, TrialResu
     return results(pool)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp8"])
 @pytest.mark.parametrize("adapter", ["lora", "efft2", "hta", "ssf", "vpt_deep", "adaptformer"])
 def test_alone_as_in_company(adapter: str, precision: str) -> None:
+    if precision == "fp8" and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("no float8 products")
     trials = [
         trial(adapter, {}, seed, precision=precision, drop_path=0.1 * seed) for seed in (1, 2, 3)
     ]
@@ -48,8 +51,20 @@ def test_alone_as_in_company(adapter: str, precision: str) -> None:
     for one in trials:
         alone = trained([(one, DATA)], 1)[one.key]
         losses = [[p.loss for p in row.curve] for row in (together[one.key], alone)]
-        to = TOLERANCE if precision == "bf16" else 1e-4
+        to = 1e-4 if precision == "fp32" else TOLERANCE
         np.testing.assert_allclose(*losses, rtol=0, atol=to)
+
+
+@pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 9),
+    reason="needs float8 products",
+)
+def test_float8_products_are_those_of_a_cpu() -> None:
+    torch.manual_seed(0)
+    layer = Float8Linear(torch.nn.Linear(768, 2304, dtype=torch.bfloat16))
+    x = torch.randn(4, 197, 768, dtype=torch.bfloat16)
+    expected = layer(x)
+    torch.testing.assert_close(layer.to(GPU)(x.to(GPU)).cpu(), expected, rtol=0.01, atol=0.01)
 
 
 @pytest.mark.parametrize("augment", ["none", "crop_flip"])

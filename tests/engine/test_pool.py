@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -176,12 +177,13 @@ def test_an_encoded_test_split_is_evaluated_as_its_pixels(
         assert len(set(seen[0].results[one.key].correct)) == 2
 
 
-def test_a_streamed_test_split_is_decoded_once_for_all_trials() -> None:
+def test_a_streamed_test_split_is_decoded_once_for_all_trials_and_the_wait_is_counted() -> None:
     data, parts = final_data(), []
     original = EncodedSplit.part
 
     def counting(self: EncodedSplit, start: int, stop: int) -> Part:
         parts.append(start)
+        time.sleep(0.1)
         return original(self, start, stop)
 
     data = replace(data, test=encoded(data.test))  # type: ignore[arg-type]  # pixels
@@ -193,6 +195,7 @@ def test_a_streamed_test_split_is_decoded_once_for_all_trials() -> None:
         while len(pool):
             pool.advance()
     assert parts == [0]
+    assert 0.1 < pool.work.waited < 2
     assert len(pool._splits) == 0
 
 
@@ -388,7 +391,7 @@ def test_a_batch_larger_than_the_split_is_refused() -> None:
     assert run([(whole, DATA)]).results[whole.key].status == "finished"
 
 
-@pytest.mark.parametrize("precision", ["bf16", "amp"])
+@pytest.mark.parametrize("precision", ["bf16", "amp", "fp8"])
 @pytest.mark.parametrize("adapter", ["efft2", "linear"])
 def test_lower_precisions_run_and_stay_finite(adapter: str, precision: str) -> None:
     pairs = [

@@ -295,7 +295,7 @@ def test_epochs_and_warm_up_are_tried_together() -> None:
         ({"set": {"lr": float("nan")}}, ["'lr' is nan"]),
         ({"set": {"epochs": True}}, ["'epochs'", "int", "True"]),
         ({"set": {"drop_path": 1}}, ["'drop_path' is 1.0", "[0, 1)"]),
-        ({"precision": "fp8"}, ["precision 'fp8'", "bf16"]),
+        ({"precision": "fp4"}, ["precision 'fp4'", "bf16"]),
         (
             {"space": {"lora": {"precision": ["auto", "bf16"]}}},
             ["'lora'", "'auto'", "bf16 or fp32"],

@@ -78,8 +78,9 @@ def test_no_folder_is_no_windows(tmp_path: Path) -> None:
 def test_rates_are_of_the_time_at_work() -> None:
     assert WINDOW.images_per_second == 100.0
     assert WINDOW.share == pytest.approx(0.2)
-    other = replace(WINDOW, seconds=30.0, trained=0, flops=0.0, memory=1, time=200.0)
+    other = replace(WINDOW, seconds=30.0, trained=0, flops=0.0, memory=1, time=200.0, waited=6.0)
     both = throughput.total([WINDOW, other])
+    assert both.waited == 6.0
     assert (both.seconds, both.trained, both.evaluated, both.memory) == (40.0, 800, 400, 3 * 2**30)
     assert both.images_per_second == 30.0
     assert both.share == pytest.approx(0.05)
