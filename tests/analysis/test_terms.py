@@ -30,3 +30,9 @@ def test_what_adapters_do_not_have_in_common_is_named() -> None:
 def test_published_recipes_are_named_above_every_table() -> None:
     config = SweepConfig(suite="vtab", adapter=("fact_tt", "efft2"), recipe="published")
     assert "the recipe of its authors' script" in terms(plan_sweep(config)[1])[0]
+
+
+def test_it_says_which_precision_made_which_number() -> None:
+    config = SweepConfig(suite="vtab", adapter=("lora",), precision="fp8")
+    _, sentence = terms(plan_sweep(config)[1])
+    assert "float8" in sentence and "bf16" in sentence

@@ -54,6 +54,16 @@ def test_stages_choose_as_selection_says(tmp_path: Path) -> None:
         assert {row.trial.seed for row in mine if row.trial.stage == "search"} == {0}
 
 
+def test_a_search_in_fp8_is_confirmed_in_bf16(tmp_path: Path) -> None:
+    recipe = study().recipe.with_values({"precision": "fp8"})
+    rows = simulate(tmp_path, studies=[study(task, recipe=recipe) for task in TASKS]).run()
+    seen = {(row.trial.stage, row.trial.precision) for row in rows}
+    assert seen == {("search", "fp8"), ("replicate", "bf16"), ("final", "bf16")}
+    for task in TASKS:
+        mine = [row for row in rows if row.trial.task == task]
+        assert {row.trial.config for row in mine if row.trial.stage == "final"} == {winner(mine)}
+
+
 def test_only_final_trials_carry_the_test_split(tmp_path: Path) -> None:
     asked = simulate(tmp_path).run()
     own = study()
