@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from statistics import median
 from typing import Any
 
-from orchestrator.analysis.averages import best_adapters, compare, over_tasks
-from orchestrator.analysis.statistics import estimate, mcnemar
+from orchestrator.analysis.averages import best_adapters, compare, over_tasks, rank
+from orchestrator.analysis.exclusion import Compared, compared
+from orchestrator.analysis.statistics import Answers, estimate
 from orchestrator.analysis.summary import (
     NOT_STARTED,
     Alternative,
@@ -32,9 +34,6 @@ from orchestrator.spec import (
     TrialResult,
 )
 
-ALPHA = 0.05
-"""Level of the paired test; not corrected for the number of configurations compared."""
-
 Rows = Sequence[TrialResult]
 RowsOfStudies = defaultdict[tuple[str, str], list[TrialResult]]
 
@@ -56,22 +55,24 @@ def summarise(
     tasks = tuple(suite.task(name) for name in sweep.tasks)
     rows = own_rows(results, sweep, protocol)
     grouped = by_study(rows)
-    studies = tuple(
-        _study(task, adapter, protocol, grouped[task.name, adapter], sweep)
-        for task in tasks
-        for adapter in sweep.adapters
-    )
-    adapters = tuple(over_tasks(name, studies) for name in sweep.adapters)
+    studies, tables = [], {}
+    for task in tasks:
+        for adapter in sweep.adapters:
+            found = _study(task, adapter, protocol, grouped[task.name, adapter], sweep)
+            studies.append(found[0])
+            tables[task.name, adapter] = found[1]
+    comparisons = compare(studies, tables)
     return Summary(
         sweep=sweep,
         protocol=protocol,
         tasks=tasks,
         suite_tasks=suite.tasks,
         view=suite.view,
-        studies=studies,
-        adapters=adapters,
-        best=best_adapters(studies),
-        comparisons=compare(studies, adapters),
+        studies=tuple(studies),
+        adapters=tuple(over_tasks(name, studies, tables) for name in sweep.adapters),
+        best=best_adapters(studies, comparisons),
+        comparisons=comparisons,
+        ranking=rank(studies),
         run=_facts(rows),
     )
 
@@ -109,17 +110,21 @@ def searched_values(trial: Trial, sweep: Sweep) -> dict[str, Any]:
     }
 
 
-def _study(task: Task, adapter: str, protocol: str, rows: Rows, sweep: Sweep) -> StudySummary:
+def _study(
+    task: Task, adapter: str, protocol: str, rows: Rows, sweep: Sweep
+) -> tuple[StudySummary, Answers | None]:
+    """The summary of a study, and which test images its final seeds had right."""
     best = winner(rows)
     searched = [row for row in rows if row.trial.stage == "search"]
-    replicates = _seed_rows(rows, "replicate", best, sweep.seeds)
-    finals = _seed_rows(rows, "final", best, sweep.seeds)
+    replicates = _of_seeds(rows, "replicate", best, sweep.seeds)
+    finals = _of_seeds(rows, "final", best, sweep.seeds)
     full = {row.trial.config: row for row in searched if row.status == "finished"}
     reference = full.get(best or "")
     ranked = [full[config] for config in rank_configurations(searched)]
-    alternatives = _alternatives(reference, ranked, sweep)
+    others = [] if reference is None else compared(reference, ranked, rows)
     read_test = {row.trial.config for row in rows if row.trial.stage == "final"}
-    return StudySummary(
+    val_answers, test_answers = _answers(replicates), _answers(finals)
+    summary = StudySummary(
         task=task.name,
         group=task.group,
         adapter=adapter,
@@ -127,26 +132,39 @@ def _study(task: Task, adapter: str, protocol: str, rows: Rows, sweep: Sweep) ->
         counts=_counts(rows),
         configurations=len({row.trial.config for row in searched}),
         winner=_winner(rows, best, reference, sweep),
-        replicates=replicates,
-        finals=finals,
-        val=estimate([row.value for row in replicates if row.value is not None]),
-        test=estimate([row.value for row in finals if row.value is not None]),
-        compared=len(alternatives),
-        indistinguishable=tuple(item for item in alternatives if item.p >= ALPHA),
+        replicates=tuple(map(_seed_row, replicates)),
+        finals=tuple(map(_seed_row, finals)),
+        val=estimate([row.value or 0.0 for row in replicates], val_answers),
+        test=estimate([row.value or 0.0 for row in finals], test_answers),
+        compared=len(others),
+        not_excluded=tuple(_alternative(item, sweep) for item in others if not item.excluded),
+        detectable=median(item.detectable for item in others) if others else None,
         other_finals=len(read_test - {best}),
         device_seconds=sum(row.seconds for row in rows),
         missing=_missing(rows, best, finals, sweep.seeds),
+        diverged=_diverged(rows, finals),
     )
+    return summary, test_answers
 
 
-def _seed_rows(rows: Rows, stage: Stage, config: str | None, seeds: int) -> tuple[SeedRow, ...]:
+def _of_seeds(rows: Rows, stage: Stage, config: str | None, seeds: int) -> list[TrialResult]:
     """The configuration's rows of a stage for seeds 1…seeds, one per seed (the newest)."""
     found = {
-        row.trial.seed: SeedRow(row.trial.seed, row.key, row.status, row.value, _last(row))
+        row.trial.seed: row
         for row in rows
         if row.trial.stage == stage and row.trial.config == config and row.trial.seed <= seeds
     }
-    return tuple(found[seed] for seed in sorted(found))
+    return [found[seed] for seed in sorted(found)]
+
+
+def _seed_row(row: TrialResult) -> SeedRow:
+    return SeedRow(row.trial.seed, row.key, row.status, row.value, _last(row))
+
+
+def _answers(rows: Rows) -> Answers | None:
+    """Which images the seeds had right: none at all if one diverged; None if not known."""
+    images = max((len(row.correct) for row in rows), default=0)
+    return Answers.of([bytes(images) if row.status == "diverged" else row.correct for row in rows])
 
 
 def _last(row: TrialResult) -> float | None:
@@ -173,42 +191,32 @@ def _winner(
     )
 
 
-def _alternatives(reference: TrialResult | None, ranked: Rows, sweep: Sweep) -> list[Alternative]:
-    """McNemar's test of the winner's search row (`reference`) against the other `ranked` ones.
-
-    Only rows of the same seed and images are paired.
-    """
-    found = []
-    for row in ranked:
-        if reference and row is not reference and _same_images(reference, row):
-            test = mcnemar(reference.correct, row.correct)
-            searched = searched_values(row.trial, sweep)
-            counts = test.only_first, test.only_second
-            value = row.value or 0.0
-            found.append(Alternative(row.trial.config, searched, value, *counts, test.p))
-    return found
+def _alternative(item: Compared, sweep: Sweep) -> Alternative:
+    trial, value = item.row.trial, item.row.value or 0.0
+    searched = searched_values(trial, sweep)
+    return Alternative(trial.config, searched, value, item.difference, item.margin)
 
 
-def _same_images(first: TrialResult, second: TrialResult) -> bool:
-    same = (first.trial.seed, first.trial.data) == (second.trial.seed, second.trial.data)
-    return same and len(first.correct) == len(second.correct) > 0
-
-
-def _missing(rows: Rows, config: str | None, finals: Sequence[SeedRow], seeds: int) -> str:
+def _missing(rows: Rows, config: str | None, finals: Rows, seeds: int) -> str:
     if not rows:
         return NOT_STARTED
     if config is None:
         return _without_winner(rows)
-    by_seed = {row.seed: row.status for row in finals}
-    absent = [str(seed) for seed in range(1, seeds + 1) if seed not in by_seed]
-    failed = [str(seed) for seed, status in by_seed.items() if status != "finished"]
-    parts = [("not run", absent), ("diverged", failed)]
-    missing = "; ".join(
-        f"final seed{'s' * (len(names) > 1)} {', '.join(names)} {what}"
-        for what, names in parts
-        if names
-    )
-    return f"{missing} ({_remedy(rows)})" if failed else missing
+    if finals and all(row.status == "diverged" for row in finals) and len(finals) == seeds:
+        return f"all final seeds diverged ({_remedy(rows)})"
+    present = {row.trial.seed for row in finals}
+    absent = [seed for seed in range(1, seeds + 1) if seed not in present]
+    return f"{_seeds(absent)} not run" if absent else ""
+
+
+def _diverged(rows: Rows, finals: Rows) -> str:
+    seeds = [row.trial.seed for row in finals if row.status == "diverged"]
+    counts = "counts as 0" if len(seeds) == 1 else "count as 0"
+    return f"{_seeds(seeds)} diverged and {counts} ({_remedy(rows)})" if seeds else ""
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"final seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
 def _without_winner(rows: Rows) -> str:

@@ -1,85 +1,201 @@
-"""Averages over tasks, the best adapter of each task, and differences from `linear`."""
+"""Averages over tasks, comparisons of adapters, and their ranking."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
 from statistics import fmean
 
-from orchestrator.analysis.statistics import Estimate, bootstrap_iqm, estimate, interquartile_mean
-from orchestrator.analysis.summary import AdapterSummary, Best, Comparison, StudySummary
+import numpy as np
+
+from orchestrator.analysis.statistics import (
+    Answers,
+    Estimate,
+    Variance,
+    average,
+    difference_over_images,
+    friedman,
+    holm,
+    interquartile_mean,
+    iqm_interval,
+    over_seeds,
+    range_quantile,
+    ranks,
+    sample_std,
+    t_interval,
+    total,
+    two_sided,
+)
+from orchestrator.analysis.summary import (
+    AdapterSummary,
+    Best,
+    Comparison,
+    Question,
+    Ranking,
+    StudySummary,
+)
 
 BASELINE = "linear"
-"""The adapter that the others are compared with."""
+"""The adapter that the others are compared with first."""
 
 Studies = Sequence[StudySummary]
+Tables = Mapping[tuple[str, str], Answers | None]
+"""(task, adapter) → which test images the final seeds had right; None if not known."""
 
 
-def over_tasks(adapter: str, studies: Studies) -> AdapterSummary:
-    """The adapter's averages over the tasks of `studies`, each only where its tasks are complete.
-
-    Estimates are over seeds: the mean over tasks is taken for each seed first.
-    """
+def over_tasks(adapter: str, studies: Studies, tables: Tables) -> AdapterSummary:
+    """The adapter's averages over tasks, each only where all of its tasks are complete."""
     own = [study for study in studies if study.adapter == adapter]
     groups = {
-        name: _by_seed([study for study in own if study.group == name])
+        name: [study for study in own if study.group == name]
         for name in dict.fromkeys(study.group for study in own)
     }
-    every = _by_seed(own)
-    complete = bool(every)
+    complete = bool(own) and not any(study.missing for study in own)
     scores = [study.test.values for study in own]
     winners = [study.winner for study in own if study.winner]
     return AdapterSummary(
         adapter=adapter,
-        groups={name: estimate(values) for name, values in groups.items()},
-        mean_tasks=estimate(every),
-        mean_groups=estimate(_columns_mean(list(groups.values())) if complete else []),
+        groups={name: mean_of([found], tables) for name, found in groups.items()},
+        mean_tasks=mean_of([own], tables),
+        mean_groups=mean_of(list(groups.values()), tables),
         iqm=interquartile_mean(scores) if complete else None,
-        iqm_interval=bootstrap_iqm(scores) if complete else None,
+        iqm_interval=iqm_interval(scores) if complete else None,
         parameters=fmean(item.parameters for item in winners) if winners else None,
         device_seconds=sum(study.device_seconds for study in own),
         missing=tuple(study.task for study in own if study.missing),
     )
 
 
-def best_adapters(studies: Studies) -> tuple[Best, ...]:
-    """The best adapter of each task that has any finished final trial, in the order of tasks."""
+def mean_of(parts: Sequence[Studies], tables: Tables) -> Estimate:
+    """The mean over `parts` of the mean over each part's studies, if all of them are complete."""
+    own = [study for part in parts for study in part]
+    if not own or any(study.missing for study in own):
+        return average([], [])
+    weights = [1 / len(parts) / len(part) for part in parts for _ in part]
+    answers = [tables.get((study.task, study.adapter)) for study in own]
+    return average([study.test.values for study in own], weights, answers)
+
+
+def best_adapters(studies: Studies, comparisons: Sequence[Comparison]) -> tuple[Best, ...]:
+    """The best adapter of each task that has any final trial, in the order of tasks."""
+    told = {
+        frozenset((item.task, item.adapter, item.other))
+        for item in comparisons
+        if item.question == "task" and item.told
+    }
     found = []
     for task in dict.fromkeys(study.task for study in studies):
         measured = [study for study in studies if study.task == task and study.test.values]
         if measured:
             top, *others = sorted(measured, key=lambda study: -(study.test.mean or 0.0))
-            close = [study.adapter for study in others if not _disjoint(top.test, study.test)]
-            found.append(Best(task, top.adapter, tuple(close)))
+            names = [study.adapter for study in others]
+            untold = (n for n in names if frozenset((task, top.adapter, n)) not in told)
+            found.append(Best(task, top.adapter, tuple(untold)))
     return tuple(found)
 
 
-def compare(studies: Studies, adapters: Sequence[AdapterSummary]) -> tuple[Comparison, ...]:
-    """Every adapter minus `linear`, per task and for the mean of tasks, where both exist."""
-    pairs: list[tuple[str, str | None, Estimate]] = [
-        (study.adapter, study.task, study.test) for study in studies
+def compare(studies: Studies, tables: Tables) -> tuple[Comparison, ...]:
+    """Every pair of adapters on each task that both have, then over tasks if both have them all."""
+    by_task: dict[str, dict[str, StudySummary]] = {}
+    for study in studies:
+        by_task.setdefault(study.task, {})[study.adapter] = study
+    names = sorted(dict.fromkeys(study.adapter for study in studies), key=BASELINE.__ne__)
+    pairs = [(later, earlier) for earlier, later in combinations(names, 2)]
+    found: list[Comparison] = []
+    for own in by_task.values():
+        measured = [pair for pair in pairs if all(own[name].test.values for name in pair)]
+        found += _adjusted(_on_a_task(own[a], own[b], tables) for a, b in measured)
+    complete = [
+        (a, b)
+        for a, b in pairs
+        if not any(own[name].missing for own in by_task.values() for name in (a, b))
     ]
-    pairs += [(item.adapter, None, item.mean_tasks) for item in adapters]
-    measured = [(*pair, pair[-1].mean) for pair in pairs if pair[-1].mean is not None]
-    baseline = {task: (value, mean) for name, task, value, mean in measured if name == BASELINE}
-    return tuple(
-        Comparison(adapter, task, mean - baseline[task][1], _disjoint(value, baseline[task][0]))
-        for adapter, task, value, mean in measured
-        if adapter != BASELINE and task in baseline
+    sides = [([own[a] for own in by_task.values()], [own[b] for own in by_task.values()])
+             for a, b in complete]  # fmt: skip
+    found += _adjusted(_on_these_tasks(*both, tables) for both in sides)
+    found += _adjusted(_on_tasks_like_these(*both) for both in sides)
+    return tuple(found)
+
+
+def rank(studies: Studies) -> Ranking | None:
+    """Mean ranks of the adapters that are complete; None below three adapters or three tasks."""
+    missing = {study.adapter for study in studies if study.missing}
+    means = {
+        (study.task, study.adapter): study.test.mean or 0.0
+        for study in studies
+        if study.adapter not in missing
+    }
+    tasks = list(dict.fromkeys(task for task, _ in means))
+    names = list(dict.fromkeys(name for _, name in means))
+    if min(len(tasks), len(names)) < 3:
+        return None
+    table = np.array([[means[task, name] for name in names] for task in tasks])
+    spread = math.sqrt(len(names) * (len(names) + 1) / (6 * len(tasks)))
+    return Ranking(
+        ranks=dict(zip(names, ranks(table).mean(0).tolist(), strict=True)),
+        tasks=len(tasks),
+        p=friedman(table),
+        critical=range_quantile(len(names), None) * spread,
     )
 
 
-def _by_seed(studies: Studies) -> list[float]:
-    """For each seed the mean over tasks (seeds,); empty unless every study is complete."""
-    if not studies or any(study.missing for study in studies):
-        return []
-    return _columns_mean([study.test.values for study in studies])
+def _on_a_task(one: StudySummary, other: StudySummary, tables: Tables) -> Comparison:
+    difference = (one.test.mean or 0.0) - (other.test.mean or 0.0)
+    variance = _between(one, other, tables)
+    return _tested(one.adapter, other.adapter, one.task, "task", difference, variance)
 
 
-def _columns_mean(rows: Sequence[Sequence[float]]) -> list[float]:
-    return [fmean(column) for column in zip(*rows, strict=True)]
+def _on_these_tasks(ones: Studies, others: Studies, tables: Tables) -> Comparison:
+    pairs = list(zip(ones, others, strict=True))
+    variances = [_between(one, other, tables) for one, other in pairs]
+    known = [variance for variance in variances if variance is not None]
+    variance = total(known).scaled(1 / len(pairs) ** 2) if len(known) == len(pairs) else None
+    difference = fmean(_differences(ones, others))
+    return _tested(ones[0].adapter, others[0].adapter, None, "these tasks", difference, variance)
 
 
-def _disjoint(first: Estimate, second: Estimate) -> bool | None:
-    if first.interval is None or second.interval is None:
+def _on_tasks_like_these(ones: Studies, others: Studies) -> Comparison:
+    found = _differences(ones, others)
+    std = sample_std(found)
+    variance = over_seeds(found) if std else None  # of the tasks, as a sample
+    question: Question = "tasks like these"
+    names = ones[0].adapter, others[0].adapter
+    tested = _tested(*names, None, question, fmean(found), variance)
+    return replace(tested, effect=fmean(found) / std if std else None)
+
+
+def _differences(ones: Studies, others: Studies) -> list[float]:
+    pairs = zip(ones, others, strict=True)
+    return [(one.test.mean or 0.0) - (other.test.mean or 0.0) for one, other in pairs]
+
+
+def _between(one: StudySummary, other: StudySummary, tables: Tables) -> Variance | None:
+    """Of the difference of two studies of a task, over seeds and images; None if not known."""
+    first, second = (tables.get((study.task, study.adapter)) for study in (one, other))
+    if first is None or second is None or first.images != second.images:
         return None
-    return not first.interval.overlaps(second.interval)
+    return difference_over_images(first, second)
+
+
+def _tested(
+    adapter: str,
+    other: str,
+    task: str | None,
+    question: Question,
+    difference: float,
+    variance: Variance | None,
+) -> Comparison:
+    if variance is None:
+        return Comparison(adapter, other, task, question, difference)
+    interval = t_interval(difference, variance, bounded=False)
+    p = two_sided(difference, variance)
+    return Comparison(adapter, other, task, question, difference, interval, p)
+
+
+def _adjusted(comparisons: Iterable[Comparison]) -> list[Comparison]:
+    """With Holm's p, over those that were tested."""
+    found = list(comparisons)
+    adjusted = iter(holm([item.p for item in found if item.p is not None]))
+    return [item if item.p is None else replace(item, adjusted=next(adjusted)) for item in found]

@@ -11,8 +11,8 @@ from itertools import groupby
 from statistics import fmean
 from typing import Literal
 
+from orchestrator.analysis.averages import mean_of
 from orchestrator.analysis.published import VIT_B, PublishedBackbone, PublishedRow, for_suite
-from orchestrator.analysis.statistics import estimate
 from orchestrator.analysis.summary import Summary
 from orchestrator.spec import Task
 
@@ -170,11 +170,9 @@ def _own(summary: Summary, columns: Sequence[Column]) -> TableSection:
 def _own_cell(summary: Summary, adapter: str, column: Column) -> Cell:
     """Estimate over seeds of the column's value; empty unless every task of it is complete."""
     studies = {study.task: study for study in summary.studies if study.adapter == adapter}
-    if any(task not in studies or studies[task].missing for task in column.tasks):
+    if any(task not in studies for task in column.tasks):
         return Cell(None)
-    values = {task: studies[task].test.values for task in column.tasks}
-    by_seed = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
-    found = estimate([column.read(row.__getitem__) for row in by_seed])
+    found = mean_of([[studies[task] for task in part] for part in column.parts], {})
     return Cell(found.mean, found.half)
 
 

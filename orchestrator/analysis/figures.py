@@ -5,7 +5,6 @@ Accuracies are drawn in per cent.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from statistics import fmean
 from typing import Any
@@ -38,7 +37,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "diverged": {"marker": "x", "color": SOFT, "markersize": 5},
     "stopped": {"marker": "o", "markerfacecolor": "white", "alpha": 0.35, "markersize": 5},
     "other": {"marker": "o", "alpha": 0.35, "markersize": 5},
-    "alike": {"marker": "o", "markersize": 5},
+    "not excluded": {"marker": "o", "markersize": 5},
     "winner": {"marker": "*", "markersize": 13, "markeredgecolor": "white", "zorder": 4},
 }
 """Markers of each kind of search trial, in drawing order."""
@@ -80,6 +79,48 @@ def accuracy(summary: Summary) -> str | None:
     return draw("accuracy", "Test accuracy by task and adapter", (WIDTH, height), paint)
 
 
+def ranking(summary: Summary) -> str | None:
+    """Mean ranks on a line, best on the left, and bars over those that are not told apart."""
+    found = summary.ranking
+    if found is None:
+        return None
+    styles = adapter_styles(summary.sweep.adapters)
+    ordered = sorted(found.ranks.items(), key=lambda item: item[1])
+    groups = _untold([rank for _, rank in ordered], found.critical)
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        for row, (adapter, rank) in enumerate(ordered):
+            style = styles[adapter]
+            axes.plot(rank, row, style.marker, color=style.colour, markersize=7)
+            axes.annotate(
+                f"{adapter}  {rank:.2f}", (rank, row), (8, 0), textcoords="offset points",
+                va="center", fontsize=8.5, color=INK,
+            )  # fmt: skip
+        for index, (first, last) in enumerate(groups):
+            height = -0.7 - 0.35 * index
+            ends = [ordered[first][1] - 0.04, ordered[last][1] + 0.04]
+            axes.plot(ends, [height] * 2, color=INK, linewidth=3.5, solid_capstyle="butt")
+        axes.set_xlim(0.8, len(ordered) + 0.9)
+        axes.set_ylim(len(ordered) - 0.4, -1.0 - 0.35 * len(groups))
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel(f"mean rank over {found.tasks} tasks (1 is best)")
+
+    height = 0.9 + 0.24 * len(ordered) + 0.12 * len(groups)
+    return draw("ranking", "Mean ranks of the adapters", (WIDTH, height), paint)
+
+
+def _untold(ordered: Sequence[float], critical: float) -> list[tuple[int, int]]:
+    """First and last of each largest run of mean ranks that lie within `critical`."""
+    runs: list[tuple[int, int]] = []
+    for first, rank in enumerate(ordered):
+        last = max(i for i, other in enumerate(ordered) if other - rank < critical)
+        if last > first and (not runs or last > runs[-1][1]):
+            runs.append((first, last))
+    return runs
+
+
 def cost(summary: Summary) -> str | None:
     """Mean test accuracy over tasks against trainable parameters (without the head)."""
     shown = [
@@ -99,7 +140,7 @@ def cost(summary: Summary) -> str | None:
             axes.errorbar(
                 count,
                 100 * mean,
-                yerr=100 * (item.mean_tasks.half or 0.0),
+                yerr=_reach(item.mean_tasks),
                 fmt=style.marker,
                 color=style.colour,
                 markersize=7,
@@ -149,9 +190,9 @@ def search_trials(summary: Summary, rows: RowsOfStudies, task: str) -> str | Non
     """`Summary.score` (%) of all search trials of a task, a panel for each adapter that searched.
 
     The x axis is the order in which trials ended. Stopped trials are hollow (accuracy at their last
-    rung), diverged ones crosses at the bottom. The band is the winner's accuracy ± one binomial
-    standard error; configurations that the paired test cannot distinguish from it are in full
-    colour, the others pale. None if no adapter searched more than one configuration.
+    rung), diverged ones crosses at the bottom. Configurations that the comparison with the winner
+    does not exclude are in full colour, the others pale. None if no adapter searched more than one
+    configuration.
     """
     shown = [study for study in summary.studies if study.task == task and study.configurations > 1]
     if not shown:
@@ -203,6 +244,13 @@ def learning_curves(summary: Summary, rows: RowsOfStudies) -> str | None:
 
     height = 0.6 + 2.0 * -(-len(tasks) // columns)
     return draw("curves", "Learning curves of the winners", (WIDTH, height), paint)
+
+
+def _reach(found: Estimate) -> Any:
+    """From the mean down and up to the ends of its interval, in per cent."""
+    if found.interval is None or found.mean is None:
+        return 0.0
+    return [[100 * (found.mean - found.interval.low)], [100 * (found.interval.high - found.mean)]]
 
 
 def _dots(axes: Axes, values: Estimate, y: float, style: AdapterStyle) -> None:
@@ -257,19 +305,14 @@ def _curve(study: StudySummary, rows: Sequence[TrialResult]) -> list[tuple[int, 
 def _search_panel(
     axes: Axes, study: StudySummary, rows: Sequence[TrialResult], style: AdapterStyle
 ) -> None:
-    alike = {item.config for item in study.indistinguishable}
+    kept = {item.config for item in study.not_excluded}
     winner = study.winner.config if study.winner else ""
     values = [100 * row.value for row in rows if row.value is not None]
     floor = min(values, default=0.0)
     points: dict[str, list[tuple[int, float]]] = {kind: [] for kind in KINDS}
     for number, row in enumerate(rows, 1):
-        kind = _kind(row, winner, alike)
+        kind = _kind(row, winner, kept)
         points[kind].append((number, floor if row.value is None else 100 * row.value))
-        if kind == "winner":  # ± √(p(1-p)/n), n the images that it was measured on
-            value, images = row.value or 0.0, max(len(row.correct), 1)
-            error = math.sqrt(value * (1 - value) / images)
-            ends = 100 * (value - error), 100 * (value + error)
-            axes.axhspan(*ends, color=style.colour, alpha=0.12, lw=0)
     for kind, marks in KINDS.items():
         if points[kind]:
             xs, ys = zip(*points[kind], strict=True)
@@ -280,9 +323,9 @@ def _search_panel(
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
-def _kind(row: TrialResult, winner: str, alike: Collection[str]) -> str:
+def _kind(row: TrialResult, winner: str, kept: Collection[str]) -> str:
     if row.status != "finished":
         return row.status
     if row.trial.config == winner:
         return "winner"
-    return "alike" if row.trial.config in alike else "other"
+    return "not excluded" if row.trial.config in kept else "other"

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from orchestrator.analysis.statistics import Interval, Variance, over_seeds, t_interval, total
 from orchestrator.analysis.summary import SeedRow, StudySummary, Summary
 
 
@@ -18,8 +19,10 @@ from orchestrator.analysis.summary import SeedRow, StudySummary, Summary
 class Gap:
     """Accuracies in [0, 1] of one study under both protocols.
 
-    Every number is a mean over the `seeds` seeds that both have finished. `epochs` is best minus
-    last epoch in the trials of `paper`; it and `choice` are None where a last epoch is missing.
+    Every number is a mean over the `seeds` seeds that both have finished. `interval` is that of the
+    difference, over seeds (paired), on the same test images; None if it is not defined. `epochs` is
+    best minus last epoch in the trials of `paper`; it and `choice` are None where a last epoch is
+    missing.
     """
 
     task: str
@@ -28,11 +31,17 @@ class Gap:
     honest: float
     paper: float
     epochs: float | None
+    variance: Variance | None = None
 
     @property
     def difference(self) -> float:
         """paper - honest."""
         return self.paper - self.honest
+
+    @property
+    def interval(self) -> Interval | None:
+        """Of the difference, over seeds."""
+        return _interval(self.difference, self.variance)
 
     @property
     def choice(self) -> float | None:
@@ -42,7 +51,10 @@ class Gap:
 
 @dataclass(frozen=True)
 class MeanGap:
-    """One adapter: the mean of its `Gap`s over `tasks` tasks, those where both protocols exist."""
+    """One adapter: the mean of its `Gap`s over `tasks` tasks, those where both protocols exist.
+
+    `interval`: of the difference, over seeds, on these tasks.
+    """
 
     adapter: str
     tasks: int
@@ -51,6 +63,7 @@ class MeanGap:
     difference: float
     epochs: float | None
     choice: float | None
+    interval: Interval | None
 
 
 @dataclass(frozen=True)
@@ -92,6 +105,7 @@ def _gap(honest: StudySummary, paper: StudySummary) -> Gap | None:
         honest=fmean(ours[seed] for seed in seeds),
         paper=fmean(theirs[seed] for seed in seeds),
         epochs=_mean_of(epochs),
+        variance=over_seeds([theirs[s] - ours[s] for s in seeds]) if len(seeds) > 1 else None,
     )
 
 
@@ -111,7 +125,20 @@ def _mean(gaps: Sequence[Gap]) -> MeanGap | None:
         difference=fmean(gap.difference for gap in gaps),
         epochs=_mean_of([gap.epochs for gap in gaps]),
         choice=_mean_of([gap.choice for gap in gaps]),
+        interval=_interval(fmean(gap.difference for gap in gaps), _mean_variance(gaps)),
     )
+
+
+def _mean_variance(gaps: Sequence[Gap]) -> Variance | None:
+    known = [gap.variance for gap in gaps if gap.variance is not None]
+    return total(known).scaled(1 / len(gaps) ** 2) if len(known) == len(gaps) else None
+
+
+def _interval(difference: float, variance: Variance | None) -> Interval | None:
+    """None where the spread over seeds is not known, or all of them agree."""
+    if variance is None or not variance.value:
+        return None
+    return t_interval(difference, variance, bounded=False)
 
 
 def _mean_of(values: Sequence[float | None]) -> float | None:

@@ -14,11 +14,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from orchestrator.analysis import figures
 from orchestrator.analysis.aggregate import by_study, own_rows, searched_values
+from orchestrator.analysis.averages import BASELINE
 from orchestrator.analysis.benchmark import benchmark
 from orchestrator.analysis.plotting import adapter_styles
 from orchestrator.analysis.protocols import inflation
 from orchestrator.analysis.sensitivity import sensitivities
-from orchestrator.analysis.summary import Summary
+from orchestrator.analysis.statistics import Interval
+from orchestrator.analysis.summary import Comparison, Summary
 from orchestrator.analysis.terms import terms
 from orchestrator.errors import InvalidInput
 from orchestrator.results.throughput import Window, device_use
@@ -136,6 +138,8 @@ def _environment() -> Environment:
     environment.filters.update(
         percent=percent,
         points=points,
+        span=span,
+        chance=chance,
         duration=duration,
         moment=moment,
         count=count,
@@ -152,10 +156,18 @@ def _tables(summary: Summary, paper: Summary | None) -> dict[str, Any]:
     others = [study for study in paper.studies if study.missing] if paper else []
     return {
         "best": {item.task: item for item in summary.best},
-        "versus": {(item.adapter, item.task): item for item in summary.comparisons},
+        "versus": {
+            (item.adapter, item.task): item
+            for item in summary.comparisons
+            if item.other == BASELINE and item.question != "tasks like these"
+        },
+        "pairs": _pairs(summary),
         "leader": _leader(summary),
         "incomplete": incomplete,
         "lacking": incomplete + others,
+        "lost_seeds": [
+            study for one in (summary, paper) if one for study in one.studies if study.diverged
+        ],
         "papers": benchmark([summary, paper] if paper else [summary]),
         "inflation": inflation(summary, paper) if paper else None,
     }
@@ -169,6 +181,19 @@ def percent(value: float | None, digits: int = 1) -> str:
 def points(value: float | None) -> str:
     """A difference of accuracies in points: 0.0123 → "+1.2"; None → a dash."""
     return "–" if value is None else f"{round(100 * value, 1) + 0.0:+.1f}"  # no "-0.0"
+
+
+def span(interval: Interval | None, signed: bool = False) -> str:
+    """An interval in per cent, or `signed` in points: "78.2 to 84.1", "+0.3 to +1.9"."""
+    if interval is None:
+        return "not defined"
+    show = points if signed else percent
+    return f"{show(interval.low)} to {show(interval.high)}"
+
+
+def chance(p: float | None) -> str:
+    """A probability: 0.0123 → "0.012", below a thousandth "< 0.001"."""
+    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def count(value: float | None) -> str:
@@ -222,6 +247,7 @@ def _figures(summary: Summary, rows: Sequence[TrialResult]) -> dict[str, Any]:
     return {
         "pictures": {
             "accuracy": figures.accuracy(summary),
+            "ranking": figures.ranking(summary),
             "cost": figures.cost(summary),
             "curves": figures.learning_curves(summary, grouped),
             "sensitivity": [(item, figures.scale_sensitivity(item, summary)) for item in fields],
@@ -230,6 +256,15 @@ def _figures(summary: Summary, rows: Sequence[TrialResult]) -> dict[str, Any]:
             task.name: figures.search_trials(summary, grouped, task.name) for task in summary.tasks
         },
     }
+
+
+def _pairs(summary: Summary) -> list[tuple[Comparison, Comparison]]:
+    """Pairs of adapters over tasks: the answers on these tasks and on tasks like these."""
+    asked: dict[str, list[Comparison]] = {"these tasks": [], "tasks like these": []}
+    for item in summary.comparisons:
+        if item.task is None:
+            asked[item.question].append(item)
+    return list(zip(asked["these tasks"], asked["tasks like these"], strict=True))
 
 
 def _leader(summary: Summary) -> Any:

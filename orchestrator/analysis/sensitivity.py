@@ -1,7 +1,8 @@
 """Sensitivity of the accuracy to one searched field: per task, and normalised over tasks.
 
 The analysis of figures 7 and 8 of the EFFT paper (arXiv 2311.06749). The accuracy of a task at a
-level of the field is the best over all other searched fields.
+level of the field is the best over all other searched fields, at an equal number of trials: the
+maximum of many trials is higher than that of few, whatever the field does.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, TypeGuard
 
+import numpy as np
+
 from orchestrator.analysis.aggregate import searched_values
-from orchestrator.analysis.statistics import min_max
+from orchestrator.analysis.statistics import expected_best, min_max
+from orchestrator.analysis.summary import ALPHA
 from orchestrator.spec import Sweep, TrialResult
 
 MAX_LEVELS = 12
@@ -22,6 +26,8 @@ MAX_LEVELS = 12
 BINS = 6
 LOG_RATIO = 30.0
 """Positive choices that span at least this ratio are shown on a logarithmic axis."""
+PERMUTATIONS = 999
+"""Of the test that a field has an effect."""
 
 Tried = tuple[Mapping[str, Any], TrialResult]
 """The searched values of a trial, and its row."""
@@ -30,9 +36,11 @@ Measured = Sequence[tuple[float, TrialResult]]
 
 @dataclass(frozen=True)
 class Level:
-    """Best accuracy of a task at one level of the field, over `trials` trials.
+    """Accuracy of a task at one level of the field, where `trials` trials were made.
 
-    `ended_early`: no trial there ran to full length; `accuracy` is from an earlier epoch.
+    `accuracy` is the expected best of as many of them, drawn at random, as the level of the task
+    with the fewest has. `ended_early`: no trial there ran to full length; `accuracy` is from an
+    earlier epoch.
     """
 
     level: float
@@ -55,8 +63,10 @@ class Sensitivity:
     """One field of one adapter. Levels ascend; those of a binned field are the bins' centres.
 
     `tasks` is task → levels. `normalised` is over the `informative` tasks: those whose accuracy
-    varies with the field. `recommended` is the level with the highest normalised mean among those
-    measured on every informative task (the lowest of equal ones); None if there is none.
+    varies with the field. `p` is that of a permutation test that the field has no effect (None
+    where no task has full-length trials at two levels). If it is below 5 %, `recommended` is the
+    level with the highest normalised mean among those with full-length trials on every informative
+    task (the lowest of equal ones); else None.
     """
 
     adapter: str
@@ -66,6 +76,7 @@ class Sensitivity:
     tasks: Mapping[str, tuple[Level, ...]]
     normalised: tuple[MeanLevel, ...]
     informative: int
+    p: float | None
     recommended: float | None
 
 
@@ -103,8 +114,44 @@ def _field(adapter: str, name: str, tried: Sequence[Tried], sweep: Sweep) -> Sen
         task: _levels([item for item in measured if item[1].trial.task == task])
         for task in sweep.tasks
     }
-    means, informative, recommended = _normalise(list(tasks.values()))
-    return Sensitivity(adapter, name, logarithmic, binned, tasks, means, informative, recommended)
+    means, informative, best = _normalise(list(tasks.values()))
+    p = _without_effect([
+        [item for item in measured if item[1].trial.task == task and item[1].status == "finished"]
+        for task in sweep.tasks
+    ])  # fmt: skip
+    recommended = best if p is not None and p < ALPHA else None
+    return Sensitivity(
+        adapter, name, logarithmic, binned, tasks, means, informative, p, recommended
+    )
+
+
+def _without_effect(tasks: Sequence[Measured]) -> float | None:
+    """p of a permutation test: levels are dealt anew among a task's trials.
+
+    The statistic is the spread over levels of their accuracies (`_level_best`), each task's minus
+    its mean, summed over tasks. Trials of a task are taken as exchangeable if the field does
+    nothing; a sampler that prefers some levels does not change that.
+    """
+    tables = [
+        (np.array([value for value, _ in own]), np.array([row.value or 0.0 for _, row in own]))
+        for own in tasks
+        if len({value for value, _ in own}) > 1
+    ]
+    if not tables:
+        return None
+    rng = np.random.default_rng(0)
+    every = sorted({level for levels, _ in tables for level in levels.tolist()})
+    sums = np.zeros((1 + PERMUTATIONS, len(every)))
+    for levels, accuracies in tables:
+        drawn = rng.permuted(np.tile(accuracies, (PERMUTATIONS, 1)), axis=1)
+        values = np.concatenate([accuracies[None, :], drawn])
+        own = sorted(set(levels.tolist()))
+        fewest = min(int((levels == level).sum()) for level in own)
+        best = np.stack([expected_best(values[:, levels == level], fewest) for level in own], 1)
+        columns = [every.index(level) for level in own]
+        sums[:, columns] += best - best.mean(1, keepdims=True)
+    spread = (sums**2).sum(1)
+    return float(np.mean(spread >= spread[0] - 1e-12))  # the order found is one of them
 
 
 def _logarithmic(form: Any, distinct: Sequence[float]) -> bool:
@@ -119,9 +166,13 @@ def _levels(measured: Measured) -> tuple[Level, ...]:
     for level in sorted({value for value, _ in measured}):
         rows = [row for value, row in measured if value == level]
         finished = [row for row in rows if row.status == "finished"]
-        best = max(row.value or 0.0 for row in finished or rows)
-        found.append(Level(level, best, len(rows), not finished))
-    return tuple(found)
+        values = [row.value or 0.0 for row in finished or rows]
+        found.append((level, values, len(rows), not finished))
+    fewest = min((len(values) for _, values, _, _ in found), default=0)
+    return tuple(
+        Level(level, float(expected_best(np.array([values]), fewest)[0]), trials, early)
+        for level, values, trials, early in found
+    )
 
 
 def _normalise(
@@ -138,7 +189,8 @@ def _normalise(
     means = tuple(
         MeanLevel(level, fmean(found), len(found)) for level, found in sorted(scores.items())
     )
-    common = [item for item in means if item.tasks == informative]
+    early = {item.level for levels in tasks for item in levels if item.ended_early}
+    common = [item for item in means if item.tasks == informative and item.level not in early]
     best = max(common, key=lambda item: item.score, default=None)
     return means, informative, best.level if best else None
 

@@ -1,19 +1,28 @@
 """Statistics as pure functions of plain sequences, with stated axes.
 
-A quantity that is undefined, such as an interval of one value, is None.
+What an interval is about is said by its name. *Over seeds*: the mean that other seeds would have on
+the same images. *Over seeds and images*: the mean that other seeds would have on other images drawn
+as these were. Seeds and images are crossed random effects: every trained model saw every image.
+
+    correct[s, i] = accuracy + seed_s + image_i + rest_si
+
+Shapes: S seeds, n images, T tasks. A quantity that is undefined is None, and `undefined` says why.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special  # scipy.stats takes half a second more to import.
 
 Floats = NDArray[np.float64]
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -23,55 +32,287 @@ class Interval:
     low: float
     high: float
 
-    def overlaps(self, other: Interval) -> bool:
-        """Whether the two share at least one point."""
-        return self.low <= other.high and other.low <= self.high
+
+@dataclass(frozen=True)
+class Variance:
+    """An estimated variance as a linear combination of independent mean squares.
+
+    `parts` are (share, degrees of freedom); shares may be negative. Degrees of freedom of the sum
+    are Satterthwaite's (Biometrics Bulletin 2, 1946): value² / Σ share² / df.
+    """
+
+    parts: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def value(self) -> float:
+        """The estimate, at least 0."""
+        return max(math.fsum(share for share, _ in self.parts), 0.0)
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom; infinite where nothing varies."""
+        spread = math.fsum(share**2 / df for share, df in self.parts)
+        return max(self.value**2 / spread, 1.0) if spread else math.inf
+
+    def __add__(self, other: Variance) -> Variance:
+        return Variance(self.parts + other.parts)
+
+    def scaled(self, by: float) -> Variance:
+        """Of the quantity times √by."""
+        return Variance(tuple((share * by, df) for share, df in self.parts))
+
+
+def total(variances: Iterable[Variance]) -> Variance:
+    """The variance of a sum of independent quantities."""
+    return sum(variances, Variance())
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean of `values` (n,), sample standard deviation and 95 % Student-t interval of the mean.
+    """Mean of `values` (S,) in [0, 1], their sample standard deviation, and 95 % intervals of it.
 
-    All are in the unit of the values. Without values everything is None; with one value `std` and
-    `interval` are None.
+    `interval` is over seeds, `images` over seeds and images. `undefined` says why `interval` is
+    None; empty if it is not.
     """
 
     values: tuple[float, ...]
     mean: float | None
     std: float | None
     interval: Interval | None
+    images: Interval | None = None
+    undefined: str = ""
 
     @property
     def half(self) -> float | None:
-        """Half the width of the interval: the number after ±; None if undefined."""
-        return None if self.interval is None else (self.interval.high - self.interval.low) / 2
+        """Half the width of `interval`: the number after ±.
+
+        None if undefined, or if an end of the interval is cut off at 0 or 1.
+        """
+        if self.interval is None or self.mean is None:
+            return None
+        low, high = self.mean - self.interval.low, self.interval.high - self.mean
+        return (low + high) / 2 if math.isclose(low, high, abs_tol=1e-9) else None
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """The `Estimate` of `values` (n,), over its only axis."""
+def estimate(values: Sequence[float], answers: Answers | None = None) -> Estimate:
+    """The `Estimate` of accuracies (S,), with the answers that gave them."""
     data = tuple(float(value) for value in values)
     mean = math.fsum(data) / len(data) if data else None
-    return Estimate(data, mean, sample_std(data), t_interval(data))
+    undefined = why_undefined(data)
+    interval = None if undefined or mean is None else t_interval(mean, over_seeds(data))
+    images = None
+    if mean is not None and answers is not None:
+        images = share_interval(mean, answers.variance, answers.images)
+    return Estimate(data, mean, sample_std(data), interval, images, undefined)
+
+
+def average(
+    rows: Sequence[Sequence[float]],
+    weights: Sequence[float],
+    answers: Sequence[Answers | None] = (),
+) -> Estimate:
+    """The `Estimate` of a weighted mean over tasks, from their accuracies (T, S) and answers (T,).
+
+    The tasks stay; their seeds are independent, so the variance is the sum of the tasks' own, each
+    with its weight squared. `values` are the means by seed where all tasks have as many.
+    """
+    undefined = next((why for row in rows if (why := _too_few(row))), "")
+    if not rows or any(not row for row in rows):
+        return Estimate((), None, None, None, None, undefined or "no task")
+    pairs = list(zip(weights, rows, strict=True))
+    mean = math.fsum(weight * math.fsum(row) / len(row) for weight, row in pairs)
+    by_seed: list[float] = []
+    if len({len(row) for row in rows}) == 1:
+        columns = zip(*rows, strict=True)
+        by_seed = [math.fsum(w * v for w, v in zip(weights, c, strict=True)) for c in columns]
+    interval = images = None
+    if not undefined:
+        seeds = total(over_seeds(row).scaled(weight**2) for weight, row in pairs)
+        undefined = "" if seeds.value else "the seeds of every task agree exactly"
+        interval = t_interval(mean, seeds) if seeds.value else None
+        known = [one for one in answers if one is not None]
+        if len(known) == len(rows):
+            both = zip(weights, known, strict=True)
+            images = t_interval(mean, total(one.variance.scaled(w**2) for w, one in both))
+    return Estimate(tuple(by_seed), mean, sample_std(by_seed), interval, images, undefined)
+
+
+def _too_few(values: Sequence[float]) -> str:
+    return why_undefined(values) if len(values) < 2 else ""
+
+
+def why_undefined(values: Sequence[float]) -> str:
+    """Why the spread over seeds of `values` (S,) cannot be estimated; empty if it can."""
+    if not values:
+        return "no seed"
+    if len(values) == 1:
+        return "one seed"
+    return "" if max(values) > min(values) else f"{len(values)} seeds agree exactly"
 
 
 def sample_std(values: Sequence[float]) -> float | None:
-    """Standard deviation of `values` (n,) with n - 1 in the denominator; None if n < 2."""
+    """Standard deviation of `values` (S,) with S - 1 in the denominator; None if S < 2."""
     return float(np.std(values, ddof=1)) if len(values) >= 2 else None
 
 
-def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval | None:
-    """Student's interval of the mean of `values` (n,): mean ± t((1 + c) / 2, n - 1) · s / √n.
+def over_seeds(values: Sequence[float]) -> Variance:
+    """Of the mean of `values` (S,), S >= 2, over seeds: s² / S with S - 1 degrees of freedom."""
+    return Variance(((float(np.var(values, ddof=1)) / len(values), len(values) - 1),))
 
-    c is `confidence`, t the quantile of the t-distribution with n - 1 degrees of freedom, s the
-    sample deviation. None if n < 2.
+
+class Answers:
+    """Which of n images each of S >= 2 trained models had right: seeds by images, crossed."""
+
+    def __init__(self, right: NDArray[Any]) -> None:
+        """`right` (S, n), nonzero where an image was right; n >= 2."""
+        self.seeds, self.images = right.shape
+        self.by_image: Floats = np.mean(right, 0, dtype=np.float64)
+        """The share of seeds that had an image right (n,)."""
+        by_seed: Floats = np.mean(right, 1, dtype=np.float64)
+        rest = right - by_seed[:, None] - self.by_image[None, :] + by_seed.mean()
+        self.mean_square_seeds = self.images * float(np.var(by_seed, ddof=1))
+        self.mean_square_images = self.seeds * float(np.var(self.by_image, ddof=1))
+        self.mean_square_rest = float(np.sum(rest**2)) / ((self.seeds - 1) * (self.images - 1))
+
+    @classmethod
+    def of(cls, correct: Sequence[bytes]) -> Answers | None:
+        """From vectors of one byte per image; None for one seed, or where they do not match."""
+        lengths = {len(row) for row in correct}
+        if len(correct) < 2 or len(lengths) != 1 or max(lengths) < 2:
+            return None
+        return cls(np.array([np.frombuffer(row, np.uint8) != 0 for row in correct]))
+
+    @property
+    def variance(self) -> Variance:
+        """Of the mean over seeds, over seeds and images: (MS_S + MS_I - MS_R) / (S n)."""
+        images = self.mean_square_images / (self.seeds * self.images)
+        return Variance(((images, self.images - 1),)) + self.of_seeds
+
+    @property
+    def of_seeds(self) -> Variance:
+        """Of the mean over seeds, what other seeds add to other images: (MS_S - MS_R) / (S n).
+
+        Nothing where that is below 0: the seeds differ by no more than the rest explains.
+        """
+        if self.mean_square_seeds <= self.mean_square_rest:
+            return Variance()
+        return self.spread.scaled(1 / self.seeds)
+
+    @property
+    def spread(self) -> Variance:
+        """Of one training's accuracy over seeds; may be below 0, for pooling."""
+        rest = (-self.mean_square_rest / self.images, (self.seeds - 1) * (self.images - 1))
+        return Variance(((self.mean_square_seeds / self.images, self.seeds - 1), rest))
+
+
+def t_interval(
+    mean: float, variance: Variance, confidence: float = CONFIDENCE, bounded: bool = True
+) -> Interval:
+    """Student's interval of a mean: mean ± t((1 + c) / 2, df) · √variance; `bounded` to [0, 1]."""
+    half = _quantile(variance.freedom, confidence) * math.sqrt(variance.value)
+    low, high = mean - half, mean + half
+    return Interval(max(low, 0.0), min(high, 1.0)) if bounded else Interval(low, high)
+
+
+def share_interval(
+    mean: float, variance: Variance, images: int, confidence: float = CONFIDENCE
+) -> Interval:
+    """Wilson's interval of a share in [0, 1], for as many independent images as its variance says.
+
+    Effective number m = mean (1 - mean) / variance (Korn & Graubard, Survey Methodology 24, 1998),
+    with Student's quantile at the variance's degrees of freedom. Where all n `images` have the same
+    result their spread says nothing: m = n then.
     """
-    std = sample_std(values)
-    if std is None:
-        return None
-    n = len(values)
-    mean = math.fsum(values) / n
-    half = float(special.stdtrit(n - 1, (1 + confidence) / 2)) * std / math.sqrt(n)
-    return Interval(mean - half, mean + half)
+    spread = mean * (1 - mean)
+    size = spread / variance.value if spread and variance.value else float(images)
+    t2 = _quantile(variance.freedom, confidence) ** 2
+    middle = (mean + t2 / (2 * size)) / (1 + t2 / size)
+    half = math.sqrt(t2 * (spread / size + t2 / (4 * size**2))) / (1 + t2 / size)
+    return Interval(max(middle - half, 0.0), min(middle + half, 1.0))
+
+
+def _quantile(freedom: float, confidence: float) -> float:
+    if math.isinf(freedom):
+        return float(special.ndtri((1 + confidence) / 2))
+    return float(special.stdtrit(freedom, (1 + confidence) / 2))
+
+
+def two_sided(difference: float, variance: Variance) -> float:
+    """p of Student's test that a difference is 0; 1 where nothing differs, 0 without any spread."""
+    if not variance.value:
+        return 1.0 if not difference else 0.0
+    t = abs(difference) / math.sqrt(variance.value)
+    df = variance.freedom
+    return float(2 * (special.ndtr(-t) if math.isinf(df) else special.stdtr(df, -t)))
+
+
+def paired_images(first: bytes, second: bytes) -> Variance:
+    """Of the difference of two trainings' accuracies on the same n >= 2 images, over images."""
+    if len(first) != len(second):
+        raise ValueError(f"paired vectors of {len(first)} and {len(second)} images")
+    one, other = (np.frombuffer(row, np.uint8) != 0 for row in (first, second))
+    return _of_mean(one.astype(np.float64) - other)
+
+
+def _of_mean(by_image: Floats) -> Variance:
+    images = len(by_image)
+    return Variance(((float(np.var(by_image, ddof=1)) / images, images - 1),))
+
+
+def seed_variance(several: Sequence[Answers]) -> Variance:
+    """What another seed changes of one training's accuracy on other images: the mean over several
+    configurations; nothing if that is below 0.
+    """
+    pooled = total(one.spread for one in several).scaled(1 / max(len(several), 1))
+    return pooled if pooled.value else Variance()
+
+
+def difference_over_images(first: Answers, second: Answers) -> Variance:
+    """Of the difference of two means on the same images, over seeds and images.
+
+    Images are paired, seeds are not: var_i(d_i) / n with d_i the difference of an image's means,
+    and of either side what its seeds add (`Answers.of_seeds`).
+    """
+    return _of_mean(first.by_image - second.by_image) + first.of_seeds + second.of_seeds
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's adjusted p (Scandinavian Journal of Statistics 6, 1979) of m tests, in their order."""
+    adjusted, largest = [1.0] * len(p), 0.0
+    for rank, index in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def ranks(table: Floats) -> Floats:
+    """Ranks within each row of `table` (T, k), 1 for the highest; equal values share theirs."""
+    higher = (table[:, None, :] > table[:, :, None]).sum(2)
+    equal = (table[:, None, :] == table[:, :, None]).sum(2)
+    found: Floats = higher + (equal + 1) / 2
+    return found
+
+
+def friedman(table: Floats) -> float:
+    """p of Friedman's test that the k columns of `table` (T, k) rank alike; 1 if all are equal."""
+    from scipy.stats import friedmanchisquare
+
+    if np.all(table == table[:, :1]):
+        return 1.0
+    return float(friedmanchisquare(*table.T).pvalue)
+
+
+@lru_cache(maxsize=1024)
+def range_quantile(means: int, freedom: int | None, confidence: float = CONFIDENCE) -> float:
+    """Quantile of the studentised range of `means` means, over √2: for one pair Student's t.
+
+    A difference of two among them beyond this many standard errors is significant at 1 - c for all
+    pairs together, the largest too (Tukey). `freedom` None: infinite.
+    """
+    from scipy.stats import studentized_range
+
+    df = 1e6 if freedom is None else freedom
+    return float(studentized_range.ppf(confidence, means, df)) / math.sqrt(2)
 
 
 def interquartile_mean(scores: Sequence[Sequence[float]]) -> float:
@@ -93,70 +334,45 @@ def interquartile_mean(scores: Sequence[Sequence[float]]) -> float:
     return float(_weighted_iqm(values[None, :], weights)[0])
 
 
-def bootstrap_iqm(
-    scores: Sequence[Sequence[float]],
-    *,
-    confidence: float = 0.95,
-    repetitions: int = 5000,
-    seed: int = 0,
+def iqm_interval(
+    scores: Sequence[Sequence[float]], *, repetitions: int = 2000, seed: int = 0
 ) -> Interval | None:
-    """Stratified percentile-bootstrap interval of `interquartile_mean`.
+    """Student's interval of `interquartile_mean`, over seeds; tasks stay.
 
-    Agarwal et al. 2021 (as there), section 4.1: seeds are drawn with replacement within each task,
-    tasks are fixed. The interval covers other seeds, not other tasks. With three seeds it is too
-    narrow.
-
-    Args:
-        scores: (tasks, seeds), as for `interquartile_mean`.
-        confidence: share of the draws inside the interval.
-        repetitions: number of draws.
-        seed: of the draws; the same seed gives the same interval.
+    The standard error is that of a bootstrap that draws seeds within each task (Agarwal et al.
+    2021, section 4.1), each draw's distance from its task's mean widened by √(S / (S - 1)), since
+    few seeds vary too little among themselves; degrees of freedom are those of the mean over tasks.
+    The percentiles of the same draws would be far too narrow for a few seeds.
 
     Returns:
-        None without tasks, or if a task has a single seed: its stratum cannot vary.
+        None without tasks, if a task has a single seed, or if nothing varies.
     """
     if not scores or min(len(row) for row in scores) < 2:
         return None
+    freedom = total(over_seeds(row) for row in scores).freedom
+    if math.isinf(freedom):
+        return None
     rng = np.random.default_rng(seed)
     _, weights = _pooled(scores)
-    drawn = [
-        np.asarray(row, dtype=np.float64)[rng.integers(len(row), size=(repetitions, len(row)))]
-        for row in scores
-    ]
-    found = _weighted_iqm(np.concatenate(drawn, axis=1), weights)
-    low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(low), float(high))
+    drawn = []
+    for row in scores:
+        values, count = np.asarray(row, dtype=np.float64), len(row)
+        taken = values[rng.integers(count, size=(repetitions, count))]
+        drawn.append(values.mean() + (taken - values.mean()) * math.sqrt(count / (count - 1)))
+    variance = float(np.var(_weighted_iqm(np.concatenate(drawn, axis=1), weights)))
+    return t_interval(interquartile_mean(scores), Variance(((variance, freedom),)))
 
 
-@dataclass(frozen=True)
-class McNemar:
-    """Numbers of images that only the first, or only the second, classified correctly, and p."""
+def expected_best(values: Floats, drawn: int) -> Floats:
+    """The expected maximum (R,) of `drawn` of the N values in each row of `values` (R, N).
 
-    only_first: int
-    only_second: int
-    p: float
-
-
-def mcnemar(first: bytes, second: bytes) -> McNemar:
-    """Exact two-sided McNemar test (McNemar, Psychometrika 12, 1947; binomial form).
-
-    Of b + c discordant images, b are correct in the first only, c in the second only. Under the
-    null hypothesis b is binomial with probability 1/2: p = min(1, 2 · P[Bin(b + c, 1/2) <=
-    min(b, c)]), which is 1 without discordant images.
-
-    Args:
-        first, second: (images,) one byte each, nonzero where correct, of the same images.
-
-    Raises:
-        ValueError: the lengths differ.
+    Drawn without replacement: the j-th smallest is the maximum in C(j - 1, drawn - 1) of the
+    C(N, drawn) cases.
     """
-    if len(first) != len(second):
-        raise ValueError(f"paired vectors of {len(first)} and {len(second)} images")
-    a = np.frombuffer(first, dtype=np.uint8) != 0
-    b = np.frombuffer(second, dtype=np.uint8) != 0
-    only_a, only_b = int(np.sum(a & ~b)), int(np.sum(b & ~a))
-    p = 2 * float(special.bdtr(min(only_a, only_b), only_a + only_b, 0.5))
-    return McNemar(only_a, only_b, min(1.0, p))
+    count = values.shape[1]
+    cases, every = [math.comb(j, drawn - 1) for j in range(count)], math.comb(count, drawn)
+    found: Floats = np.sort(values, axis=1) @ np.array([case / every for case in cases])
+    return found
 
 
 def min_max(values: Sequence[float]) -> list[float] | None:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from orchestrator.analysis.statistics import Estimate, Interval
 from orchestrator.spec import Sweep, Task, study_name
 
 NOT_STARTED = "not started"
 """What a study without a row lacks."""
+ALPHA = 0.05
+"""Level of every test, for all of its comparisons together."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +35,17 @@ class SeedRow:
 
 @dataclass(frozen=True)
 class Alternative:
-    """A configuration that McNemar's test does not distinguish from the winner (p >= 0.05).
+    """A configuration that the comparison with the winner does not exclude.
 
-    `only_winner` and `only_other` count the images (of val; of test under the protocol `paper`)
-    that only one of the two classified correctly.
+    `difference` is the winner's accuracy minus this one's, on the same images and seed of the
+    search; it would have to exceed `margin` for the configuration to be excluded.
     """
 
     config: str
     searched: Mapping[str, Any]
     value: float
-    only_winner: int
-    only_other: int
-    p: float
+    difference: float
+    margin: float
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,13 @@ class Winner:
 class StudySummary:
     """One (task, adapter): its winner, the evidence for it, and what is missing.
 
-    `val` is over the winner's replicate seeds, `test` over its final seeds. `counts` is stage →
-    status → number of trials. `compared` configurations were tested against the winner (paired);
-    `indistinguishable` are those without a significant difference. `other_finals` counts
-    configurations that read test before an extended search found another winner; they are reported
-    nowhere else. Under the protocol `paper` nothing is replicated, and `test` is of the best epoch.
+    `val` is over the winner's replicate seeds, `test` over its final seeds; a seed that diverged
+    counts as accuracy 0, as in selection. `counts` is stage → status → number of trials. `compared`
+    configurations were compared with the winner; the chance that one which is truly as good is
+    missing from `not_excluded` is 5 % for all of them together, and one that is worse by
+    `detectable` is excluded in four of five cases. `other_finals` counts configurations that read
+    test before an extended search found another winner; they are reported nowhere else. Under the
+    protocol `paper` nothing is replicated, and `test` is of the best epoch.
     """
 
     task: str
@@ -88,11 +91,14 @@ class StudySummary:
     val: Estimate
     test: Estimate
     compared: int
-    indistinguishable: tuple[Alternative, ...]
+    not_excluded: tuple[Alternative, ...]
+    detectable: float | None
     other_finals: int
     device_seconds: float
     missing: str
     """Why `test` is not over all planned seeds; empty when it is."""
+    diverged: str
+    """Which final seeds diverged and count as 0, and what to do about it; empty if none."""
 
     @property
     def name(self) -> str:
@@ -104,8 +110,8 @@ class StudySummary:
 class AdapterSummary:
     """One adapter over the sweep's tasks.
 
-    Every `Estimate` is over seeds, of each seed's mean over tasks (of a group, or all) or over
-    group means. One that needs an incomplete task is empty; `missing` names those tasks.
+    Every `Estimate` is of a mean over tasks (of a group, or all) or over group means, on these
+    tasks. One that needs an incomplete task is empty; `missing` names those tasks.
     `parameters` is the mean over tasks of the winners' trainable scalars without the head.
     """
 
@@ -124,26 +130,60 @@ class AdapterSummary:
 class Best:
     """The adapter with the highest mean test accuracy on a task.
 
-    `overlapping` names the adapters whose 95 % interval overlaps the best one's, or where one of
-    the two is undefined: these seeds do not distinguish them.
+    `untold` names the adapters that the test on this task does not tell from it (or that could not
+    be tested).
     """
 
     task: str
     adapter: str
-    overlapping: tuple[str, ...]
+    untold: tuple[str, ...]
+
+
+Question = Literal["task", "these tasks", "tasks like these"]
+"""What a comparison is about. `task`: one task, other seeds and images. `these tasks`: the mean of
+the sweep's tasks, other seeds and images. `tasks like these`: the mean over other tasks, of which
+the sweep's are a random sample."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """An adapter minus `linear` on one task, or for the mean of tasks (`task` is None).
+    """Test accuracy of `adapter` minus that of `other`.
 
-    `disjoint`: the two 95 % intervals share no point; None if one is undefined.
+    `interval` has 95 % for this comparison alone; `p` is two-sided, `adjusted` after Holm over all
+    pairs of adapters of the same question (and task). None where the question cannot be answered:
+    one seed, one task, or rows without results per image. `effect`, for `tasks like these`, is the
+    mean difference over its standard deviation between tasks.
     """
 
     adapter: str
+    other: str
     task: str | None
+    question: Question
     difference: float
-    disjoint: bool | None
+    interval: Interval | None = None
+    p: float | None = None
+    adjusted: float | None = None
+    effect: float | None = None
+
+    @property
+    def told(self) -> bool:
+        """Whether the two are told apart at 5 %, corrected."""
+        return self.adjusted is not None and self.adjusted < ALPHA
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Mean ranks (1 is best, ties share) of adapters over the `tasks` tasks that all completed.
+
+    `p` is Friedman's, that all rank alike; two mean ranks that differ by less than `critical`
+    (Nemenyi, 5 % for all pairs together; Demšar, JMLR 7, 2006) are not told apart. The question is
+    `tasks like these`.
+    """
+
+    ranks: Mapping[str, float]
+    tasks: int
+    p: float
+    critical: float
 
 
 @dataclass(frozen=True)
@@ -188,6 +228,7 @@ class Summary:
     adapters: tuple[AdapterSummary, ...]
     best: tuple[Best, ...]
     comparisons: tuple[Comparison, ...]
+    ranking: Ranking | None
     run: RunFacts
 
     @property

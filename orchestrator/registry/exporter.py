@@ -114,7 +114,8 @@ def _write(
 ) -> RegistryEntry:
     winner = study.winner
     assert winner is not None
-    first = min(study.finals, key=lambda row: row.seed)
+    trained = [row for row in study.finals if row.status == "finished"]
+    first = min(trained, key=lambda row: row.seed)
     final = rows[first.key]
     sweep = summary.sweep
     relative = Path(*map(path_component, (sweep.suite, sweep.backbone, study.task, study.adapter)))
@@ -170,8 +171,10 @@ def _evidence(study: StudySummary, final: TrialResult, accuracy: float | None) -
         "finals": [asdict(row) for row in study.finals],
         "configurations": study.configurations,
         "trials": {stage: dict(counts) for stage, counts in study.counts.items()},
-        "indistinguishable": [asdict(other) for other in study.indistinguishable],
+        "not_excluded": [asdict(other) for other in study.not_excluded],
         "compared": study.compared,
+        "detectable": study.detectable,
+        "diverged": study.diverged,
         "other_finals": study.other_finals,
         "data": {"search": study.winner.data if study.winner else "", "final": final.trial.data},
         "weights": final.trial.weights,

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from orchestrator.analysis.aggregate import own_rows, summarise
-from orchestrator.analysis.statistics import bootstrap_iqm, interquartile_mean
+from orchestrator.analysis.statistics import interquartile_mean, iqm_interval
 from orchestrator.analysis.summary import StudySummary, Summary
 from orchestrator.errors import InvalidInput
 from orchestrator.spec import Stage, Sweep, Trial, TrialResult
@@ -125,10 +125,13 @@ def test_what_is_missing_is_named() -> None:
     assert study([stopped]).missing == "no search trial has finished (1 stopped)"
     assert study([row(A, 0.8)]).missing == "final seeds 1, 2, 3 not run"
     found = study([row(A, 0.8), *seeds(A, "final", [0.5, None])])
-    assert found.missing.startswith("final seed 3 not run; final seed 2 diverged (the loss became")
-    assert "below 0.001 (--set lr=" in found.missing
-    assert found.test.values == (0.5,)
+    assert found.missing == "final seed 3 not run"
+    assert found.diverged.startswith("final seed 2 diverged and counts as 0 (the loss became")
+    assert "below 0.001 (--set lr=" in found.diverged
+    assert found.test.values == (0.5, 0.0)
     assert [item.value for item in found.finals] == [0.5, None]
+    lost = study([row(A, 0.8), *seeds(A, "final", [None, None, None])])
+    assert lost.missing.startswith("all final seeds diverged (the loss became")
 
 
 def test_a_study_whose_trials_all_diverged_says_so_and_what_to_try() -> None:
@@ -142,20 +145,50 @@ def test_a_study_whose_trials_all_diverged_says_so_and_what_to_try() -> None:
     assert mixed.missing == "no search trial has finished (2 diverged, 1 stopped)"
 
 
-def test_the_paired_test_is_mcnemars_on_the_search_rows() -> None:
-    """Against a winner right on all 20 images: five and six wrong ones are p = 1/16 and 1/32."""
-    right = b"\1" * 20
+def test_a_diverged_seed_counts_as_nothing_right() -> None:
+    """As in selection: .93, lost, .95 is no better than three times .935."""
+    sweep = replace(SWEEP, tasks=("digits",), adapters=("lora", "efft2"))
+    whole = finals({("digits", "efft2"): (0.935, 0.935, 0.935)})
+    rows = [row(A, 0.8), *seeds(A, "final", [0.93, None, 0.95]), *whole]
+    summary = summarise(rows, sweep, SUITE)
+    lora, efft2 = summary.studies
+    assert lora.test.mean == pytest.approx(1.88 / 3)
+    assert (lora.missing, efft2.missing) == ("", "")
+    assert summary.best[0].adapter == "efft2"
+    assert (efft2.test.interval, efft2.test.undefined) == (None, "3 seeds agree exactly")
+    assert summary.adapters[0].mean_tasks.mean == pytest.approx(1.88 / 3)
+
+
+def test_configurations_beyond_the_margin_are_excluded() -> None:
+    """Without replicates: the paired images alone, Tukey's range of three means."""
+    right = b"\1" * 200
+    wrong = {"B": 3, "C": 12}
     rows = [
-        row(A, 0.8, correct=right),
-        row(B, 0.7, correct=b"\0" * 5 + right[5:]),
-        row(C, 0.6, correct=b"\0" * 6 + right[6:]),
+        row(A, 1.0, correct=right),
+        row(B, 0.985, correct=b"\0" * wrong["B"] + right[wrong["B"] :]),
+        row(C, 0.94, correct=b"\0" * wrong["C"] + right[wrong["C"] :]),
     ]
     found = study(rows)
     assert found.compared == 2
-    (alike,) = found.indistinguishable
-    assert (alike.config, alike.only_winner, alike.only_other) == (config(B), 5, 0)
-    assert alike.p == pytest.approx(1 / 16)
-    assert alike.searched == B
+    (kept,) = found.not_excluded
+    assert (kept.config, kept.searched, kept.value) == (config(B), B, 0.985)
+    assert kept.difference == pytest.approx(3 / 200)
+    share = 3 / 200
+    error = (share * (1 - share) / 199) ** 0.5
+    critical = stats.studentized_range.ppf(0.95, 3, 199) / 2**0.5
+    assert kept.margin == pytest.approx(critical * error, rel=1e-3)
+    assert found.detectable is not None and found.detectable > kept.margin
+
+
+def test_the_noise_of_seeds_widens_the_margin() -> None:
+    rows = [row(A, 0.8), row(B, 0.75), row(C, 0.7)]
+    steady = [*seeds(A, "replicate", [0.8, 0.8, 0.8]), *seeds(B, "replicate", [0.75, 0.75, 0.75])]
+    shaky = [*seeds(A, "replicate", [0.9, 0.8, 0.7]), *seeds(B, "replicate", [0.65, 0.85, 0.7])]
+    alone, with_steady, with_shaky = (study([*rows, *some]) for some in ([], steady, shaky))
+    assert alone.detectable is not None and with_shaky.detectable is not None
+    assert with_shaky.detectable > 1.5 * alone.detectable
+    assert with_steady.detectable == pytest.approx(alone.detectable, rel=0.5)
+    assert len(with_shaky.not_excluded) == 2
 
 
 def test_only_the_same_images_and_seed_at_full_length_are_paired() -> None:
@@ -176,12 +209,12 @@ def test_only_the_same_images_and_seed_at_full_length_are_paired() -> None:
 
 
 def test_alternatives_come_best_first(full: Summary) -> None:
-    many = [item for item in full.studies if len(item.indistinguishable) > 1]
+    many = [item for item in full.studies if len(item.not_excluded) > 1]
     assert many
     for item in many:
-        values = [other.value for other in item.indistinguishable]
+        values = [other.value for other in item.not_excluded]
         assert values == sorted(values, reverse=True)
-        assert item.winner and item.winner.config not in {x.config for x in item.indistinguishable}
+        assert item.winner and item.winner.config not in {x.config for x in item.not_excluded}
 
 
 def test_averages_over_tasks_are_taken_seed_by_seed() -> None:
@@ -199,7 +232,12 @@ def test_averages_over_tasks_are_taken_seed_by_seed() -> None:
     assert found.mean_tasks.mean == pytest.approx(1.6 / 3)
     assert found.mean_groups.values == pytest.approx((0.4, 0.55, 0.4))
     assert found.iqm == pytest.approx(interquartile_mean(list(table.values())))
-    assert found.iqm_interval == bootstrap_iqm(list(table.values()))
+    assert found.iqm_interval == iqm_interval(list(table.values()))
+    # The tasks' variances over seeds, summed: 0.01, 0.01 and 0.03, each over 3 seeds and 3² tasks.
+    variances = [0.01 / 27, 0.01 / 27, 0.03 / 27]
+    freedom = sum(variances) ** 2 / sum(v**2 / 2 for v in variances)
+    half = stats.t.ppf(0.975, freedom) * sum(variances) ** 0.5
+    assert found.mean_tasks.half == pytest.approx(half)
     assert (found.parameters, found.missing) == (8192, ())
 
 
@@ -214,40 +252,73 @@ def test_averages_need_every_task() -> None:
     assert found.missing == ("location",)
 
 
+TABLE = {
+    ("digits", "linear"): (0.50, 0.51, 0.52),
+    ("digits", "lora"): (0.80, 0.81, 0.82),
+    ("digits", "efft2"): (0.79, 0.82, 0.84),
+    ("location", "linear"): (0.30, 0.31, 0.32),
+    ("location", "lora"): (0.20,),
+}
+
+
 def test_the_best_adapter_and_those_it_cannot_be_told_from() -> None:
-    table = {
-        ("digits", "linear"): (0.50, 0.51, 0.52),
-        ("digits", "lora"): (0.80, 0.81, 0.82),
-        ("digits", "efft2"): (0.79, 0.82, 0.84),
-        ("location", "linear"): (0.30, 0.31, 0.32),
-        ("location", "lora"): (0.20,),
-    }
     sweep = replace(SWEEP, tasks=("digits", "location"))
-    first, second = summarise(finals(table), sweep, SUITE).best
-    assert (first.task, first.adapter, first.overlapping) == ("digits", "efft2", ("lora",))
+    first, second = summarise(finals(TABLE), sweep, SUITE).best
+    assert (first.task, first.adapter, first.untold) == ("digits", "efft2", ("lora",))
     assert (second.task, second.adapter) == ("location", "linear")
-    assert second.overlapping == ("lora",), "one seed has no interval: not told apart"
+    assert second.untold == ("lora",), "one seed cannot be tested: not told apart"
 
 
-def test_adapters_are_compared_with_linear() -> None:
+def test_every_pair_of_adapters_is_compared() -> None:
     table = {
-        ("digits", "linear"): (0.50, 0.51, 0.52),
-        ("digits", "lora"): (0.80, 0.81, 0.82),
-        ("location", "linear"): (0.30, 0.31, 0.32),
+        **TABLE,
         ("location", "lora"): (0.29, 0.31, 0.36),
-        ("digits", "efft2"): (0.7,),
+        ("location", "efft2"): (0.40, 0.41, 0.43),
     }
     sweep = replace(SWEEP, tasks=("digits", "location"))
     found = {
-        (item.adapter, item.task): (round(item.difference, 9), item.disjoint)
-        for item in summarise(finals(table), sweep, SUITE).comparisons
+        (c.adapter, c.other, c.task, c.question): c
+        for c in summarise(finals(table), sweep, SUITE).comparisons
     }
-    assert found == {
-        ("lora", "digits"): (0.3, True),
-        ("lora", "location"): (0.01, False),
-        ("lora", None): (0.155, True),
-        ("efft2", "digits"): (0.19, None),
+    assert len(found) == 3 * 2 + 3 + 3
+    on_digits = found["lora", "linear", "digits", "task"]
+    assert on_digits.difference == pytest.approx(0.3)
+    assert on_digits.told and on_digits.p is not None and on_digits.adjusted is not None
+    assert on_digits.p < on_digits.adjusted
+    assert not found["lora", "linear", "location", "task"].told
+    here = found["lora", "linear", None, "these tasks"]
+    assert here.difference == pytest.approx(0.155) and here.told
+    assert here.interval is not None and here.interval.low < 0.155 < here.interval.high
+    like = found["efft2", "linear", None, "tasks like these"]
+    differences = [0.3066667, 0.1033333]  # of the means, by task
+    test = stats.ttest_1samp(differences, 0)
+    assert like.p == pytest.approx(test.pvalue, rel=1e-4)
+    interval = test.confidence_interval()
+    assert like.interval is not None
+    assert (like.interval.low, like.interval.high) == pytest.approx(tuple(interval), rel=1e-4)
+    assert like.effect == pytest.approx(0.205 / 0.143778, rel=1e-4)
+
+
+MEANS = ((0.5, 0.6, 0.7), (0.5, 0.7, 0.6), (0.5, 0.6, 0.7))
+
+
+def test_ranks_need_three_tasks_and_adapters() -> None:
+    names = ("digits", "patches", "location")
+    table = {
+        (task, adapter): tuple(base + 0.01 * seed for seed in range(3))
+        for task, bases in zip(
+            names, ((0.5, 0.6, 0.7), (0.5, 0.7, 0.6), (0.5, 0.6, 0.7)), strict=True
+        )
+        for adapter, base in zip(("linear", "lora", "efft2"), bases, strict=True)
     }
+    sweep = replace(SWEEP, tasks=names)
+    found = summarise(finals(table), sweep, SUITE).ranking
+    assert found is not None
+    assert found.ranks == pytest.approx({"linear": 3.0, "lora": 5 / 3, "efft2": 4 / 3})
+    # Demsar 2006, table 5: q = 2.343 for three; CD = q √(k (k + 1) / 6 N).
+    assert found.critical == pytest.approx(2.343 * (12 / 18) ** 0.5, abs=2e-3)
+    assert found.p == pytest.approx(stats.friedmanchisquare([1, 1, 1], [2, 3, 2], [3, 2, 3]).pvalue)
+    assert summarise(finals(table), replace(sweep, tasks=names[:2]), SUITE).ranking is None
 
 
 def test_rows_of_other_sweeps_are_left_out() -> None:

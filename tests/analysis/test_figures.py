@@ -185,7 +185,7 @@ def test_the_search_trials_places_every_trial(
         for line in axes.get_lines()
         if line.get_marker() == "o" and line.get_alpha() is None
     ]
-    assert sum(full_colour) == len(study.indistinguishable)
+    assert sum(full_colour) == len(study.not_excluded)
 
 
 def test_learning_curves_average_the_replicates_of_the_winner(

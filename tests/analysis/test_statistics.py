@@ -1,19 +1,32 @@
 from __future__ import annotations
 
+import itertools
+from statistics import fmean
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from orchestrator.analysis.statistics import (
-    Interval,
-    bootstrap_iqm,
+    Answers,
+    Variance,
+    average,
+    difference_over_images,
     estimate,
+    expected_best,
+    friedman,
+    holm,
     interquartile_mean,
-    mcnemar,
+    iqm_interval,
     min_max,
+    over_seeds,
+    paired_images,
+    range_quantile,
+    ranks,
     t_interval,
+    two_sided,
 )
 
 accuracies = st.floats(0, 1)
@@ -21,7 +34,6 @@ several = st.lists(accuracies, min_size=2, max_size=12)
 tasks = st.integers(1, 4).flatmap(
     lambda seeds: st.lists(st.lists(accuracies, min_size=seeds, max_size=seeds), min_size=1)
 )
-bits = st.lists(st.tuples(st.booleans(), st.booleans()), max_size=60)
 
 
 def test_an_estimate_by_hand() -> None:
@@ -44,23 +56,13 @@ def test_what_is_undefined_is_none() -> None:
 
 @given(several, st.sampled_from([0.5, 0.9, 0.95, 0.99]))
 def test_the_t_interval_is_that_of_scipy(values: list[float], confidence: float) -> None:
-    found, scale = t_interval(values, confidence), stats.sem(values)
-    assert found is not None
+    mean, scale = fmean(values), stats.sem(values)
+    found = t_interval(mean, over_seeds(values), confidence, bounded=False)
     if scale < 1e-12:  # scipy answers nan.
         assert found.high - found.low < 1e-9
         return
     low, high = stats.t.interval(confidence, len(values) - 1, np.mean(values), scale)
     assert (found.low, found.high) == pytest.approx((low, high), rel=1e-9, abs=1e-12)
-
-
-@given(several, several)
-def test_overlap_is_symmetric_and_includes_the_ends(a: list[float], b: list[float]) -> None:
-    first, second = t_interval(a), t_interval(b)
-    assert first is not None and second is not None
-    assert first.overlaps(first)
-    assert first.overlaps(second) == second.overlaps(first)
-    assert first.overlaps(Interval(first.high, first.high + 1))
-    assert not first.overlaps(Interval(first.high + 0.1, first.high + 1))
 
 
 def test_an_interquartile_mean_by_hand() -> None:
@@ -89,82 +91,138 @@ def test_an_interquartile_mean_of_nothing_is_refused(scores: list[list[float]]) 
         interquartile_mean(scores)
 
 
-def test_the_bootstrap_draws_seeds_within_tasks_only() -> None:
-    """All draws of each task's lower (higher) seed have chance 1/16, beyond 2.5 %: they are the
-    ends. Across tasks 0.1 (0.9) four times over would be as likely."""
-    found = bootstrap_iqm([[0.1, 0.3], [0.5, 0.9]])
-    assert found is not None
-    assert (found.low, found.high) == pytest.approx((0.3, 0.6))
-
-
-def test_the_bootstrap_repeats_itself_and_narrows_with_agreement() -> None:
+def test_the_interval_of_the_interquartile_mean_repeats_itself_and_narrows_with_agreement() -> None:
     wide = [[0.2, 0.5, 0.8], [0.3, 0.6, 0.9]]
     close = [[0.49, 0.5, 0.51], [0.59, 0.6, 0.61]]
-    first, second, narrow = bootstrap_iqm(wide), bootstrap_iqm(wide), bootstrap_iqm(close)
+    first, second, narrow = iqm_interval(wide), iqm_interval(wide), iqm_interval(close)
     assert first == second
     assert first is not None and narrow is not None
     assert narrow.high - narrow.low < (first.high - first.low) / 5
-    assert bootstrap_iqm(wide, repetitions=50, seed=1) != bootstrap_iqm(wide, repetitions=50)
 
 
-@settings(max_examples=25)
-@given(st.lists(st.lists(accuracies, min_size=2, max_size=4), min_size=1, max_size=4))
-def test_the_bootstrap_stays_within_what_its_seeds_can_give(scores: list[list[float]]) -> None:
-    found = bootstrap_iqm(scores, repetitions=200)
+def test_of_one_task_the_interval_is_close_to_that_of_its_mean() -> None:
+    """Many seeds whose middle half is their mean's neighbourhood: a trimmed mean varies as much."""
+    values = [[0.1 + 0.8 * (step + 0.5) / 40 for step in range(40)]]
+    found, mean = iqm_interval(values), estimate(values[0])
+    assert found is not None and mean.half is not None
+    assert found.high - found.low == pytest.approx(2 * mean.half, rel=0.5)
+
+
+@pytest.mark.parametrize("scores", [[], [[0.5]], [[0.5, 0.6], [0.5]], [[0.5, 0.5], [0.6, 0.6]]])
+def test_an_interval_without_spread_is_undefined(scores: list[list[float]]) -> None:
+    assert iqm_interval(scores) is None
+
+
+def test_mean_squares_of_seeds_by_images_by_hand() -> None:
+    """Rows .75 and .25; columns 1, .5, .5, 0; the rest is -.25, .25, .25, -.25 and its negative."""
+    found = Answers.of([bytes([1, 1, 1, 0]), bytes([1, 0, 0, 0])])
     assert found is not None
-    lowest = interquartile_mean([[min(row)] * len(row) for row in scores])
-    highest = interquartile_mean([[max(row)] * len(row) for row in scores])
-    assert lowest - 1e-9 <= found.low <= found.high <= highest + 1e-9
+    assert found.mean_square_seeds == pytest.approx(4 * 0.125)
+    assert found.mean_square_images == pytest.approx(2 * 0.5 / 3)
+    assert found.mean_square_rest == pytest.approx(8 * 0.0625 / 3)
+    assert found.variance.value == pytest.approx((0.5 + 1 / 3 - 1 / 6) / 8)
 
 
-@pytest.mark.parametrize("scores", [[], [[0.5]], [[0.5, 0.6], [0.5]]])
-def test_a_bootstrap_without_spread_is_undefined(scores: list[list[float]]) -> None:
-    assert bootstrap_iqm(scores) is None
+def test_degrees_of_freedom_are_satterthwaites() -> None:
+    """Of two means they are Welch's."""
+    first, second = [0.50, 0.52, 0.57], [0.60, 0.61, 0.70, 0.74]
+    found = over_seeds(first) + over_seeds(second)
+    expected = stats.ttest_ind(first, second, equal_var=False)
+    assert found.freedom == pytest.approx(expected.df)
+    assert two_sided(fmean(first) - fmean(second), found) == pytest.approx(expected.pvalue)
+    interval = t_interval(fmean(first) - fmean(second), found, bounded=False)
+    wanted = expected.confidence_interval()
+    assert (interval.low, interval.high) == pytest.approx((wanted.low, wanted.high))
 
 
-def vectors(only_first: int, only_second: int, both: int = 3) -> tuple[bytes, bytes]:
-    first = [1] * only_first + [0] * only_second + [1] * both + [0]
-    second = [0] * only_first + [1] * only_second + [1] * both + [0]
-    return bytes(first), bytes(second)
+def test_without_noise_of_seeds_an_interval_of_a_share_is_wilsons() -> None:
+    right = np.array([[1.0] * 170 + [0.0] * 30] * 3)
+    found = estimate(right.mean(1).tolist(), Answers(right))
+    assert found.undefined == "3 seeds agree exactly"
+    assert found.images is not None
+    wilson = stats.binomtest(170, 200).proportion_ci(0.95, "wilson")
+    assert (found.images.low, found.images.high) == pytest.approx(
+        (wilson.low, wilson.high), abs=1e-3
+    )
 
 
-@pytest.mark.parametrize(
-    ("only_first", "only_second", "p"),
-    [
-        (0, 0, 1.0),
-        (0, 1, 1.0),
-        (4, 4, 1.0),  # Twice the tail is above one.
-        (8, 1, 20 / 512),  # 2 · (1 + 9) / 2⁹
-        (0, 5, 2 / 32),
-        (0, 6, 2 / 64),
-    ],
-)
-def test_mcnemar_by_hand(only_first: int, only_second: int, p: float) -> None:
-    found = mcnemar(*vectors(only_first, only_second))
-    assert (found.only_first, found.only_second) == (only_first, only_second)
-    assert found.p == pytest.approx(p, rel=1e-12)
+@given(st.integers(2, 5), st.integers(2, 40), st.integers(0, 2**32 - 1))
+def test_intervals_stay_within_what_is_possible(seeds: int, images: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    right = (rng.random((seeds, images)) < rng.random()).astype(np.float64)
+    found = estimate(right.mean(1).tolist(), Answers(right))
+    assert found.mean is not None and found.images is not None
+    for one in (found.interval, found.images):
+        if one is not None:
+            assert 0 <= one.low <= found.mean + 1e-12 and found.mean <= one.high + 1e-12 <= 1 + 1e-9
+    if found.mean in (0, 1):
+        assert found.images.low < found.images.high, "all right is not surely right"
 
 
-@given(bits)
-def test_mcnemar_is_scipys_binomial_test(pairs: list[tuple[bool, bool]]) -> None:
-    first, second = bytes(a for a, _ in pairs), bytes(b for _, b in pairs)
-    found, turned = mcnemar(first, second), mcnemar(second, first)
-    discordant = found.only_first + found.only_second
-    assert discordant == sum(a != b for a, b in pairs)
-    assert turned == type(found)(found.only_second, found.only_first, found.p)
-    if discordant:
-        expected = stats.binomtest(found.only_first, discordant).pvalue
-        assert found.p == pytest.approx(expected, rel=1e-9)
+def test_a_pair_of_adapters_on_the_same_images_is_paired() -> None:
+    rng = np.random.default_rng(0)
+    base, another = (Answers(rng.random((3, 500)) < 0.8) for _ in range(2))
+    same, other = (difference_over_images(base, one) for one in (base, another))
+    assert same.value < other.value
+    assert two_sided(0.0, same) == pytest.approx(1.0)
 
 
-def test_mcnemar_stays_exact_on_a_large_split() -> None:
-    found = mcnemar(*vectors(5_100, 4_900))
-    assert found.p == pytest.approx(stats.binomtest(5_100, 10_000).pvalue, rel=1e-9)
+def test_without_spread_a_difference_is_certain_and_none_is_no_difference() -> None:
+    assert (two_sided(0.0, Variance()), two_sided(0.1, Variance())) == (1.0, 0.0)
 
 
-def test_vectors_of_other_images_are_refused() -> None:
+def test_an_average_weighs_variances_with_the_squares_of_its_weights() -> None:
+    rows = [[0.5, 0.6, 0.7], [0.1, 0.1, 0.4]]
+    found = average(rows, [0.25, 0.75])
+    assert found.mean == pytest.approx(0.25 * 0.6 + 0.75 * 0.2)
+    assert found.values == pytest.approx((0.2, 0.225, 0.475))
+    variances = [0.01 / 3 / 16, 0.03 / 3 * 9 / 16]
+    freedom = sum(variances) ** 2 / sum(v**2 / 2 for v in variances)
+    half = stats.t.ppf(0.975, freedom) * sum(variances) ** 0.5
+    assert found.interval is not None
+    assert found.interval.high == pytest.approx(0.3 + half)
+    uneven = average([[0.5, 0.6], [0.1, 0.1, 0.4]], [0.5, 0.5])
+    assert uneven.values == () and uneven.interval is not None
+    assert average([[0.5], [0.1, 0.2]], [0.5, 0.5]).undefined == "one seed"
+    steady = average([[0.5, 0.5], [0.1, 0.1]], [0.5, 0.5])
+    assert (steady.interval, steady.undefined) == (None, "the seeds of every task agree exactly")
+
+
+def test_holm_by_hand() -> None:
+    """4 · .005, 3 · .01, then never less than before."""
+    assert holm([0.01, 0.03, 0.005, 0.04]) == pytest.approx([0.03, 0.06, 0.02, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_tukeys_range_of_two_is_students_t() -> None:
+    assert range_quantile(2, 10) == pytest.approx(stats.t.ppf(0.975, 10), rel=1e-5)
+    assert range_quantile(2, None) == pytest.approx(1.95996, rel=1e-4)
+    # Harter 1960: q(.05; 10, 20) = 5.008
+    assert range_quantile(10, 20) * 2**0.5 == pytest.approx(5.008, abs=2e-3)
+
+
+def test_ranks_share_ties() -> None:
+    found = ranks(np.array([[0.9, 0.7, 0.9, 0.1]]))
+    assert found.tolist() == [[1.5, 3.0, 1.5, 4.0]]
+    assert friedman(np.full((4, 3), 0.5)) == 1.0
+
+
+@given(st.lists(accuracies, min_size=1, max_size=7), st.integers(1, 7))
+def test_the_expected_best_is_the_mean_over_all_draws(values: list[float], drawn: int) -> None:
+    drawn = min(drawn, len(values))
+    expected = fmean(max(some) for some in itertools.combinations(values, drawn))
+    assert expected_best(np.array([values]), drawn)[0] == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("rows", [[], [b"", b""], [b"\1\0"], [b"\1", b"\1"], [b"\1\0", b"\1\0\1"]])
+def test_vectors_that_do_not_match_are_no_answers(rows: list[bytes]) -> None:
+    assert Answers.of(rows) is None
+
+
+def test_a_pair_of_vectors_of_other_images_is_refused() -> None:
     with pytest.raises(ValueError, match="2 and 3 images"):
-        mcnemar(b"\1\0", b"\1\0\1")
+        paired_images(b"\1\0", b"\1\0\1")
 
 
 def test_min_max_by_hand() -> None:
