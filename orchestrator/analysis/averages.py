@@ -27,6 +27,7 @@ from orchestrator.analysis.statistics import (
     t_interval,
     total,
     two_sided,
+    why_undefined,
 )
 from orchestrator.analysis.summary import (
     AdapterSummary,
@@ -158,8 +159,8 @@ def _on_these_tasks(ones: Studies, others: Studies, tables: Tables) -> Compariso
 
 def _on_tasks_like_these(ones: Studies, others: Studies) -> Comparison:
     found = _differences(ones, others)
-    std = sample_std(found)
-    variance = over_seeds(found) if std else None  # of the tasks, as a sample
+    std = None if why_undefined(found) else sample_std(found)
+    variance = None if std is None else over_seeds(found)  # of the tasks, as a sample
     question: Question = "tasks like these"
     names = ones[0].adapter, others[0].adapter
     tested = _tested(*names, None, question, fmean(found), variance)

@@ -23,6 +23,8 @@ from scipy import special  # scipy.stats takes half a second more to import.
 
 Floats = NDArray[np.float64]
 CONFIDENCE = 0.95
+EQUAL = 1e-12
+"""Accuracies, or their differences, that are closer are equal: what lies between is rounding."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,11 @@ def why_undefined(values: Sequence[float]) -> str:
         return "no seed"
     if len(values) == 1:
         return "one seed"
-    return "" if max(values) > min(values) else f"{len(values)} seeds agree exactly"
+    return f"{len(values)} seeds agree exactly" if _equal(values) else ""
+
+
+def _equal(values: Sequence[float]) -> bool:
+    return max(values) - min(values) < EQUAL
 
 
 def sample_std(values: Sequence[float]) -> float | None:
@@ -157,7 +163,8 @@ def sample_std(values: Sequence[float]) -> float | None:
 
 def over_seeds(values: Sequence[float]) -> Variance:
     """Of the mean of `values` (S,), S >= 2, over seeds: s² / S with S - 1 degrees of freedom."""
-    return Variance(((float(np.var(values, ddof=1)) / len(values), len(values) - 1),))
+    spread = 0.0 if _equal(values) else float(np.var(values, ddof=1))
+    return Variance(((spread / len(values), len(values) - 1),))
 
 
 class Answers:
@@ -240,7 +247,7 @@ def _quantile(freedom: float, confidence: float) -> float:
 def two_sided(difference: float, variance: Variance) -> float:
     """p of Student's test that a difference is 0; 1 where nothing differs, 0 without any spread."""
     if not variance.value:
-        return 1.0 if not difference else 0.0
+        return 1.0 if abs(difference) < EQUAL else 0.0
     t = abs(difference) / math.sqrt(variance.value)
     df = variance.freedom
     return float(2 * (special.ndtr(-t) if math.isinf(df) else special.stdtr(df, -t)))

@@ -160,8 +160,11 @@ def _results(summary: Summary) -> Table:
 def _interval(study: StudySummary) -> str:
     if study.test.mean is None:
         return "–"
-    half = "" if study.test.half is None else f" ± {100 * study.test.half:.1f}"
-    return f"{percent(study.test.mean)}{half}"
+    half, interval = study.test.half, study.test.interval
+    if half is not None:
+        return f"{percent(study.test.mean)} ± {percent(half)}"
+    ends = "" if interval is None else f" [{percent(interval.low)}, {percent(interval.high)}]"
+    return f"{percent(study.test.mean)}{ends}"
 
 
 def _counts(study: StudySummary) -> list[str]:

@@ -299,6 +299,23 @@ def test_every_pair_of_adapters_is_compared() -> None:
     assert like.effect == pytest.approx(0.205 / 0.143778, rel=1e-4)
 
 
+def test_differences_that_are_equal_on_every_task_are_no_sample_of_tasks() -> None:
+    """By hand: .1 on each task, but for rounding; a test of it would be sure of anything."""
+    table = {
+        (task, name): (base + gain, base + gain + 0.02, base + gain + 0.01)
+        for task, base in (("digits", 0.5), ("patches", 0.63), ("location", 0.17))
+        for name, gain in (("linear", 0.0), ("lora", 0.1))
+    }
+    sweep = replace(SWEEP, tasks=("digits", "patches", "location"), adapters=("linear", "lora"))
+    (like,) = (
+        item
+        for item in summarise(finals(table), sweep, SUITE).comparisons
+        if item.question == "tasks like these"
+    )
+    assert like.difference == pytest.approx(0.1)
+    assert (like.interval, like.p, like.effect) == (None, None, None)
+
+
 MEANS = ((0.5, 0.6, 0.7), (0.5, 0.7, 0.6), (0.5, 0.6, 0.7))
 
 

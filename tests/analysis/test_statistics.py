@@ -108,7 +108,9 @@ def test_of_one_task_the_interval_is_close_to_that_of_its_mean() -> None:
     assert found.high - found.low == pytest.approx(2 * mean.half, rel=0.5)
 
 
-@pytest.mark.parametrize("scores", [[], [[0.5]], [[0.5, 0.6], [0.5]], [[0.5, 0.5], [0.6, 0.6]]])
+@pytest.mark.parametrize(
+    "scores", [[], [[0.5]], [[0.5, 0.6], [0.5]], [[0.5, 0.5], [0.6, 0.6]], [[0.935] * 3, [0.1] * 3]]
+)
 def test_an_interval_without_spread_is_undefined(scores: list[list[float]]) -> None:
     assert iqm_interval(scores) is None
 
@@ -184,7 +186,7 @@ def test_an_average_weighs_variances_with_the_squares_of_its_weights() -> None:
     uneven = average([[0.5, 0.6], [0.1, 0.1, 0.4]], [0.5, 0.5])
     assert uneven.values == () and uneven.interval is not None
     assert average([[0.5], [0.1, 0.2]], [0.5, 0.5]).undefined == "one seed"
-    steady = average([[0.5, 0.5], [0.1, 0.1]], [0.5, 0.5])
+    steady = average([[0.935] * 3, [0.1] * 3], [0.5, 0.5])
     assert (steady.interval, steady.undefined) == (None, "the seeds of every task agree exactly")
 
 
