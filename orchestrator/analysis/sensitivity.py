@@ -64,7 +64,7 @@ class Sensitivity:
 
     `tasks` is task → levels. `normalised` is over the `informative` tasks: those whose accuracy
     varies with the field. `p` is that of a permutation test that the field has no effect (None
-    where no task has full-length trials at two levels). If it is below 5 %, `recommended` is the
+    where no task was tried at two levels). If it is below 5 %, `recommended` is the
     level with the highest normalised mean among those with full-length trials on every informative
     task (the lowest of equal ones); else None.
     """
@@ -115,10 +115,9 @@ def _field(adapter: str, name: str, tried: Sequence[Tried], sweep: Sweep) -> Sen
         for task in sweep.tasks
     }
     means, informative, best = _normalise(list(tasks.values()))
-    p = _without_effect([
-        [item for item in measured if item[1].trial.task == task and item[1].status == "finished"]
-        for task in sweep.tasks
-    ])  # fmt: skip
+    p = _without_effect(
+        [[item for item in measured if item[1].trial.task == task] for task in sweep.tasks]
+    )
     recommended = best if p is not None and p < ALPHA else None
     return Sensitivity(
         adapter, name, logarithmic, binned, tasks, means, informative, p, recommended
@@ -128,9 +127,9 @@ def _field(adapter: str, name: str, tried: Sequence[Tried], sweep: Sweep) -> Sen
 def _without_effect(tasks: Sequence[Measured]) -> float | None:
     """p of a permutation test: levels are dealt anew among a task's trials.
 
-    The statistic is the spread over levels of their accuracies (`_level_best`), each task's minus
-    its mean, summed over tasks. Trials of a task are taken as exchangeable if the field does
-    nothing; a sampler that prefers some levels does not change that.
+    The statistic is the spread over levels of their accuracies (as in `_levels`), each task's minus
+    its mean, summed over tasks. Trials of a task are exchangeable if the field does nothing, those
+    that were stopped early among them; a sampler that prefers some levels does not change that.
     """
     tables = [
         (np.array([value for value, _ in own]), np.array([row.value or 0.0 for _, row in own]))

@@ -87,8 +87,21 @@ def test_a_level_that_never_ran_to_its_end_is_not_recommended() -> None:
     rows = shaped(("digits",), {0.1: 0.0, 1.0: 0.1}, 6)
     rows += [row("digits", 0.9, "stopped", scale=10.0, rank=rank) for rank in range(6)]
     assert of_scale(rows).recommended == 1.0
-    stopped = of_scale(rows[:6] + rows[-6:])
-    assert (stopped.p, stopped.recommended) == (None, None)
+    elsewhere = [row(task, 0.5, scale=scale) for task, scale in (("digits", 1), ("location", 10))]
+    assert of_scale(elsewhere).p is None, "no task was tried at two levels"
+
+
+def test_what_was_stopped_for_being_worse_shows_an_effect() -> None:
+    rows = shaped(("digits", "location"), {0.1: 0.0, 1.0: 0.01}, 2)
+    rows += [
+        row(task, 0.1, "stopped", scale=scale, rank=rank)
+        for task in ("digits", "location")
+        for scale in (10.0, 100.0)
+        for rank in range(2)
+    ]
+    found = of_scale(rows)
+    assert found.p is not None and found.p < 0.05
+    assert found.recommended == 1.0
 
 
 def test_early_ends_count_only_where_nothing_else_does() -> None:
