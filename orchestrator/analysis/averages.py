@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -15,13 +14,13 @@ from orchestrator.analysis.statistics import (
     Estimate,
     Variance,
     average,
+    critical_difference,
     difference_over_images,
     friedman,
     holm,
     interquartile_mean,
     iqm_interval,
     over_seeds,
-    range_quantile,
     ranks,
     sample_std,
     t_interval,
@@ -133,12 +132,11 @@ def rank(studies: Studies) -> Ranking | None:
     if min(len(tasks), len(names)) < 3:
         return None
     table = np.array([[means[task, name] for name in names] for task in tasks])
-    spread = math.sqrt(len(names) * (len(names) + 1) / (6 * len(tasks)))
     return Ranking(
         ranks=dict(zip(names, ranks(table).mean(0).tolist(), strict=True)),
         tasks=len(tasks),
         p=friedman(table),
-        critical=range_quantile(len(names), None) * spread,
+        critical=critical_difference(len(names), len(tasks)),
     )
 
 

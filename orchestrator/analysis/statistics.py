@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -216,7 +215,7 @@ def t_interval(
     mean: float, variance: Variance, confidence: float = CONFIDENCE, bounded: bool = True
 ) -> Interval:
     """Student's interval of a mean: mean ± t((1 + c) / 2, df) · √variance; `bounded` to [0, 1]."""
-    half = _quantile(variance.freedom, confidence) * math.sqrt(variance.value)
+    half = t_quantile(variance.freedom, confidence) * math.sqrt(variance.value)
     low, high = mean - half, mean + half
     return Interval(max(low, 0.0), min(high, 1.0)) if bounded else Interval(low, high)
 
@@ -232,13 +231,14 @@ def share_interval(
     """
     spread = mean * (1 - mean)
     size = spread / variance.value if spread and variance.value else float(images)
-    t2 = _quantile(variance.freedom, confidence) ** 2
+    t2 = t_quantile(variance.freedom, confidence) ** 2
     middle = (mean + t2 / (2 * size)) / (1 + t2 / size)
     half = math.sqrt(t2 * (spread / size + t2 / (4 * size**2))) / (1 + t2 / size)
     return Interval(max(middle - half, 0.0), min(middle + half, 1.0))
 
 
-def _quantile(freedom: float, confidence: float) -> float:
+def t_quantile(freedom: float, confidence: float = CONFIDENCE) -> float:
+    """Two-sided quantile of Student's distribution; of the normal one at infinite freedom."""
     if math.isinf(freedom):
         return float(special.ndtri((1 + confidence) / 2))
     return float(special.stdtrit(freedom, (1 + confidence) / 2))
@@ -309,17 +309,15 @@ def friedman(table: Floats) -> float:
     return float(friedmanchisquare(*table.T).pvalue)
 
 
-@lru_cache(maxsize=1024)
-def range_quantile(means: int, freedom: int | None, confidence: float = CONFIDENCE) -> float:
-    """Quantile of the studentised range of `means` means, over √2: for one pair Student's t.
+def critical_difference(adapters: int, tasks: int) -> float:
+    """Nemenyi's at 5 %: of mean ranks of k adapters over T tasks (Demšar, JMLR 7, 2006, 3.2.2).
 
-    A difference of two among them beyond this many standard errors is significant at 1 - c for all
-    pairs together, the largest too (Tukey). `freedom` None: infinite.
+    q √(k (k + 1) / 6 T), where q is the studentised range's quantile over √2.
     """
     from scipy.stats import studentized_range
 
-    df = 1e6 if freedom is None else freedom
-    return float(studentized_range.ppf(confidence, means, df)) / math.sqrt(2)
+    q = float(studentized_range.ppf(CONFIDENCE, adapters, math.inf)) / math.sqrt(2)
+    return q * math.sqrt(adapters * (adapters + 1) / (6 * tasks))
 
 
 def interquartile_mean(scores: Sequence[Sequence[float]]) -> float:

@@ -22,7 +22,8 @@ _SHAPES = 64
 that need more run as they are."""
 
 _GRAPHS = 2
-"""Trials at once up to which launching kernels takes longer than they run (ViT-B/16, batch 64)."""
+"""Trials at once up to which launching kernels should take longer than they run: by arithmetic, for
+ViT-B/16 and batch 64; not measured."""
 
 
 class CompilerError(Exception):

@@ -13,6 +13,7 @@ from orchestrator.analysis.statistics import (
     Answers,
     Variance,
     average,
+    critical_difference,
     difference_over_images,
     estimate,
     expected_best,
@@ -23,7 +24,6 @@ from orchestrator.analysis.statistics import (
     min_max,
     over_seeds,
     paired_images,
-    range_quantile,
     ranks,
     t_interval,
     two_sided,
@@ -197,11 +197,11 @@ def test_holm_by_hand() -> None:
     assert holm([]) == []
 
 
-def test_tukeys_range_of_two_is_students_t() -> None:
-    assert range_quantile(2, 10) == pytest.approx(stats.t.ppf(0.975, 10), rel=1e-5)
-    assert range_quantile(2, None) == pytest.approx(1.95996, rel=1e-4)
-    # Harter 1960: q(.05; 10, 20) = 5.008
-    assert range_quantile(10, 20) * 2**0.5 == pytest.approx(5.008, abs=2e-3)
+@pytest.mark.parametrize(("adapters", "q"), [(2, 1.960), (3, 2.343), (5, 2.728), (10, 3.164)])
+def test_the_critical_difference_is_that_of_demsars_table(adapters: int, q: float) -> None:
+    """Demšar 2006, table 5(a), at 0.05."""
+    expected = q * (adapters * (adapters + 1) / (6 * 14)) ** 0.5
+    assert critical_difference(adapters, 14) == pytest.approx(expected, rel=1e-3)
 
 
 def test_ranks_share_ties() -> None:
