@@ -165,6 +165,7 @@ def _evidence(study: StudySummary, final: TrialResult, accuracy: float | None) -
     """Statistics over seeds, alternatives, counts and provenance of the winner."""
     return {
         **label(study.protocol),
+        "search_value": study.winner.search_value if study.winner else None,
         "val": asdict(study.val),
         "test": asdict(study.test),
         "replicates": [asdict(row) for row in study.replicates],

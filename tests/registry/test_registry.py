@@ -153,6 +153,31 @@ def test_the_index_states_the_first_seed_and_all_of_them(exported: Path, ran: Ra
         assert config["params"] == finals[1].trial.params
         evidence = json.loads((folder / EVIDENCE).read_text())
         assert [row["key"] for row in evidence["finals"]] == [finals[1].key, finals[2].key]
+        searched = [
+            row.value
+            for row in ran.results
+            if (row.trial.stage, row.trial.adapter) == ("search", entry.adapter)
+        ]
+        assert [evidence["search_value"]] == searched
+        images = evidence["test"]["images"]
+        assert images["low"] < entry.test_mean < images["high"]
+
+
+def test_a_seed_that_diverged_counts_as_0_and_another_one_is_exported(
+    ran: Ran, tmp_path: Path
+) -> None:
+    rows = [
+        replace(row, status="diverged", value=None, curve=(), correct=b"", files={})
+        if (row.trial.stage, row.trial.seed) == ("final", 1)
+        else row
+        for row in ran.results
+    ]
+    index = export(summarise(rows, SWEEP, MINI), rows, ran.adapters, tmp_path / "registry")
+    for entry in index.entries:
+        assert (entry.seed, entry.seeds) == (2, 2)
+        assert entry.test_mean == pytest.approx(entry.test_accuracy / 2)
+        evidence = json.loads((tmp_path / "registry" / entry.path / EVIDENCE).read_text())
+        assert evidence["diverged"].startswith("final seed 1 diverged and counts as 0")
 
 
 @pytest.mark.parametrize("adapter", SWEEP.adapters)
