@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrator.analysis.averages import best_adapters, compare, over_tasks, rank
 from orchestrator.analysis.exclusion import Compared, compared
+from orchestrator.analysis.optimism import optimism
 from orchestrator.analysis.statistics import Answers, estimate
 from orchestrator.analysis.summary import (
     NOT_STARTED,
@@ -139,6 +140,7 @@ def _study(
         compared=len(others),
         not_excluded=tuple(_alternative(item, sweep) for item in others if not item.excluded),
         detectable=median(item.detectable for item in others) if others else None,
+        optimism=None if reference is None else optimism(reference, ranked, rows),
         other_finals=len(read_test - {best}),
         device_seconds=sum(row.seconds for row in rows),
         missing=_missing(rows, best, finals, sweep.seeds),

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from orchestrator.analysis.optimism import Optimism
 from orchestrator.analysis.statistics import Estimate, Interval
 from orchestrator.spec import Sweep, Task, study_name
 
@@ -74,8 +75,9 @@ class StudySummary:
     counts as accuracy 0, as in selection. `counts` is stage → status → number of trials. `compared`
     configurations were compared with the winner; the chance that one which is truly as good is
     missing from `not_excluded` is 5 % for all of them together, and one that is worse by
-    `detectable` is excluded in four of five cases. `other_finals` counts configurations that read
-    test before an extended search found another winner; they are reported nowhere else. Under the
+    `detectable` is excluded in four of five cases. `optimism` says how much of the winner's
+    accuracy is due to its having been chosen. `other_finals` counts configurations that read test
+    before an extended search found another winner; they are reported nowhere else. Under the
     protocol `paper` nothing is replicated, and `test` is of the best epoch.
     """
 
@@ -93,6 +95,7 @@ class StudySummary:
     compared: int
     not_excluded: tuple[Alternative, ...]
     detectable: float | None
+    optimism: Optimism | None
     other_finals: int
     device_seconds: float
     missing: str

@@ -167,6 +167,7 @@ def _evidence(study: StudySummary, final: TrialResult, accuracy: float | None) -
         **label(study.protocol),
         "search_value": study.winner.search_value if study.winner else None,
         "val": asdict(study.val),
+        "optimism": None if study.optimism is None else asdict(study.optimism),
         "test": asdict(study.test),
         "replicates": [asdict(row) for row in study.replicates],
         "finals": [asdict(row) for row in study.finals],

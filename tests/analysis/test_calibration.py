@@ -8,7 +8,7 @@ The product's own functions, on made-up sweeps. The table of docs/statistics.md 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.special import betaincinv
 
 from orchestrator.analysis.averages import compare
 from orchestrator.analysis.exclusion import compared
+from orchestrator.analysis.optimism import optimism
 from orchestrator.analysis.sensitivity import sensitivities
 from orchestrator.analysis.statistics import (
     Answers,
@@ -151,8 +153,8 @@ def study(task: str, adapter: str, right: Floats) -> StudySummary:
     """A complete study with these final seeds."""
     nothing, test = estimate([]), estimate(right.mean(1).tolist())
     return StudySummary(
-        task, "all", adapter, "honest", {}, 1, None, (), (), nothing, test, 0, (), None, 0, 0.0, "",
-        "",
+        task, "all", adapter, "honest", {}, 1, None, (), (), nothing, test, 0, (), None, None, 0,
+        0.0, "", "",
     )  # fmt: skip
 
 
@@ -282,26 +284,76 @@ EQUAL = 24
 """Configurations that are equally good."""
 
 
-def excludes_an_equal(rng: np.random.Generator, seeds: int, spread: float) -> bool:
-    """One search of equal configurations; the better of the two that are replicated wins."""
-    images, accuracy = 200, rng.uniform(0.6, 0.9)
+@dataclass(frozen=True)
+class MadeSearch:
+    """A search whose two best configurations were replicated, the better of them the winner."""
+
+    rows: list[TrialResult]
+    """Of the search, by configuration."""
+    every: list[TrialResult]
+    winner: int
+    truths: Floats
+    """Of every configuration with the difficulty that these images have for all of them."""
+
+
+def made_search(rng: np.random.Generator, seeds: int, spread: float, gains: Floats) -> MadeSearch:
+    """Of configurations that are better than a common accuracy by `gains` (K,); 200 val images."""
+    images, accuracy = 200, rng.uniform(0.6, 0.85)
     world = World(1, seeds, images, spread=spread)
-    shared = chances(accuracy, images, rng)
-    rows, replicates = [], []
-    for number in range(EQUAL):
-        own = chances(accuracy, images, rng)
-        chance = np.where(rng.random(images) < 0.7, shared, own)
-        right = answers(chance, accuracy, world, rng, 1 + seeds)
+    shared, common = rng.random(images), rng.random(images) < 0.7
+    rows, replicates, luck = [], [], []
+    for number, gain in enumerate(gains):
+        own = float(np.clip(accuracy + gain, 0.02, 0.98))
+        place = np.where(common, shared, rng.random(images))
+        chance = betaincinv(own * SHARPNESS, (1 - own) * SHARPNESS, place)
+        right = answers(chance, own, world, rng, 1 + seeds)
         one = replace(ROW, trial=replace(ROW.trial, params={"rank": number}))
         rows.append(with_answers(one, right[0]))
         replicates.append([
             with_answers(replace(one, trial=replace(one.trial, stage="replicate", seed=1 + s)), r)
             for s, r in enumerate(right[1:])
         ])  # fmt: skip
-    best = sorted(range(EQUAL), key=lambda i: -(rows[i].value or 0))[:2]
+        luck.append(chance.mean() - own)
+    best = sorted(range(len(rows)), key=lambda i: -(rows[i].value or 0))[:2]
     winner = max(best, key=lambda i: np.mean([row.value for row in replicates[i]]))
     chosen = [row for index in best for row in replicates[index]]
-    return any(item.excluded for item in compared(rows[winner], rows, [*rows, *chosen]))
+    truths = np.clip(accuracy + gains, 0.02, 0.98) + np.mean(luck)
+    return MadeSearch(rows, [*rows, *chosen], winner, truths)
+
+
+def excludes_an_equal(rng: np.random.Generator, seeds: int, spread: float) -> bool:
+    made = made_search(rng, seeds, spread, np.zeros(EQUAL))
+    return any(item.excluded for item in compared(made.rows[made.winner], made.rows, made.every))
+
+
+GAINS: Mapping[str, Callable[[np.random.Generator, int], Floats]] = {
+    "equal": lambda rng, count: np.zeros(count),
+    "close": lambda rng, count: rng.normal(0, 0.01, count),
+    "wide": lambda rng, count: rng.normal(0, 0.03, count),
+    "half far off": lambda rng, count: np.where(
+        rng.random(count) < 0.5, -rng.uniform(0.05, 0.5, count), rng.normal(0, 0.01, count)
+    ),
+}
+"""How configurations differ."""
+
+
+@pytest.mark.parametrize("count", [8, 24])
+@pytest.mark.parametrize("kind", GAINS)
+def test_the_advantage_of_having_been_chosen_is_taken_off(kind: str, count: int) -> None:
+    rng = np.random.default_rng(count)
+    errors, raw, covered = [], [], []
+    for _ in range(SWEEPS):
+        made = made_search(rng, 3, 0.01, GAINS[kind](rng, count))
+        found = optimism(made.rows[made.winner], made.rows, made.every)
+        assert found is not None and found.replicated is not None
+        truth = made.truths[made.winner]
+        errors.append(found.corrected - truth)
+        raw.append(found.corrected + found.replicated - truth)
+        covered.append(found.interval.low <= truth <= found.interval.high)
+    assert np.mean(raw) > 0.007, "what replicates say is too high"
+    assert abs(np.mean(errors)) < 0.01
+    assert abs(np.mean(errors)) < 0.5 * np.mean(raw)
+    assert np.mean(covered) > 0.88
 
 
 ROW = result(trial())

@@ -171,7 +171,7 @@ def test_every_study_shows_its_evidence(full: Element, rows: list[TrialResult]) 
     for task in SWEEP.tasks:
         table = table_of(full, task)
         for adapter in SWEEP.adapters:
-            name, chosen, search, val, test, kept, detectable, trials = (
+            name, chosen, search, val, corrected, test, kept, detectable, trials = (
                 adapter, *line(table, adapter)
             )  # fmt: skip
             assert test == " · ".join(
@@ -180,12 +180,16 @@ def test_every_study_shows_its_evidence(full: Element, rows: list[TrialResult]) 
             (found,) = values(rows, task, adapter, "search")
             assert search == f"{100 * found:.1f}"
             if adapter == "linear":
-                assert (chosen, val, kept, detectable) == ("nothing to search", "–", "–", "–")
+                assert (chosen, val, corrected) == ("nothing to search", "–", "–")
+                assert (kept, detectable) == ("–", "–")
                 assert trials == "1 finished", name
                 continue
             assert val == shown(values(rows, task, adapter, "replicate"))
             assert "scale = " in chosen and " of " in kept and "finished" in trials
             assert 0 < float(detectable) < 100
+            mean, _, interval = corrected.partition(" ")
+            low, high = map(float, interval.split(" to "))
+            assert low < float(mean) < high
 
 
 def test_the_configurations_that_are_not_excluded_are_listed_with_their_evidence(
@@ -292,7 +296,7 @@ def test_a_diverged_seed_is_counted_and_listed(rows: list[TrialResult]) -> None:
     assert "digits/efft2: final seed 2 diverged" in tree.text
     cells = line(table_of(tree, "digits"), "efft2")
     assert "1 of 3 seeds diverged: 0" in tree.find("headline").text
-    assert " · diverged · " in cells[3]
+    assert " · diverged · " in cells[4]
     assert "loss is NaN at epoch 3" in tree.text
 
 
@@ -412,7 +416,7 @@ def test_a_page_of_paper_alone_says_so_at_its_very_top(paper_rows: list[TrialRes
     assert first.attributes["class"] == "note leaks"
     assert first.text.startswith("LEAKS: selected on the test split.")
     heads = [cell.text for cell in table_of(tree, "digits").all("th")]
-    assert heads[2:-3] == ["test, search", "test, best epoch, by seed"]
+    assert heads[2:-3] == ["test, search", "test, corrected", "test, best epoch, by seed"]
     assert "inflation" not in ids(tree) and "No choice used test accuracy" not in tree.text
     assert "val accuracy" not in tree.text.lower() and "top 2 replicated" not in tree.text
     assert "The test split chose configurations and epochs." in tree.text
