@@ -143,7 +143,8 @@ def rank(studies: Studies) -> Ranking | None:
 def _on_a_task(one: StudySummary, other: StudySummary, tables: Tables) -> Comparison:
     difference = (one.test.mean or 0.0) - (other.test.mean or 0.0)
     variance = _between(one, other, tables)
-    return _tested(one.adapter, other.adapter, one.task, "task", difference, variance)
+    why = _unknown([one, other])
+    return _tested(one.adapter, other.adapter, one.task, "task", difference, variance, why)
 
 
 def _on_these_tasks(ones: Studies, others: Studies, tables: Tables) -> Comparison:
@@ -151,18 +152,26 @@ def _on_these_tasks(ones: Studies, others: Studies, tables: Tables) -> Compariso
     variances = [_between(one, other, tables) for one, other in pairs]
     known = [variance for variance in variances if variance is not None]
     variance = total(known).scaled(1 / len(pairs) ** 2) if len(known) == len(pairs) else None
-    difference = fmean(_differences(ones, others))
-    return _tested(ones[0].adapter, others[0].adapter, None, "these tasks", difference, variance)
+    difference, names = fmean(_differences(ones, others)), (ones[0].adapter, others[0].adapter)
+    why = _unknown([*ones, *others])
+    return _tested(*names, None, "these tasks", difference, variance, why)
+
+
+def _unknown(studies: Studies) -> str:
+    """Why the variance of a difference between studies is not known, if it is not."""
+    few = any(len(study.test.values) < 2 for study in studies)
+    return "one seed" if few else "no matching results per image"
 
 
 def _on_tasks_like_these(ones: Studies, others: Studies) -> Comparison:
     found = _differences(ones, others)
-    std = None if why_undefined(found) else sample_std(found)
-    variance = None if std is None else over_seeds(found)  # of the tasks, as a sample
+    alike = "the same difference on every task" if why_undefined(found) else ""
+    why = "one task" if len(found) == 1 else alike
+    variance = None if why else over_seeds(found)  # of the tasks, as a sample
     question: Question = "tasks like these"
-    names = ones[0].adapter, others[0].adapter
-    tested = _tested(*names, None, question, fmean(found), variance)
-    return replace(tested, effect=fmean(found) / std if std else None)
+    names, mean, std = (ones[0].adapter, others[0].adapter), fmean(found), sample_std(found)
+    tested = _tested(*names, None, question, mean, variance, why)
+    return tested if why or not std else replace(tested, effect=mean / std)
 
 
 def _differences(ones: Studies, others: Studies) -> list[float]:
@@ -185,9 +194,10 @@ def _tested(
     question: Question,
     difference: float,
     variance: Variance | None,
+    undefined: str,
 ) -> Comparison:
     if variance is None:
-        return Comparison(adapter, other, task, question, difference)
+        return Comparison(adapter, other, task, question, difference, undefined=undefined)
     interval = t_interval(difference, variance, bounded=False)
     p = two_sided(difference, variance)
     return Comparison(adapter, other, task, question, difference, interval, p)

@@ -153,9 +153,9 @@ class Comparison:
     """Test accuracy of `adapter` minus that of `other`.
 
     `interval` has 95 % for this comparison alone; `p` is two-sided, `adjusted` after Holm over all
-    pairs of adapters of the same question (and task). None where the question cannot be answered:
-    one seed, one task, or rows without results per image. `effect`, for `tasks like these`, is the
-    mean difference over its standard deviation between tasks.
+    pairs of adapters of the same question (and task). None where the question cannot be answered;
+    `undefined` then says why. `effect`, for `tasks like these`, is the mean difference over its
+    standard deviation between tasks.
     """
 
     adapter: str
@@ -167,6 +167,7 @@ class Comparison:
     p: float | None = None
     adjusted: float | None = None
     effect: float | None = None
+    undefined: str = ""
 
     @property
     def told(self) -> bool:

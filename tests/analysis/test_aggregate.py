@@ -313,6 +313,23 @@ def test_differences_that_are_equal_on_every_task_are_no_sample_of_tasks() -> No
     )
     assert like.difference == pytest.approx(0.1)
     assert (like.interval, like.p, like.effect) == (None, None, None)
+    assert like.undefined == "the same difference on every task"
+
+
+def test_a_question_that_cannot_be_answered_says_why() -> None:
+    sweep = replace(SWEEP, tasks=("digits",), adapters=("linear", "lora"), seeds=1)
+    rows = finals({("digits", "linear"): (0.5,), ("digits", "lora"): (0.6,)})
+    found = summarise(rows, sweep, SUITE).comparisons
+    assert [(item.question, item.undefined) for item in found] == [
+        ("task", "one seed"),
+        ("these tasks", "one seed"),
+        ("tasks like these", "one task"),
+    ]
+    assert not any(item.told for item in found)
+    three = finals({("digits", "linear"): (0.5, 0.6, 0.7), ("digits", "lora"): (0.6, 0.7, 0.9)})
+    bare = [replace(row, correct=b"") for row in three]
+    first, *_ = summarise(bare, replace(sweep, seeds=3), SUITE).comparisons
+    assert (first.interval, first.undefined) == (None, "no matching results per image")
 
 
 MEANS = ((0.5, 0.6, 0.7), (0.5, 0.7, 0.6), (0.5, 0.6, 0.7))
