@@ -217,8 +217,7 @@ def one_point(world: World, rng: np.random.Generator, counts: Counts) -> None:
     counts.add("power", found.told)
 
 
-@pytest.fixture(scope="module")
-def measured() -> dict[World, Counts]:
+def measure() -> dict[World, Counts]:
     found = {}
     for number, world in enumerate(WORLDS):
         rng, counts = np.random.default_rng(number), Counts()
@@ -228,8 +227,6 @@ def measured() -> dict[World, Counts]:
             if index % 4 == 0:
                 one_point(world, rng, counts)
         found[world] = counts
-    if os.environ.get("CALIBRATION_SWEEPS"):
-        write(found)
     return found
 
 
@@ -252,32 +249,24 @@ def pooled_share(found: Mapping[World, Counts], name: str, edges: bool) -> float
     return float(np.mean([hit for world in worlds for hit in found[world].hits[name]]))
 
 
-@pytest.mark.parametrize("name", COVERED)
-def test_an_interval_covers_the_truth_as_often_as_it_says(
-    measured: dict[World, Counts], name: str
-) -> None:
-    assert 0.93 <= pooled_share(measured, name, edges=False) <= 0.97
-    for world, counts in measured.items():
-        error = (0.9 * 0.1 / len(counts.hits[name])) ** 0.5
-        assert counts.share(name) >= 0.90 - 2 * error, world.label
-
-
-@pytest.mark.parametrize("question", FALSE)
-def test_a_test_is_wrong_as_often_as_it_says(
-    measured: dict[World, Counts], question: Question
-) -> None:
-    for edges in (False, True):
-        assert 0.03 <= pooled_share(measured, question, edges) <= 0.06
-        assert pooled_share(measured, f"{question}, Holm", edges) <= 0.06
-    for world, counts in measured.items():
-        error = (0.07 * 0.93 / len(counts.hits[question])) ** 0.5
-        assert counts.share(question) <= 0.07 + 2 * error, world.label
-
-
-def test_one_point_over_nineteen_tasks_is_found_with_three_seeds(
-    measured: dict[World, Counts],
-) -> None:
-    assert measured[World(19, 3)].share("power") > 0.9
+def test_intervals_and_tests_are_right_as_often_as_they_say() -> None:
+    found = measure()
+    if os.environ.get("CALIBRATION_SWEEPS"):
+        write(found)
+    for name in COVERED:
+        assert 0.93 <= pooled_share(found, name, edges=False) <= 0.97, name
+    for question in FALSE:
+        for edges in (False, True):
+            assert 0.03 <= pooled_share(found, question, edges) <= 0.06, question
+            assert pooled_share(found, f"{question}, Holm", edges) <= 0.06, question
+    for world, counts in found.items():
+        for name in COVERED:
+            error = (0.9 * 0.1 / len(counts.hits[name])) ** 0.5
+            assert counts.share(name) >= 0.90 - 2 * error, (name, world.label)
+        for question in FALSE:
+            error = (0.07 * 0.93 / len(counts.hits[question])) ** 0.5
+            assert counts.share(question) <= 0.07 + 2 * error, (question, world.label)
+    assert found[World(19, 3)].share("power") > 0.9, "one point over 19 tasks at 3 seeds"
 
 
 EQUAL = 24
