@@ -112,10 +112,12 @@ def compare(studies: Studies, tables: Tables) -> tuple[Comparison, ...]:
         for a, b in pairs
         if not any(own[name].missing for own in by_task.values() for name in (a, b))
     ]
-    sides = [([own[a] for own in by_task.values()], [own[b] for own in by_task.values()])
-             for a, b in complete]  # fmt: skip
-    found += _adjusted(_on_these_tasks(*both, tables) for both in sides)
-    found += _adjusted(_on_tasks_like_these(*both) for both in sides)
+
+    def side(name: str) -> list[StudySummary]:
+        return [own[name] for own in by_task.values()]
+
+    found += _adjusted(_on_these_tasks(side(a), side(b), tables) for a, b in complete)
+    found += _adjusted(_on_tasks_like_these(side(a), side(b)) for a, b in complete)
     return tuple(found)
 
 

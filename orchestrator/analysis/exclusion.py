@@ -9,17 +9,10 @@ sweep.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.analysis.statistics import (
-    Answers,
-    Variance,
-    paired_images,
-    seed_variance,
-    t_quantile,
-)
+from orchestrator.analysis.statistics import Answers, paired_images, seed_variance, t_quantile
 from orchestrator.analysis.summary import ALPHA
 from orchestrator.spec import TrialResult
 
@@ -54,8 +47,10 @@ def compared(reference: TrialResult, ranked: Rows, rows: Rows) -> list[Compared]
     Only rows of the same seed and images are compared. `rows` are the study's; where nothing was
     replicated, other seeds are left out of account.
     """
-    others = [row for row in ranked if row is not reference and _same_images(reference, row)]
-    seeds = _of_a_seed(reference, rows).scaled(2)  # one training on each side
+    others = [row for row in ranked if row is not reference and same_images(reference, row)]
+    seeds = seed_variance(replicated_answers(reference, rows)).scaled(
+        2
+    )  # one training on each side
     pairs = len(others) * (len(others) + 1) // 2
     found = []
     for row in others:
@@ -67,15 +62,23 @@ def compared(reference: TrialResult, ranked: Rows, rows: Rows) -> list[Compared]
     return found
 
 
-def _of_a_seed(reference: TrialResult, rows: Rows) -> Variance:
-    by_config = defaultdict(list)
+def replicates(reference: TrialResult, rows: Rows) -> dict[str, list[TrialResult]]:
+    """The replicates among `rows`, by configuration, with as many images as `reference`."""
+    found: dict[str, list[TrialResult]] = {}
     for row in rows:
         if row.trial.stage == "replicate" and len(row.correct) == len(reference.correct):
-            by_config[row.trial.config].append(row.correct)
-    several = map(Answers.of, by_config.values())
-    return seed_variance([answers for answers in several if answers is not None])
+            found.setdefault(row.trial.config, []).append(row)
+    return found
 
 
-def _same_images(first: TrialResult, second: TrialResult) -> bool:
+def replicated_answers(reference: TrialResult, rows: Rows) -> list[Answers]:
+    """The answers of every configuration with two replicates or more."""
+    by_config = replicates(reference, rows).values()
+    several = (Answers.of([row.correct for row in own]) for own in by_config)
+    return [answers for answers in several if answers is not None]
+
+
+def same_images(first: TrialResult, second: TrialResult) -> bool:
+    """Whether two rows are paired: of one seed, on the same images."""
     same = (first.trial.seed, first.trial.data) == (second.trial.seed, second.trial.data)
     return same and len(first.correct) == len(second.correct) > 1

@@ -10,14 +10,16 @@ configurations of a grid are far worse than the rest.
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
 import numpy as np
 
-from orchestrator.analysis.statistics import Answers, Floats, Interval, paired_images, t_quantile
+from orchestrator.analysis.exclusion import replicated_answers, replicates, same_images
+from orchestrator.analysis.statistics import Answers, Floats, Variance, paired_images, t_interval
+from orchestrator.analysis.summary import Optimism
 from orchestrator.spec import TrialResult
 
 LEAST = 3
@@ -27,21 +29,6 @@ _NEAR = 0.1
 _GRID, _ITERATIONS = 121, 100
 
 
-@dataclass(frozen=True)
-class Optimism:
-    """The winner's accuracy without the advantage of having been chosen, with a 95 % interval.
-
-    `search` and `replicated` are how much higher its search trial and the mean of its replicates
-    are (None if nothing was replicated). About other seeds and images; that the images of the split
-    are easier or harder than others as a whole is part of neither.
-    """
-
-    corrected: float
-    interval: Interval
-    search: float
-    replicated: float | None
-
-
 def optimism(
     reference: TrialResult, ranked: Sequence[TrialResult], rows: Sequence[TrialResult]
 ) -> Optimism | None:
@@ -49,27 +36,22 @@ def optimism(
 
     `rows` are the study's. None where fewer than three configurations were tried on these images.
     """
-    images = len(reference.correct)
-    known = [row for row in ranked if len(row.correct) == images > 1]
+    known = [row for row in ranked if row is reference or same_images(reference, row)]
     if len(known) < LEAST:
         return None
-    replicates = defaultdict(list)
-    for row in rows:
-        if row.trial.stage == "replicate" and len(row.correct) == images:
-            replicates[row.trial.config].append(row)
-    noise = _Noise.of(reference, known, [Answers.of(_correct(r)) for r in replicates.values()])
-    own = [[row, *replicates[row.trial.config]] for row in known]
+    repeated = replicates(reference, rows)
+    noise = _Noise.of(reference, known, replicated_answers(reference, rows))
+    own = [[row, *repeated.get(row.trial.config, ())] for row in known]
     values = np.array([fmean(row.value or 0.0 for row in some) for some in own])
     variances = np.array([noise.variance(len(some)) for some in own])
     if not variances.all():
         return None
     index = known.index(reference)
     corrected = float(np.clip(_posterior_mean(values, variances, index), 0, 1))
-    half = t_quantile(np.inf) * float(variances[index]) ** 0.5
-    again = replicates[reference.trial.config]
+    again = repeated.get(reference.trial.config)
     return Optimism(
         corrected,
-        Interval(max(corrected - half, 0.0), min(corrected + half, 1.0)),
+        t_interval(corrected, Variance(((float(variances[index]), math.inf),))),
         (reference.value or 0.0) - corrected,
         fmean(row.value or 0.0 for row in again) - corrected if again else None,
     )
@@ -89,14 +71,13 @@ class _Noise:
         cls,
         reference: TrialResult,
         known: Sequence[TrialResult],
-        replicated: Sequence[Answers | None],
+        seen: Sequence[Answers],
     ) -> _Noise:
         least = (reference.value or 0.0) - _NEAR
         others = [row for row in known if row is not reference]
         near = [row for row in others if (row.value or 0.0) >= least] or others
         pairs = (paired_images(reference.correct, row.correct) for row in near)
         single = median(variance.value for variance in pairs) / 2
-        seen = [answers for answers in replicated if answers is not None]
         if not seen:
             return cls(single, 0.0)
         rest = fmean(answers.mean_square_rest / answers.images for answers in seen)
@@ -106,10 +87,6 @@ class _Noise:
     def variance(self, seeds: int) -> float:
         """Of the mean over so many seeds."""
         return self.stays + self.drawn / seeds
-
-
-def _correct(rows: Sequence[TrialResult]) -> list[bytes]:
-    return [row.correct for row in rows]
 
 
 def _posterior_mean(values: Floats, variances: Floats, index: int) -> float:

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from orchestrator.analysis.optimism import Optimism
 from orchestrator.analysis.statistics import Estimate, Interval
 from orchestrator.spec import Sweep, Task, study_name
 
@@ -47,6 +46,21 @@ class Alternative:
     value: float
     difference: float
     margin: float
+
+
+@dataclass(frozen=True)
+class Optimism:
+    """The winner's accuracy without the advantage of having been chosen, with a 95 % interval.
+
+    `search` and `replicated` are how much higher its search trial and the mean of its replicates
+    are (None if nothing was replicated). About other seeds and images; that the images of the split
+    are easier or harder than others as a whole is part of neither.
+    """
+
+    corrected: float
+    interval: Interval
+    search: float
+    replicated: float | None
 
 
 @dataclass(frozen=True)

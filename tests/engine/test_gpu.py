@@ -16,6 +16,10 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
+needs_float8 = pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 9),
+    reason="needs float8 products",
+)
 GPU = torch.device("cuda")
 DATA = search_data()
 TOLERANCE = 0.03
@@ -39,11 +43,9 @@ def trained(pairs: list[tuple[object, Data]], width: int) -> dict[str, TrialResu
     return results(pool)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp8"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", pytest.param("fp8", marks=needs_float8)])
 @pytest.mark.parametrize("adapter", ["lora", "efft2", "hta", "ssf", "vpt_deep", "adaptformer"])
 def test_alone_as_in_company(adapter: str, precision: str) -> None:
-    if precision == "fp8" and torch.cuda.get_device_capability() < (8, 9):
-        pytest.skip("no float8 products")
     trials = [
         trial(adapter, {}, seed, precision=precision, drop_path=0.1 * seed) for seed in (1, 2, 3)
     ]
@@ -55,10 +57,7 @@ def test_alone_as_in_company(adapter: str, precision: str) -> None:
         np.testing.assert_allclose(*losses, rtol=0, atol=to)
 
 
-@pytest.mark.skipif(
-    torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 9),
-    reason="needs float8 products",
-)
+@needs_float8
 def test_float8_products_are_those_of_a_cpu() -> None:
     torch.manual_seed(0)
     layer = Float8Linear(torch.nn.Linear(768, 2304, dtype=torch.bfloat16))
