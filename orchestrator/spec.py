@@ -27,6 +27,8 @@ NORMALISATIONS = ("backbone", "half", "imagenet", "none")
 PRECISIONS = ("amp", "auto", "bf16", "fp32", "fp8")
 RECIPES = ("shared", "published")
 """Whether the adapters of a sweep share one recipe, or each has that of its authors' script."""
+SPLITS = ("fixed", "folds")
+"""Whether replicates use the task's train and val, or each seed new ones drawn from both."""
 SCHEDULES = ("cosine", "cosine_step", "timm", "timm_epoch")
 HEAD_INITS = ("default", "kaiming", "zero")
 OPTIMISERS = ("adamw", "sgd")
@@ -214,6 +216,13 @@ class DataIdentity:
         """Fingerprint of all splits, which a final trial reads."""
         return digest([self.search, self.test])
 
+    def read_by(self, stage: Stage, seed: int, splits: str, leaks: bool) -> str:
+        """Fingerprint of what a trial reads: every split if it is final or its protocol leaks."""
+        if stage == "final" or leaks:
+            return self.final
+        folds = stage == "replicate" and splits == "folds"
+        return fold_of(self.search, seed) if folds else self.search
+
 
 @dataclass(frozen=True)
 class Study:
@@ -233,6 +242,7 @@ class Study:
     data: DataIdentity
     weights: str
     protocol: str = "honest"
+    splits: str = "fixed"
 
     @property
     def name(self) -> str:
@@ -280,6 +290,9 @@ class Sweep:
     Empty with a shared recipe.
     """
 
+    splits: str = "fixed"
+    """With `folds` the replicates of seed s use fold s of train + val instead of train and val."""
+
     @property
     def recipe_kind(self) -> str:
         """`published` if every adapter has the recipe of its authors' script, else `shared`."""
@@ -310,7 +323,7 @@ class Trial:
     seed: int
     stage: Stage
     data: str
-    """Fingerprint of the splits that the trial reads: train and val, or all if final."""
+    """Fingerprint of the splits that the trial reads: train and val or a fold, or all if final."""
     weights: str
     protocol: str = "honest"
 
@@ -323,6 +336,13 @@ class Trial:
     def reads_test(self) -> bool:
         """Whether the trial trains on train + val and is evaluated on test."""
         return self.stage == "final" or self.leaks
+
+    def reads(self, data: DataIdentity) -> bool:
+        """Whether the images that it reads are those with the fingerprints `data`, or a fold."""
+        return any(
+            self.data == data.read_by(self.stage, self.seed, splits, self.leaks)
+            for splits in SPLITS
+        )
 
     @property
     def precision(self) -> str:
@@ -415,6 +435,11 @@ class TrialResult:
 def configuration(params: Params, recipe: Recipe) -> str:
     """Hash of a configuration: 16 hexadecimal digits."""
     return digest({"params": dict(params), "recipe": _identity(recipe)})[:16]
+
+
+def fold_of(search: str, number: int) -> str:
+    """Fingerprint of fold `number` of the train and val images with the fingerprint `search`."""
+    return digest(["fold", search, number])
 
 
 def study_name(task: str, adapter: str, protocol: str = "honest") -> str:

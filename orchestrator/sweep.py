@@ -218,7 +218,7 @@ def conclude(storage: SweepStorage, failures: Mapping[str, str], command: str) -
     suggested = SuggestionStore(paths.asks).keys(left_out.append)
     wrong = misfits(found, results, suggested, paths.trained(), failures)
     summaries = {
-        protocol: summarise(results, found.sweep, found.suite, protocol)
+        protocol: summarise(results, found.sweep, found.suite, protocol, found.counts)
         for protocol in found.sweep.protocols
     }
     summary, *leaking = summaries.values()

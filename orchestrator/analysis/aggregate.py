@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import median
+from types import MappingProxyType
 from typing import Any
 
 from orchestrator.analysis.averages import best_adapters, compare, over_tasks, rank
 from orchestrator.analysis.exclusion import Compared, compared
+from orchestrator.analysis.noise import SeedNoise
 from orchestrator.analysis.optimism import optimism
 from orchestrator.analysis.statistics import Answers, estimate
 from orchestrator.analysis.summary import (
@@ -40,9 +42,14 @@ RowsOfStudies = defaultdict[tuple[str, str], list[TrialResult]]
 
 
 def summarise(
-    results: Iterable[TrialResult], sweep: Sweep, suite: Suite, protocol: str = "honest"
+    results: Iterable[TrialResult],
+    sweep: Sweep,
+    suite: Suite,
+    protocol: str = "honest",
+    counts: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
 ) -> Summary:
     """The summary of `sweep` under one protocol from `results` (ledger rows), complete or not.
+    `counts` (task → split → images) are looked at where replicates are on folds.
 
     Rows of other suites, backbones, tasks, adapters or protocols are ignored. Each study states
     what it lacks. Under the protocol `paper` values are test accuracies at the best epoch, the
@@ -59,7 +66,8 @@ def summarise(
     studies, tables = [], {}
     for task in tasks:
         for adapter in sweep.adapters:
-            found = _study(task, adapter, protocol, grouped[task.name, adapter], sweep)
+            own, images = grouped[task.name, adapter], counts.get(task.name, {})
+            found = _study(task, adapter, protocol, own, sweep, images)
             studies.append(found[0])
             tables[task.name, adapter] = found[1]
     comparisons = compare(studies, tables)
@@ -112,7 +120,12 @@ def searched_values(trial: Trial, sweep: Sweep) -> dict[str, Any]:
 
 
 def _study(
-    task: Task, adapter: str, protocol: str, rows: Rows, sweep: Sweep
+    task: Task,
+    adapter: str,
+    protocol: str,
+    rows: Rows,
+    sweep: Sweep,
+    images: Mapping[str, int],
 ) -> tuple[StudySummary, Answers | None]:
     """The summary of a study, and which test images its final seeds had right."""
     best = winner(rows)
@@ -122,9 +135,12 @@ def _study(
     full = {row.trial.config: row for row in searched if row.status == "finished"}
     reference = full.get(best or "")
     ranked = [full[config] for config in rank_configurations(searched)]
-    others = [] if reference is None else compared(reference, ranked, rows)
+    share = _fold_share(sweep, images)
+    noise = SeedNoise() if reference is None else SeedNoise.of(reference, rows, share or 1.0)
+    others = [] if reference is None else compared(reference, ranked, noise)
     read_test = {row.trial.config for row in rows if row.trial.stage == "final"}
-    val_answers, test_answers = _answers(replicates), _answers(finals)
+    val_answers = _answers(replicates) if sweep.splits == "fixed" else None
+    test_answers = _answers(finals)
     summary = StudySummary(
         task=task.name,
         group=task.group,
@@ -135,18 +151,24 @@ def _study(
         winner=_winner(rows, best, reference, sweep),
         replicates=tuple(map(_seed_row, replicates)),
         finals=tuple(map(_seed_row, finals)),
-        val=estimate([row.value or 0.0 for row in replicates], val_answers),
+        val=estimate([row.value or 0.0 for row in replicates], val_answers, share),
         test=estimate([row.value or 0.0 for row in finals], test_answers),
         compared=len(others),
         not_excluded=tuple(_alternative(item, sweep) for item in others if not item.excluded),
         detectable=median(item.detectable for item in others) if others else None,
-        optimism=None if reference is None else optimism(reference, ranked, rows),
+        optimism=None if reference is None else optimism(reference, ranked, rows, noise),
         other_finals=len(read_test - {best}),
         device_seconds=sum(row.seconds for row in rows),
         missing=_missing(rows, best, finals, sweep.seeds),
         diverged=_diverged(rows, finals),
     )
     return summary, test_answers
+
+
+def _fold_share(sweep: Sweep, images: Mapping[str, int]) -> float | None:
+    """The share of train + val that a fold evaluates; None without folds, or if not known."""
+    both = images.get("train", 0) + images.get("val", 0)
+    return images["val"] / both if sweep.splits == "folds" and both else None
 
 
 def _of_seeds(rows: Rows, stage: Stage, config: str | None, seeds: int) -> list[TrialResult]:

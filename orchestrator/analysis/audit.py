@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from orchestrator.results.selection import winner
-from orchestrator.spec import DataIdentity, Sweep, TrialResult
+from orchestrator.spec import DataIdentity, Sweep, TrialResult, fold_of
 
 _T = TypeVar("_T", int, str)
 Rows = Sequence[TrialResult]
@@ -96,7 +96,7 @@ def audit(results: Iterable[TrialResult], sweep: Sweep, data: Identities | None 
     reading = [row for row in rows if row.trial.reads_test]
     paper = [row for row in rows if row.trial.leaks]
     checks = (
-        _choices_read_no_test(choosing, reading, known),
+        _choices_read_no_test(choosing, reading, known, sweep.splits),
         _finals_read_test_once(finals, known),
         _winners_chosen_on_val(honest),
         _one_read_each(finals),
@@ -106,25 +106,33 @@ def audit(results: Iterable[TrialResult], sweep: Sweep, data: Identities | None 
     return Audit(checks, len(honest), len(paper))
 
 
-def _choices_read_no_test(choosing: Rows, reading: Rows, known: Identities) -> Check:
+def _choices_read_no_test(choosing: Rows, reading: Rows, known: Identities, splits: str) -> Check:
     with_test = {(row.trial.task, row.trial.data) for row in reading}
     fingerprints: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for row in choosing:
-        fingerprints[row.trial.task][row.trial.data] += 1
+        if not _on_fold(row, splits):
+            fingerprints[row.trial.task][row.trial.data] += 1
 
     def why(row: TrialResult) -> str:
         task, found = row.trial.task, row.trial.data
-        wanted = known[task].search if task in known else _usual(fingerprints[task])
+        usual = _usual(fingerprints[task]) if fingerprints[task] else ""
+        wanted, what = known[task].search if task in known else usual, "train and val"
+        if _on_fold(row, splits) and wanted:
+            wanted, what = fold_of(wanted, row.trial.seed), f"fold {row.trial.seed} of these"
         if row.test_reads:
             return f"read test {row.test_reads} time{'s' if row.test_reads > 1 else ''}"
         if (task, found) in with_test:
             return f"its data {found[:12]} is that of trials that read test"
-        if found != wanted:
-            return f"its data is {found[:12]}, not train and val ({wanted[:12]})"
+        if wanted and found != wanted:
+            return f"its data is {found[:12]}, not {what} ({wanted[:12]})"
         return ""
 
     title = "search and replicate trials had train and val only, and never read test"
     return Check("a", title, len(choosing), _violations(choosing, why))
+
+
+def _on_fold(row: TrialResult, splits: str) -> bool:
+    return splits == "folds" and row.trial.stage == "replicate"
 
 
 def _usual(found: Counter[_T]) -> _T:

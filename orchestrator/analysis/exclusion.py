@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.analysis.statistics import Answers, paired_images, seed_variance, t_quantile
+from orchestrator.analysis.noise import SeedNoise, same_images
+from orchestrator.analysis.statistics import paired_images, t_quantile
 from orchestrator.analysis.summary import ALPHA
 from orchestrator.spec import TrialResult
 
@@ -41,16 +42,14 @@ class Compared:
         return self.difference > self.margin
 
 
-def compared(reference: TrialResult, ranked: Rows, rows: Rows) -> list[Compared]:
+def compared(reference: TrialResult, ranked: Rows, noise: SeedNoise) -> list[Compared]:
     """Each other of the `ranked` search rows beside the winner's own, `reference`.
 
-    Only rows of the same seed and images are compared. `rows` are the study's; where nothing was
-    replicated, other seeds are left out of account.
+    Only rows of the same seed and images are compared. Where nothing was replicated, other seeds
+    are left out of account.
     """
     others = [row for row in ranked if row is not reference and same_images(reference, row)]
-    seeds = seed_variance(replicated_answers(reference, rows)).scaled(
-        2
-    )  # one training on each side
+    seeds = noise.spread.scaled(2)  # one training on each side
     pairs = len(others) * (len(others) + 1) // 2
     found = []
     for row in others:
@@ -60,25 +59,3 @@ def compared(reference: TrialResult, ranked: Rows, rows: Rows) -> list[Compared]
         detectable = (quantile + _FOUR_OF_FIVE) * error
         found.append(Compared(row, difference, quantile * error, detectable))
     return found
-
-
-def replicates(reference: TrialResult, rows: Rows) -> dict[str, list[TrialResult]]:
-    """The replicates among `rows`, by configuration, with as many images as `reference`."""
-    found: dict[str, list[TrialResult]] = {}
-    for row in rows:
-        if row.trial.stage == "replicate" and len(row.correct) == len(reference.correct):
-            found.setdefault(row.trial.config, []).append(row)
-    return found
-
-
-def replicated_answers(reference: TrialResult, rows: Rows) -> list[Answers]:
-    """The answers of every configuration with two replicates or more."""
-    by_config = replicates(reference, rows).values()
-    several = (Answers.of([row.correct for row in own]) for own in by_config)
-    return [answers for answers in several if answers is not None]
-
-
-def same_images(first: TrialResult, second: TrialResult) -> bool:
-    """Whether two rows are paired: of one seed, on the same images."""
-    same = (first.trial.seed, first.trial.data) == (second.trial.seed, second.trial.data)
-    return same and len(first.correct) == len(second.correct) > 1

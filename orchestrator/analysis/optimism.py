@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import fmean, median
 
 import numpy as np
 
-from orchestrator.analysis.exclusion import replicated_answers, replicates, same_images
-from orchestrator.analysis.statistics import Answers, Floats, Variance, paired_images, t_interval
+from orchestrator.analysis.noise import SeedNoise, replicates, same_images
+from orchestrator.analysis.statistics import Floats, Variance, paired_images, t_interval
 from orchestrator.analysis.summary import Optimism
 from orchestrator.spec import TrialResult
 
@@ -30,7 +29,10 @@ _GRID, _ITERATIONS = 121, 100
 
 
 def optimism(
-    reference: TrialResult, ranked: Sequence[TrialResult], rows: Sequence[TrialResult]
+    reference: TrialResult,
+    ranked: Sequence[TrialResult],
+    rows: Sequence[TrialResult],
+    noise: SeedNoise,
 ) -> Optimism | None:
     """Of the winner's search row `reference` among the `ranked` full-length ones of its study.
 
@@ -40,10 +42,10 @@ def optimism(
     if len(known) < LEAST:
         return None
     repeated = replicates(reference, rows)
-    noise = _Noise.of(reference, known, replicated_answers(reference, rows))
+    stays = noise.stays(_single(reference, known))
     own = [[row, *repeated.get(row.trial.config, ())] for row in known]
     values = np.array([fmean(row.value or 0.0 for row in some) for some in own])
-    variances = np.array([noise.variance(len(some)) for some in own])
+    variances = np.array([stays + noise.drawn / len(some) for some in own])
     if not variances.all():
         return None
     index = known.index(reference)
@@ -57,36 +59,12 @@ def optimism(
     )
 
 
-@dataclass(frozen=True)
-class _Noise:
-    """Variances of one training's accuracy: what stays in all seeds of a configuration on these
-    images, and what each seed draws anew.
-    """
-
-    stays: float
-    drawn: float
-
-    @classmethod
-    def of(
-        cls,
-        reference: TrialResult,
-        known: Sequence[TrialResult],
-        seen: Sequence[Answers],
-    ) -> _Noise:
-        least = (reference.value or 0.0) - _NEAR
-        others = [row for row in known if row is not reference]
-        near = [row for row in others if (row.value or 0.0) >= least] or others
-        pairs = (paired_images(reference.correct, row.correct) for row in near)
-        single = median(variance.value for variance in pairs) / 2
-        if not seen:
-            return cls(single, 0.0)
-        rest = fmean(answers.mean_square_rest / answers.images for answers in seen)
-        seeds = fmean(answers.mean_square_seeds / answers.images for answers in seen)
-        return cls(max(single - rest, 0.0), max(seeds, rest))
-
-    def variance(self, seeds: int) -> float:
-        """Of the mean over so many seeds."""
-        return self.stays + self.drawn / seeds
+def _single(reference: TrialResult, known: Sequence[TrialResult]) -> float:
+    """The variance of one training's accuracy over images, but for what all trainings share."""
+    least = (reference.value or 0.0) - _NEAR
+    others = [row for row in known if row is not reference]
+    near = [row for row in others if (row.value or 0.0) >= least] or others
+    return median(paired_images(reference.correct, row.correct).value for row in near) / 2
 
 
 def _posterior_mean(values: Floats, variances: Floats, index: int) -> float:

@@ -12,7 +12,7 @@ Shapes: S seeds, n images, T tasks. A quantity that is undefined is None, and `u
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,8 +95,13 @@ class Estimate:
         return (low + high) / 2 if math.isclose(low, high, abs_tol=1e-9) else None
 
 
-def estimate(values: Sequence[float], answers: Answers | None = None) -> Estimate:
-    """The `Estimate` of accuracies (S,), with the answers that gave them."""
+def estimate(
+    values: Sequence[float], answers: Answers | None = None, share: float | None = None
+) -> Estimate:
+    """The `Estimate` of accuracies (S,), with the answers that gave them.
+
+    Where each is on a fold of its own, `share` is that of all images that a fold evaluates.
+    """
     data = tuple(float(value) for value in values)
     mean = math.fsum(data) / len(data) if data else None
     undefined = why_undefined(data)
@@ -104,6 +109,8 @@ def estimate(values: Sequence[float], answers: Answers | None = None) -> Estimat
     images = None
     if mean is not None and answers is not None:
         images = share_interval(mean, answers.variance, answers.images)
+    elif interval is not None and mean is not None and share is not None:
+        images = t_interval(mean, over_folds(data, share))
     return Estimate(data, mean, sample_std(data), interval, images, undefined)
 
 
@@ -166,6 +173,15 @@ def over_seeds(values: Sequence[float]) -> Variance:
     return Variance(((spread / len(values), len(values) - 1),))
 
 
+def over_folds(values: Sequence[float], share: float) -> Variance:
+    """Of the mean of accuracies (S,) on S folds, over seeds and images.
+
+    s² (1 / S + n_val / n_train), the second term because folds overlap (Nadeau & Bengio, Machine
+    Learning 52, 2003, equation 7); `share` is n_val / (n_train + n_val), below 1.
+    """
+    return over_seeds(values).scaled(1 + len(values) * share / (1 - share))
+
+
 class Answers:
     """Which of n images each of S >= 2 trained models had right: seeds by images, crossed."""
 
@@ -209,6 +225,42 @@ class Answers:
         """Of one training's accuracy over seeds; may be below 0, for pooling."""
         rest = (-self.mean_square_rest / self.images, (self.seeds - 1) * (self.images - 1))
         return Variance(((self.mean_square_seeds / self.images, self.seeds - 1), rest))
+
+
+class Folds:
+    """Which of n images of each of S >= 2 folds one training of each of K >= 1 configurations had
+    right. With several, only their differences are looked at: some folds are easier.
+    """
+
+    def __init__(self, right: NDArray[Any]) -> None:
+        """`right` (K, S, n), nonzero where an image was right; n >= 2."""
+        count, folds, images = right.shape
+        own = (right - right.mean(0)) if count > 1 else np.asarray(right, dtype=np.float64)
+        groups = max(count - 1, 1)
+        by_fold = own.mean(2).var(1, ddof=1)
+        self.mean_square_folds = float(by_fold.sum()) / groups
+        """Of one training's accuracy, between folds."""
+        self.freedom = groups * (folds - 1)
+        self._images = float(own.var(2, ddof=1).mean(1).sum()) / groups / images
+        self._more = groups * folds * (images - 1)
+
+    @classmethod
+    def of(cls, correct: Sequence[Mapping[int, bytes]]) -> Folds | None:
+        """From each configuration's vectors by fold; None for less than two folds of all."""
+        common = sorted(set.intersection(*map(set, correct))) if correct else []
+        if len(common) < 2 or len({len(one[fold]) for one in correct for fold in common}) != 1:
+            return None
+        rows = [[np.frombuffer(one[fold], np.uint8) != 0 for fold in common] for one in correct]
+        return cls(np.array(rows)) if len(rows[0][0]) > 1 else None
+
+    def spread(self, share: float) -> Variance:
+        """Of one training's accuracy over seeds; may be below 0.
+
+        What the folds' images explain is taken off, as much as folds of the `share` of all images
+        differ: var_i / n (1 - share), a sample's from a finite population.
+        """
+        images = -(1 - share) * self._images
+        return Variance(((self.mean_square_folds, self.freedom), (images, self._more)))
 
 
 def t_interval(
@@ -264,14 +316,6 @@ def paired_images(first: bytes, second: bytes) -> Variance:
 def _of_mean(by_image: Floats) -> Variance:
     images = len(by_image)
     return Variance(((float(np.var(by_image, ddof=1)) / images, images - 1),))
-
-
-def seed_variance(several: Sequence[Answers]) -> Variance:
-    """What another seed changes of one training's accuracy on other images: the mean over several
-    configurations; nothing if that is below 0.
-    """
-    pooled = total(one.spread for one in several).scaled(1 / max(len(several), 1))
-    return pooled if pooled.value else Variance()
 
 
 def difference_over_images(first: Answers, second: Answers) -> Variance:

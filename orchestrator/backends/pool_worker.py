@@ -22,7 +22,7 @@ from orchestrator.engine.checkpoint import CheckpointStore, path_of
 from orchestrator.engine.pool import AtRung, Ended, Pool
 from orchestrator.errors import BackendError, CheckpointError, DataError, StorageError
 from orchestrator.results.ledger import Ledger
-from orchestrator.spec import Trial, TrialResult
+from orchestrator.spec import Trial, TrialResult, fold_of
 from orchestrator.storage.files import storage_error
 from orchestrator.storage.retry import RetryPolicy, log
 from orchestrator.storage.sweep_lock import Worker
@@ -130,8 +130,7 @@ class PoolWorker:
 
         def root() -> Path:
             """Where the task is prepared; it is downloaded from an object store if need be."""
-            given = (trial.data, trial.reads_test, self._config.data_root)
-            return transfer.local_root(self._storage, suite, task, *given)
+            return transfer.local_root(self._storage, suite, task, trial, self._config.data_root)
 
         if trial.reads_test:
             final = open_final(suite.store, task, root())
@@ -139,8 +138,11 @@ class PoolWorker:
             return final
         if trial.task not in self._search_data:
             self._search_data[trial.task] = open_search(suite.store, task, root())
-        _check_identity(trial, self._search_data[trial.task].identity)
-        return self._search_data[trial.task]
+        data = self._search_data[trial.task]
+        if trial.stage == "replicate" and trial.data == fold_of(data.identity, trial.seed):
+            return data.fold(trial.seed)
+        _check_identity(trial, data.identity)
+        return data
 
     def _keep(self, ended: Ended) -> TrialResult:
         result = ended.result

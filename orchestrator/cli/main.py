@@ -124,6 +124,10 @@ def sweep(
     replicate: Annotated[
         int | None, typer.Option(help="Number of best configurations that are replicated.")
     ] = None,
+    splits: Annotated[
+        str | None,
+        typer.Option(help="Of replicates: fixed, or folds (each seed draws val from train + val)."),
+    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(

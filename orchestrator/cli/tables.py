@@ -69,7 +69,10 @@ def print_status(found: SweepFile, paths: SweepPaths) -> None:
     from orchestrator.analysis.aggregate import summarise
 
     results = Ledger(paths.ledger).results()
-    summaries = [summarise(results, found.sweep, found.suite, p) for p in found.sweep.protocols]
+    summaries = [
+        summarise(results, found.sweep, found.suite, protocol, found.counts)
+        for protocol in found.sweep.protocols
+    ]
     studies = [study for summary in summaries for study in summary.studies]
     console.print(found.command)
     table = _table(

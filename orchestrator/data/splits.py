@@ -14,7 +14,7 @@ from orchestrator.data.images import ImageError, decode, map_ahead
 from orchestrator.data.prepared import store
 from orchestrator.data.prepared.arrow import Images, Labels, Sizes
 from orchestrator.errors import DataError
-from orchestrator.spec import DataIdentity, Task
+from orchestrator.spec import DataIdentity, Task, digest, fold_of
 
 Part = tuple[Images, Sizes]
 """Images (n, side, side, 3) and their heights and widths before they were stretched (n, 2)."""
@@ -85,12 +85,38 @@ class EncodedSplit:
 
 @dataclass(frozen=True, eq=False)
 class SearchData:
-    """What search and replicate trials may see. `identity` is the task's `DataIdentity.search`."""
+    """What search and replicate trials may see.
+
+    `identity` is the fingerprint of both: the task's `DataIdentity.search`, or that of a fold.
+    """
 
     task: Task
     train: Split
     val: Split
     identity: str
+
+    def fold(self, number: int) -> SearchData:
+        """As many images for training and for validation, drawn anew from both together.
+
+        Fold `number` is the same on every machine; its images are copies. An image's place in the
+        draw is the hash of (identity, number, index).
+        """
+        images, labels, sizes = (
+            np.concatenate([getattr(self.train, name), getattr(self.val, name)])
+            for name in ("images", "labels", "sizes")
+        )
+        drawn = [digest([self.identity, number, index]) for index in range(len(labels))]
+        order = np.array(sorted(range(len(labels)), key=drawn.__getitem__))
+        identity = fold_of(self.identity, number)
+
+        def part(name: str, own: Labels) -> Split:
+            own = np.sort(own)
+            fingerprint = digest([identity, name])
+            return Split(images[own], labels[own], sizes[own], fingerprint, self.train.view)
+
+        count = len(self.train)
+        train, val = part("train", order[:count]), part("val", order[count:])
+        return SearchData(self.task, train, val, identity)
 
 
 @dataclass(frozen=True, eq=False)

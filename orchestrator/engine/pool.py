@@ -203,8 +203,8 @@ class Pool:
         return Ended(result, {name: t.cpu() for name, t in training.member.tensors.items()})
 
     def _forget(self, training: Training) -> None:
-        """Drop a trial and what only it needed: a group of its own, tokens, a final trial's splits
-        (test splits are the bulk of all images).
+        """Drop a trial and what only it needed: a group of its own, tokens, the splits of a
+        final trial or replicate (test splits are the bulk of all images, folds are copies).
         """
         del self._trainings[training.key], self._saved[training.key]
         group = self._group_of.pop(training.key, None)
@@ -212,7 +212,8 @@ class Pool:
             self._work_before += self._groups.pop(group.key).work
             self._last_entered = None if self._last_entered is group else self._last_entered
         in_use = [s for t in self._trainings.values() for s in (t.train, t.evaluation)]
-        self._splits.release([training.train, training.evaluation], in_use, drop=training.final)
+        own = [training.train, training.evaluation]
+        self._splits.release(own, in_use, drop=training.trial.stage != "search")
 
     def _start(
         self, trial: Trial, data: SearchData | FinalData, pauses: frozenset[int]

@@ -21,8 +21,8 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _MOST_DAYS = 3650
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?", re.ASCII)
 _TEXTS = (
-    "backbone", "preset", "recipe", "sampler", "warm_start", "stopping", "protocol", "device",
-    "precision", "address", "tracking_uri", "out",
+    "backbone", "preset", "recipe", "sampler", "warm_start", "stopping", "protocol", "splits",
+    "device", "precision", "address", "tracking_uri", "out",
 )  # fmt: skip
 _PATHS = ("suite", "out", "data_root", "suite_root")
 
@@ -45,6 +45,7 @@ class SweepConfig(BaseModel):
     trials: int | None = Field(None, ge=1, le=1_000_000, strict=True)
     seeds: int | None = Field(None, ge=1, le=1_000, strict=True)
     replicate: int | None = Field(None, ge=1, le=1_000_000, strict=True)
+    splits: str | None = None
     epochs: int | None = Field(None, ge=1, le=1_000_000, strict=True)
     set: dict[str, Any] = Field(default_factory=dict)
     space: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -63,7 +64,10 @@ class SweepConfig(BaseModel):
     @classmethod
     def _names(cls, value: Any) -> Any:
         """`a,b`, one name, or a list."""
-        return tuple(map(str.strip, value.split(","))) if isinstance(value, str) else value
+        names = tuple(map(str.strip, value.split(","))) if isinstance(value, str) else value
+        if isinstance(names, tuple | list) and any(name in ("", None) for name in names):
+            raise ValueError("a name in it is empty")
+        return names
 
     @field_validator(*_TEXTS, mode="before")
     @classmethod

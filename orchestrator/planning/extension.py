@@ -25,6 +25,7 @@ def extend(old: Sweep, new: Sweep, suite: Suite) -> Sweep:
     """
     same = (
         "suite", "backbone", "sampler", "stopping", "recipe", "recipe_kind", "seed", "warm_start",
+        "splits",
     )  # fmt: skip
     differing = [n for n in same if getattr(old, n) != getattr(new, n)]
     both = set(old.adapters) & set(new.adapters)

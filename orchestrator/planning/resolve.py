@@ -30,6 +30,7 @@ from orchestrator.spec import (
     PROTOCOLS,
     RECIPE_FIELDS,
     RECIPES,
+    SPLITS,
     DataIdentity,
     Recipe,
     Study,
@@ -67,6 +68,7 @@ def plan_sweep(config: SweepConfig) -> tuple[Suite, Sweep]:
         protocols=(_among("protocol", config.protocol or "honest", PROTOCOLS),),
         warm_start=_among("warm start", config.warm_start or "none", WARM_STARTS),
         published_recipes=_published_recipes(config, suite, fixed),
+        splits=_among("splits", config.splits or "fixed", SPLITS),
     )
     _check_grid(sweep)
     return suite, sweep
@@ -124,6 +126,7 @@ def _study(
         data=data,
         weights=weights,
         protocol=protocol,
+        splits=sweep.splits,
     )
 
 

@@ -76,7 +76,8 @@ def _why_unknown(trial: Trial, found: SweepFile) -> str:
     if trial.seed > (0 if trial.stage == "search" else sweep.seeds):
         return f"seed {trial.seed} of {trial.stage}"
     data = found.data.get(trial.task)
-    if data is not None and trial.data != (data.final if trial.reads_test else data.search):
+    given = (trial.stage, trial.seed, sweep.splits, trial.leaks)
+    if data is not None and trial.data != data.read_by(*given):
         return f"other images of task '{trial.task}'"
     if trial.weights != found.weights:
         return f"other weights of '{trial.backbone}'"
@@ -130,13 +131,22 @@ def _searched(found: SweepFile, rows: Sequence[TrialResult]) -> set[str]:
 
 def _replicates(found: SweepFile, rows: Sequence[TrialResult]) -> set[str]:
     """The replicates that the best configurations of a study must have."""
+    sweep = found.sweep
     searched = {row.trial.config: row.trial for row in rows if row.trial.stage == "search"}
     if len(searched) < 2 or any(trial.leaks for trial in searched.values()):
         return set()
+
+    def key(trial: Trial, seed: int) -> str:
+        own = replace(trial, stage="replicate", seed=seed)
+        known = found.data.get(trial.task)
+        if known is not None:
+            own = replace(own, data=known.read_by("replicate", seed, sweep.splits, leaks=False))
+        return own.key
+
     return {
-        replace(searched[config], stage="replicate", seed=seed).key
-        for config in rank_configurations(rows)[: found.sweep.replicate]
-        for seed in range(1, found.sweep.seeds + 1)
+        key(searched[config], seed)
+        for config in rank_configurations(rows)[: sweep.replicate]
+        for seed in range(1, sweep.seeds + 1)
     }
 
 

@@ -30,7 +30,7 @@ def search_trial(study: Study, values: Mapping[str, Any]) -> Trial:
         recipe=study.recipe.with_values(recipe),
         seed=SEARCH_SEED,
         stage="search",
-        data=_readable(study, "search"),
+        data=_data(study, "search", SEARCH_SEED),
         weights=study.weights,
         protocol=study.protocol,
     )
@@ -44,13 +44,11 @@ def searched_values(study: Study, trial: Trial) -> dict[str, Any]:
 
 def repeat(study: Study, trial: Trial, stage: Stage, seed: int) -> Trial:
     """The same configuration in another stage, with another seed."""
-    return replace(trial, stage=stage, seed=seed, data=_readable(study, stage))
+    return replace(trial, stage=stage, seed=seed, data=_data(study, stage, seed))
 
 
-def _readable(study: Study, stage: Stage) -> str:
-    """Fingerprint of what a stage reads: every split if it is `final` or the protocol leaks."""
-    every = stage == "final" or study.protocol != "honest"
-    return study.data.final if every else study.data.search
+def _data(study: Study, stage: Stage, seed: int) -> str:
+    return study.data.read_by(stage, seed, study.splits, study.protocol != "honest")
 
 
 def _as_type_of(default: Any, value: Any) -> Any:

@@ -150,7 +150,7 @@ def milliseconds(seconds: float) -> int:
 
 _SWEEP_TAGS = (
     *("suite", "backbone", "protocols", "sampler", "stopping", "trials", "seeds", "replicate"),
-    "seed",
+    *("splits", "seed"),
 )
 _STUDY_TAGS = ("suite", "task", "adapter", "backbone", "protocol")
 _TRIAL_TAGS = (*_STUDY_TAGS, "seed", "stage", "config")

@@ -144,6 +144,15 @@ def result(
     return replace(row, **changes)
 
 
+def on_folds(rows: Iterable[TrialResult]) -> list[TrialResult]:
+    """The same rows with replicates on folds."""
+    found = []
+    for row in rows:
+        data = identity(row.trial.task).read_by(row.trial.stage, row.trial.seed, "folds", False)
+        found.append(replace(row, trial=replace(row.trial, data=data)))
+    return found
+
+
 def sweep_results(protocol: str = "honest") -> list[TrialResult]:
     """The ledger of the whole finished sweep, some trials stopped early, one diverged."""
     rows: list[TrialResult] = []

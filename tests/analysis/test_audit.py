@@ -9,7 +9,15 @@ import pytest
 from orchestrator.analysis.audit import MAX_LISTED, Audit, Check, audit
 from orchestrator.results.selection import winner
 from orchestrator.spec import Point, TrialResult
-from tests.analysis.synthetic import SWEEP, identity, interrupted, result, sweep_results, trial
+from tests.analysis.synthetic import (
+    SWEEP,
+    identity,
+    interrupted,
+    on_folds,
+    result,
+    sweep_results,
+    trial,
+)
 
 DATA = {task: identity(task) for task in SWEEP.tasks}
 A, B = {"rank": 2, "scale": 1.0}, {"rank": 4, "scale": 1.0}
@@ -53,6 +61,14 @@ def test_an_honest_ledger_is_clean(rows: list[TrialResult], data: Any) -> None:
     assert found.clean, found.lines()
     assert [item.letter for item in found.checks] == list("abcdef")
     assert (found.honest, found.paper) == (len(rows), 0)
+
+
+def test_replicates_on_folds_read_the_fold_of_their_seed() -> None:
+    rows, sweep = on_folds(sweep_results()), replace(SWEEP, splits="folds")
+    for data in (None, DATA):
+        assert audit(rows, sweep, data).clean
+        assert broken(audit(rows, SWEEP, data)) == "a", "the sweep has none"
+        assert broken(audit(sweep_results(), sweep, data)) == "a"
 
 
 SEARCH, REPLICATE, FINAL = 0, 2, 4

@@ -11,6 +11,7 @@ from scipy import stats
 
 from orchestrator.analysis.statistics import (
     Answers,
+    Folds,
     Variance,
     average,
     critical_difference,
@@ -188,6 +189,51 @@ def test_an_average_weighs_variances_with_the_squares_of_its_weights() -> None:
     assert average([[0.5], [0.1, 0.2]], [0.5, 0.5]).undefined == "one seed"
     steady = average([[0.935] * 3, [0.1] * 3], [0.5, 0.5])
     assert (steady.interval, steady.undefined) == (None, "the seeds of every task agree exactly")
+
+
+@pytest.mark.parametrize("configurations", [1, 4])
+def test_folds_tell_what_seeds_change_from_what_images_do(configurations: int) -> None:
+    rng = np.random.default_rng(0)
+    spreads, values = [], []
+    for _ in range(400):
+        chance, right = rng.beta(3, 1, 1000), []
+        place = np.argsort(rng.random((5, 1000)))[:, :200]
+        for _ in range(configurations):
+            moved = np.clip(chance[place] + rng.normal(0, 0.03, (5, 1)), 0, 1)
+            right.append(rng.random((5, 200)) < moved)
+        found = Folds(np.array(right))
+        assert found.freedom == 4 * max(configurations - 1, 1)
+        spreads.append([part for part, _ in found.spread(0.2).parts])
+        values.append(np.array(right).mean(2)[0])
+    # The seeds' variance is 0.03² less what clipping takes; single trainings are independent here.
+    expected = np.sum(spreads, 1).mean()
+    assert 0.6 * 0.03**2 < expected < 1.4 * 0.03**2
+    assert np.mean(spreads, 0)[0] > 1.3 * expected, "the images' part is taken off"
+
+
+def test_folds_overlap() -> None:
+    """Nadeau & Bengio's variance of a mean over folds covers what other images would give."""
+    rng = np.random.default_rng(1)
+    covered = {"corrected": 0, "naive": 0}
+    for _ in range(600):
+        world = rng.random(1000) < 0.7
+        place = np.argsort(rng.random((5, 1000)))[:, :200]
+        values = world[place].mean(1)
+        mean = float(values.mean())
+        corrected = estimate(list(values), share=0.2).images
+        naive = t_interval(mean, over_seeds(values))
+        assert corrected is not None
+        covered["corrected"] += corrected.low <= 0.7 <= corrected.high
+        covered["naive"] += naive.low <= 0.7 <= naive.high
+    assert covered["corrected"] > 0.93 * 600 > covered["naive"]
+
+
+@pytest.mark.parametrize(
+    "correct",
+    [[], [{1: b"\1\0"}], [{1: b"\1\0", 2: b"\1"}], [{1: b"\1\0", 2: b"\1\0"}, {1: b"\1\1"}]],
+)
+def test_vectors_that_share_no_two_folds_are_none(correct: list[dict[int, bytes]]) -> None:
+    assert Folds.of(correct) is None
 
 
 def test_holm_by_hand() -> None:

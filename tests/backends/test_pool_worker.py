@@ -24,6 +24,7 @@ from orchestrator.errors import (
     SweepConflict,
 )
 from orchestrator.results import throughput
+from orchestrator.spec import fold_of
 from orchestrator.storage import object_store, retry
 from orchestrator.storage.folder_lock import FolderLock
 from orchestrator.storage.sweep_paths import SweepPaths
@@ -60,7 +61,13 @@ def test_a_trial_of_other_images_is_refused(tmp_path: Path, mini_data: Path) -> 
             worker.add(replace(one, stage="final"), ())
         with pytest.raises(DataError, match=r"'orientation'.*ffffffffffff"):
             worker.add(replace(one, data="f" * 64), ())
+        fold = replace(one, data=fold_of(one.data, 2), stage="replicate", seed=2)
+        for wrong in (replace(fold, stage="search"), replace(fold, seed=1)):
+            with pytest.raises(DataError, match="'orientation'"):
+                worker.add(wrong, ())
         assert len(worker.pool) == 0
+        worker.add(fold, ())
+        assert len(worker.pool) == 1
 
 
 class Refusing:

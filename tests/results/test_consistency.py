@@ -13,7 +13,7 @@ from orchestrator.results.consistency import misfits
 from orchestrator.results.sweep_file import SweepFile
 from orchestrator.spec import DataIdentity, TrialResult
 from tests.analysis import synthetic
-from tests.analysis.synthetic import SUITE, SWEEP, WEIGHTS, sweep_results
+from tests.analysis.synthetic import SUITE, SWEEP, WEIGHTS, on_folds, sweep_results
 
 ROWS = sweep_results()
 FILE = SweepFile(
@@ -35,6 +35,15 @@ def test_a_whole_folder_says_nothing() -> None:
     assert said([], suggested={}, trained=()) == ""
     seldom = replace(SWEEP, recipe=replace(SWEEP.recipe, evaluate_every=5))
     assert said(ROWS, replace(FILE, sweep=seldom)) == "", "it changes no result"
+
+
+def test_replicates_on_folds_belong_to_a_sweep_with_folds() -> None:
+    rows, file = on_folds(ROWS), replace(FILE, sweep=replace(SWEEP, splits="folds"))
+    assert said(rows, file) == ""
+    assert "other images of task 'digits'" in said(rows)
+    assert "other images of task 'digits'" in said(ROWS, file)
+    kept = [row for row in rows if (row.trial.stage, row.trial.seed) != ("replicate", 2)]
+    assert "2 of its replicate trials" in said(kept, file)
 
 
 def test_a_running_search_says_nothing() -> None:

@@ -10,7 +10,7 @@ from optuna.distributions import IntDistribution
 
 from orchestrator.results.selection import rank_configurations, winner
 from orchestrator.search import Done, StudyProgress, Wait
-from orchestrator.spec import Trial
+from orchestrator.spec import Trial, fold_of
 from tests.search.simulated import (
     TASKS,
     configurations,
@@ -62,6 +62,20 @@ def test_a_search_in_fp8_is_confirmed_in_bf16(tmp_path: Path) -> None:
     for task in TASKS:
         mine = [row for row in rows if row.trial.task == task]
         assert {row.trial.config for row in mine if row.trial.stage == "final"} == {winner(mine)}
+
+
+def test_replicates_of_one_seed_share_a_fold(tmp_path: Path) -> None:
+    on_folds = [replace(study(task), splits="folds") for task in TASKS]
+    rows = simulate(tmp_path, studies=on_folds).run()
+    for own in on_folds:
+        mine = [row.trial for row in rows if row.trial.study == own.name]
+        again = {(one.seed, one.data) for one in mine if one.stage == "replicate"}
+        assert again == {(seed, fold_of(own.data.search, seed)) for seed in (1, 2)}
+        assert {one.data for one in mine if one.stage == "search"} == {own.data.search}
+        assert all(one.reads(own.data) for one in mine)
+    fixed = simulate(tmp_path / "fixed").run()
+    stages = {row.key: row.trial.stage for row in rows}
+    assert {stages[row.key] for row in fixed if row.key in stages} == {"search", "final"}
 
 
 def test_only_final_trials_carry_the_test_split(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from orchestrator.data.listing import SPLITS
 from orchestrator.data.prepared.store import MANIFEST, Manifest
-from orchestrator.spec import Suite, Task
+from orchestrator.spec import Suite, Task, Trial
 from orchestrator.storage.files import locked
 from orchestrator.storage.sweep_storage import SweepStorage
 
@@ -28,20 +28,18 @@ def upload(storage: SweepStorage, suite: Suite, tasks: Iterable[Task], root: Pat
     return sent
 
 
-def local_root(
-    storage: SweepStorage, suite: Suite, task: Task, wanted: str, test: bool, root: Path
-) -> Path:
-    """The root below which this machine has a task with the identity `wanted`.
+def local_root(storage: SweepStorage, suite: Suite, task: Task, trial: Trial, root: Path) -> Path:
+    """The root below which this machine has the images that a trial reads.
 
     That is `root`, or the sweep's folder, into which the task is downloaded; its test split only
-    if `test`. If neither has it, opening the task raises the error.
+    if the trial reads it. If neither has it, opening the task raises the error.
     """
-    splits = SPLITS if test else SPLITS[:2]
-    if storage.store is None or _has(root / suite.store / task.name, wanted, splits):
+    splits = SPLITS if trial.reads_test else SPLITS[:2]
+    if storage.store is None or _has(root / suite.store / task.name, trial, splits):
         return root
     folder = _folder(storage, suite, task)
     with locked(folder / ".lock"):  # the pools of a machine download a task once
-        if not _has(folder, wanted, splits):
+        if not _has(folder, trial, splits):
             _download(storage, folder, splits)
     return storage.paths.data
 
@@ -61,8 +59,8 @@ def _folder(storage: SweepStorage, suite: Suite, task: Task) -> Path:
     return storage.paths.data / suite.store / task.name
 
 
-def _has(folder: Path, wanted: str, splits: Sequence[str]) -> bool:
+def _has(folder: Path, trial: Trial, splits: Sequence[str]) -> bool:
     manifest = Manifest.read(folder)
-    if manifest is None or wanted not in (manifest.identity.search, manifest.identity.final):
+    if manifest is None or not trial.reads(manifest.identity):
         return False
     return all((folder / f"{split}.arrow").exists() for split in splits)

@@ -54,6 +54,28 @@ def test_splits_come_back_as_they_were_made(root: Path) -> None:
         np.testing.assert_array_equal(split.sizes, [[SIDE, SIDE]] * COUNTS[name])
 
 
+def test_a_fold_deals_the_images_of_train_and_val_anew(root: Path) -> None:
+    search = open_search("toy", TASK, root)
+    pool = [*search.train.images, *search.val.images]
+    labels = [*search.train.labels, *search.val.labels]
+    folds = [search.fold(number) for number in (1, 2)]
+    for number, fold in enumerate(folds, 1):
+        again = open_search("toy", TASK, root).fold(number)
+        assert fold.identity == again.identity
+        dealt = [*fold.train.images, *fold.val.images]
+        assert (len(fold.train), len(fold.val)) == (len(search.train), len(search.val))
+        assert sorted(map(bytes, dealt)) == sorted(map(bytes, pool)), "every image once"
+        for image, label in zip(dealt, [*fold.train.labels, *fold.val.labels], strict=True):
+            where = next(i for i, one in enumerate(pool) if np.array_equal(one, image))
+            assert labels[where] == label
+        for name in ("train", "val"):
+            one, other = getattr(fold, name), getattr(again, name)
+            np.testing.assert_array_equal(one.images, other.images)
+            assert one.fingerprint == other.fingerprint != getattr(search, name).fingerprint
+    assert not np.array_equal(folds[0].val.images, folds[1].val.images)
+    assert len({fold.val.fingerprint for fold in folds}) == 2
+
+
 def test_nobody_can_change_a_split(root: Path) -> None:
     final = open_final("toy", TASK, root)
     for split in (open_search("toy", TASK, root).train, *final.train, final.test):
