@@ -293,6 +293,15 @@ class Sweep:
     splits: str = "fixed"
     """With `folds` the replicates of seed s use fold s of train + val instead of train and val."""
 
+    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By adapter, the params of its default configuration, where that gets final trials too."""
+
+    def default_of(self, task: str, adapter: str, protocol: str = "honest") -> str:
+        """Hash of the default configuration that gets final trials too; empty if none does."""
+        if protocol != "honest" or adapter not in self.defaults:
+            return ""
+        return configuration(self.defaults[adapter], self.recipe_of(task, adapter, protocol))
+
     @property
     def recipe_kind(self) -> str:
         """`published` if every adapter has the recipe of its authors' script, else `shared`."""
@@ -424,7 +433,9 @@ class TrialResult:
     """Package version and, where known, commit."""
     versions: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
-    """Of a final trial: the files of its adapter → their SHA-256 (hex)."""
+    """Of a final trial: the files of its adapter → their SHA-256 (hex); of a replicate or final
+    trial also `logits` → that of `predictions/<key>.safetensors`.
+    """
 
     @property
     def key(self) -> str:

@@ -37,6 +37,7 @@ from orchestrator.registry import INDEX, export
 from orchestrator.results import throughput
 from orchestrator.results.consistency import misfits
 from orchestrator.results.ledger import Ledger
+from orchestrator.results.predictions import reader
 from orchestrator.results.sweep_file import SweepFile, read_sweep
 from orchestrator.search.search import Search
 from orchestrator.search.study import StudyProgress
@@ -217,8 +218,9 @@ def conclude(storage: SweepStorage, failures: Mapping[str, str], command: str) -
     left_out: list[str] = []
     suggested = SuggestionStore(paths.asks).keys(left_out.append)
     wrong = misfits(found, results, suggested, paths.trained(), failures)
+    predictions = reader(paths, storage.download, left_out.append)
     summaries = {
-        protocol: summarise(results, found.sweep, found.suite, protocol, found.counts)
+        protocol: summarise(results, found.sweep, found.suite, protocol, found.counts, predictions)
         for protocol in found.sweep.protocols
     }
     summary, *leaking = summaries.values()

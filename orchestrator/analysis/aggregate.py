@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from statistics import median
+from statistics import fmean, median
 from types import MappingProxyType
 from typing import Any
 
 from orchestrator.analysis.averages import best_adapters, compare, over_tasks, rank
 from orchestrator.analysis.exclusion import Compared, compared
+from orchestrator.analysis.metrics import probability_metrics
 from orchestrator.analysis.noise import SeedNoise
 from orchestrator.analysis.optimism import optimism
-from orchestrator.analysis.statistics import Answers, estimate
+from orchestrator.analysis.statistics import (
+    Answers,
+    Estimate,
+    difference_over_images,
+    estimate,
+    t_interval,
+)
 from orchestrator.analysis.summary import (
     NOT_STARTED,
     Alternative,
+    Gain,
     RunFacts,
     SeedRow,
     StudySummary,
@@ -24,6 +32,7 @@ from orchestrator.analysis.summary import (
     Winner,
 )
 from orchestrator.errors import unknown
+from orchestrator.results.predictions import Predictions
 from orchestrator.results.selection import rank_configurations, winner
 from orchestrator.spec import (
     PROTOCOLS,
@@ -47,9 +56,11 @@ def summarise(
     suite: Suite,
     protocol: str = "honest",
     counts: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
+    predictions: Callable[[TrialResult], Predictions | None] = lambda _: None,
 ) -> Summary:
     """The summary of `sweep` under one protocol from `results` (ledger rows), complete or not.
-    `counts` (task → split → images) are looked at where replicates are on folds.
+    `counts` (task → split → images) are looked at where replicates are on folds; `predictions` is
+    asked for those of the winners' final trials.
 
     Rows of other suites, backbones, tasks, adapters or protocols are ignored. Each study states
     what it lacks. Under the protocol `paper` values are test accuracies at the best epoch, the
@@ -67,7 +78,7 @@ def summarise(
     for task in tasks:
         for adapter in sweep.adapters:
             own, images = grouped[task.name, adapter], counts.get(task.name, {})
-            found = _study(task, adapter, protocol, own, sweep, images)
+            found = _study(task, adapter, protocol, own, sweep, images, predictions)
             studies.append(found[0])
             tables[task.name, adapter] = found[1]
     comparisons = compare(studies, tables)
@@ -126,6 +137,7 @@ def _study(
     rows: Rows,
     sweep: Sweep,
     images: Mapping[str, int],
+    predictions: Callable[[TrialResult], Predictions | None],
 ) -> tuple[StudySummary, Answers | None]:
     """The summary of a study, and which test images its final seeds had right."""
     best = winner(rows)
@@ -141,6 +153,8 @@ def _study(
     read_test = {row.trial.config for row in rows if row.trial.stage == "final"}
     val_answers = _answers(replicates) if sweep.splits == "fixed" else None
     test_answers = _answers(finals)
+    default = sweep.default_of(task.name, adapter, protocol)
+    defaults = _of_seeds(rows, "final", default, sweep.seeds)
     summary = StudySummary(
         task=task.name,
         group=task.group,
@@ -152,12 +166,15 @@ def _study(
         replicates=tuple(map(_seed_row, replicates)),
         finals=tuple(map(_seed_row, finals)),
         val=estimate([row.value or 0.0 for row in replicates], val_answers, share),
-        test=estimate([row.value or 0.0 for row in finals], test_answers),
+        test=_estimate(finals),
         compared=len(others),
         not_excluded=tuple(_alternative(item, sweep) for item in others if not item.excluded),
         detectable=median(item.detectable for item in others) if others else None,
         optimism=None if reference is None else optimism(reference, ranked, rows, noise),
-        other_finals=len(read_test - {best}),
+        default=_estimate(defaults),
+        tuning=_gain(finals, defaults),
+        probabilities=probability_metrics([predictions(row) for row in finals]),
+        other_finals=len(read_test - {best, default}),
         device_seconds=sum(row.seconds for row in rows),
         missing=_missing(rows, best, finals, sweep.seeds),
         diverged=_diverged(rows, finals),
@@ -169,6 +186,22 @@ def _fold_share(sweep: Sweep, images: Mapping[str, int]) -> float | None:
     """The share of train + val that a fold evaluates; None without folds, or if not known."""
     both = images.get("train", 0) + images.get("val", 0)
     return images["val"] / both if sweep.splits == "folds" and both else None
+
+
+def _estimate(rows: Rows) -> Estimate:
+    return estimate([row.value or 0.0 for row in rows], _answers(rows))
+
+
+def _gain(tuned: Rows, default: Rows) -> Gain | None:
+    """The mean test accuracy of the first minus that of the second, over seeds and images."""
+    if not tuned or not default or tuned[0].trial.config == default[0].trial.config:
+        return None
+    one, other = (fmean(row.value or 0.0 for row in rows) for rows in (tuned, default))
+    first, second = _answers(tuned), _answers(default)
+    if first is None or second is None or first.images != second.images:
+        return Gain(one - other, None)
+    variance = difference_over_images(first, second)
+    return Gain(one - other, t_interval(one - other, variance, bounded=False))
 
 
 def _of_seeds(rows: Rows, stage: Stage, config: str | None, seeds: int) -> list[TrialResult]:

@@ -98,7 +98,7 @@ def audit(results: Iterable[TrialResult], sweep: Sweep, data: Identities | None 
     checks = (
         _choices_read_no_test(choosing, reading, known, sweep.splits),
         _finals_read_test_once(finals, known),
-        _winners_chosen_on_val(honest),
+        _winners_chosen_on_val(honest, sweep),
         _one_read_each(finals),
         _other_images(choosing, finals),
         _labelled(paper, sweep),
@@ -161,8 +161,10 @@ def _finals_read_test_once(finals: Rows, known: Identities) -> Check:
     return Check("b", title, len(finals), _violations(finals, why))
 
 
-def _winners_chosen_on_val(honest: Rows) -> Check:
-    """Select again from the rows; a former winner is what the rows before its final select."""
+def _winners_chosen_on_val(honest: Rows, sweep: Sweep) -> Check:
+    """Select again from the rows; a former winner is what the rows before its final select. The
+    default configuration, which nothing chose, may read test too.
+    """
     violations: list[Violation] = []
     notes: list[str] = []
     checked = 0
@@ -171,14 +173,14 @@ def _winners_chosen_on_val(honest: Rows) -> Check:
         checked += len(finals)
         now = winner(rows)
         for row in finals:
-            if row.trial.config == now:
+            if row.trial.config in (now, sweep.default_of(row.trial.task, row.trial.adapter)):
                 continue
             if row.trial.config in _winners_then(rows, row):
                 name = f"{row.trial.study} final seed {row.trial.seed} ({row.key[:12]})"
                 notes.append(f"{name} also read test: chosen on val at that time")
             else:
                 violations.append(_violation(row, "its configuration is not the one chosen on val"))
-    title = "the configurations that read test are those chosen on val"
+    title = "the configurations that read test are those chosen on val, or an adapter's default"
     return Check("c", title, checked, tuple(violations), tuple(notes))
 
 

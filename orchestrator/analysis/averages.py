@@ -10,8 +10,10 @@ from statistics import fmean
 import numpy as np
 
 from orchestrator.analysis.statistics import (
+    EQUAL,
     Answers,
     Estimate,
+    Floats,
     Variance,
     average,
     critical_difference,
@@ -59,6 +61,8 @@ def over_tasks(adapter: str, studies: Studies, tables: Tables) -> AdapterSummary
         adapter=adapter,
         groups={name: mean_of([found], tables) for name, found in groups.items()},
         mean_tasks=mean_of([own], tables),
+        default=_mean_default(own),
+        ensemble=_mean_ensemble(own),
         mean_groups=mean_of(list(groups.values()), tables),
         iqm=interquartile_mean(scores) if complete else None,
         iqm_interval=iqm_interval(scores) if complete else None,
@@ -66,6 +70,17 @@ def over_tasks(adapter: str, studies: Studies, tables: Tables) -> AdapterSummary
         device_seconds=sum(study.device_seconds for study in own),
         missing=tuple(study.task for study in own if study.missing),
     )
+
+
+def _mean_default(own: Studies) -> Estimate:
+    values = [study.default.values for study in own]
+    return average(values, [1 / len(own)] * len(own)) if own and all(values) else average([], [])
+
+
+def _mean_ensemble(own: Studies) -> float | None:
+    found = [study.probabilities.ensemble for study in own if study.probabilities is not None]
+    means = [one.mean for one in found if one is not None and one.mean is not None]
+    return fmean(means) if own and len(means) == len(own) else None
 
 
 def mean_of(parts: Sequence[Studies], tables: Tables) -> Estimate:
@@ -134,12 +149,18 @@ def rank(studies: Studies) -> Ranking | None:
     if min(len(tasks), len(names)) < 3:
         return None
     table = np.array([[means[task, name] for name in names] for task in tasks])
+    mean_ranks = ranks(table).mean(0)
     return Ranking(
-        ranks=dict(zip(names, ranks(table).mean(0).tolist(), strict=True)),
+        ranks=dict(zip(names, mean_ranks.tolist(), strict=True)),
+        win_rates=dict(zip(names, _win_rates(mean_ranks).tolist(), strict=True)),
         tasks=len(tasks),
         p=friedman(table),
         critical=critical_difference(len(names), len(tasks)),
     )
+
+
+def _win_rates(mean_ranks: Floats) -> Floats:
+    return (len(mean_ranks) - mean_ranks) / (len(mean_ranks) - 1)
 
 
 def _on_a_task(one: StudySummary, other: StudySummary, tables: Tables) -> Comparison:
@@ -172,8 +193,12 @@ def _on_tasks_like_these(ones: Studies, others: Studies) -> Comparison:
     variance = None if why else over_seeds(found)  # of the tasks, as a sample
     question: Question = "tasks like these"
     names, mean, std = (ones[0].adapter, others[0].adapter), fmean(found), sample_std(found)
-    tested = _tested(*names, None, question, mean, variance, why)
-    return tested if why or not std else replace(tested, effect=mean / std)
+    return replace(
+        _tested(*names, None, question, mean, variance, why),
+        effect=None if why or not std else mean / std,
+        won=sum(one > EQUAL for one in found),
+        lost=sum(one < -EQUAL for one in found),
+    )
 
 
 def _differences(ones: Studies, others: Studies) -> list[float]:

@@ -163,6 +163,7 @@ def _tables(summary: Summary, paper: Summary | None) -> dict[str, Any]:
         },
         "pairs": _pairs(summary),
         "leader": _leader(summary),
+        "beside": any(study.default.values or study.probabilities for study in summary.studies),
         "incomplete": incomplete,
         "lacking": incomplete + others,
         "lost_seeds": [

@@ -310,10 +310,11 @@ def paired_images(first: bytes, second: bytes) -> Variance:
     if len(first) != len(second):
         raise ValueError(f"paired vectors of {len(first)} and {len(second)} images")
     one, other = (np.frombuffer(row, np.uint8) != 0 for row in (first, second))
-    return _of_mean(one.astype(np.float64) - other)
+    return over_images(one.astype(np.float64) - other)
 
 
-def _of_mean(by_image: Floats) -> Variance:
+def over_images(by_image: Floats) -> Variance:
+    """Of the mean of values (n,), one for each of n >= 2 images, over images: s² / n."""
     images = len(by_image)
     return Variance(((float(np.var(by_image, ddof=1)) / images, images - 1),))
 
@@ -324,7 +325,7 @@ def difference_over_images(first: Answers, second: Answers) -> Variance:
     Images are paired, seeds are not: var_i(d_i) / n with d_i the difference of an image's means,
     and of either side what its seeds add (`Answers.of_seeds`).
     """
-    return _of_mean(first.by_image - second.by_image) + first.of_seeds + second.of_seeds
+    return over_images(first.by_image - second.by_image) + first.of_seeds + second.of_seeds
 
 
 def holm(p: Sequence[float]) -> list[float]:

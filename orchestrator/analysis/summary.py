@@ -64,6 +64,30 @@ class Optimism:
 
 
 @dataclass(frozen=True)
+class Gain:
+    """A difference of test accuracies with its 95 % interval, None where it is not known."""
+
+    difference: float
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class ProbabilityMetrics:
+    """What the winner's final seeds' class probabilities on test say (`orchestrator.analysis.
+    metrics`).
+
+    `ensemble` is the accuracy of their mean over seeds, `gain` that minus the mean of the seeds'
+    accuracies: both None of one seed, with intervals over images, for these trained models.
+    `mean_class` (accuracy) and `calibration` (expected error) are over seeds.
+    """
+
+    ensemble: Estimate | None
+    gain: Gain | None
+    mean_class: Estimate
+    calibration: Estimate
+
+
+@dataclass(frozen=True)
 class Winner:
     """The configuration that selection on val chose (on test under the protocol `paper`).
 
@@ -90,9 +114,12 @@ class StudySummary:
     configurations were compared with the winner; the chance that one which is truly as good is
     missing from `not_excluded` is 5 % for all of them together, and one that is worse by
     `detectable` is excluded in four of five cases. `optimism` says how much of the winner's
-    accuracy is due to its having been chosen. `other_finals` counts configurations that read test
-    before an extended search found another winner; they are reported nowhere else. Under the
-    protocol `paper` nothing is replicated, and `test` is of the best epoch.
+    accuracy is due to its having been chosen. `default` is the test accuracy of the adapter's
+    default configuration (empty where that was not trained), `tuning` that of the winner minus it,
+    over seeds and images (None where the default is the winner). `probabilities` is None where the
+    logits are not known. `other_finals` counts configurations that read test before an extended
+    search found another winner; they are reported nowhere else. Under the protocol `paper` nothing
+    is replicated, and `test` is of the best epoch.
     """
 
     task: str
@@ -110,6 +137,9 @@ class StudySummary:
     not_excluded: tuple[Alternative, ...]
     detectable: float | None
     optimism: Optimism | None
+    default: Estimate
+    tuning: Gain | None
+    probabilities: ProbabilityMetrics | None
     other_finals: int
     device_seconds: float
     missing: str
@@ -130,11 +160,15 @@ class AdapterSummary:
     Every `Estimate` is of a mean over tasks (of a group, or all) or over group means, on these
     tasks. One that needs an incomplete task is empty; `missing` names those tasks.
     `parameters` is the mean over tasks of the winners' trainable scalars without the head.
+    `default` is of the default configurations and `ensemble` the mean of the seed ensembles'
+    accuracies, where all tasks have one.
     """
 
     adapter: str
     groups: Mapping[str, Estimate]
     mean_tasks: Estimate
+    default: Estimate
+    ensemble: float | None
     mean_groups: Estimate
     iqm: float | None
     iqm_interval: Interval | None
@@ -169,7 +203,8 @@ class Comparison:
     `interval` has 95 % for this comparison alone; `p` is two-sided, `adjusted` after Holm over all
     pairs of adapters of the same question (and task). None where the question cannot be answered;
     `undefined` then says why. `effect`, for `tasks like these`, is the mean difference over its
-    standard deviation between tasks.
+    standard deviation between tasks; `won` and `lost` count the tasks on which the mean of
+    `adapter` is higher and lower.
     """
 
     adapter: str
@@ -182,6 +217,8 @@ class Comparison:
     adjusted: float | None = None
     effect: float | None = None
     undefined: str = ""
+    won: int | None = None
+    lost: int | None = None
 
     @property
     def told(self) -> bool:
@@ -193,12 +230,16 @@ class Comparison:
 class Ranking:
     """Mean ranks (1 is best, ties share) of adapters over the `tasks` tasks that all completed.
 
+    `win_rates`: of all tasks and other adapters, the share that an adapter's mean test accuracy
+    beats, ties counting half; that is (k - mean rank) / (k - 1) of k adapters.
+
     `p` is Friedman's, that all rank alike; two mean ranks that differ by less than `critical`
     (Nemenyi, 5 % for all pairs together; Demšar, JMLR 7, 2006) are not told apart. The question is
     `tasks like these`.
     """
 
     ranks: Mapping[str, float]
+    win_rates: Mapping[str, float]
     tasks: int
     p: float
     critical: float

@@ -21,6 +21,7 @@ from orchestrator.engine import memory
 from orchestrator.engine.checkpoint import CheckpointStore, path_of
 from orchestrator.engine.pool import AtRung, Ended, Pool
 from orchestrator.errors import BackendError, CheckpointError, DataError, StorageError
+from orchestrator.results import predictions
 from orchestrator.results.ledger import Ledger
 from orchestrator.spec import Trial, TrialResult, fold_of
 from orchestrator.storage.files import storage_error
@@ -146,22 +147,25 @@ class PoolWorker:
 
     def _keep(self, ended: Ended) -> TrialResult:
         result = ended.result
-        if ended.tensors is not None:
-            # Before the ledger's row: a finished final trial always has its weights.
-            files = self._records.call(lambda: self._save(ended))
+        # Before the ledger's row: a finished final trial always has its weights and predictions.
+        if files := self._records.call(lambda: self._save(ended)):
             result = replace(result, files=files)
         return self._record(result)
 
     def _save(self, ended: Ended) -> dict[str, str]:
-        """Write the trained adapter; the checksums of its files."""
-        trial = ended.result.trial
-        assert ended.tensors is not None
-        folder = self._paths.adapters / trial.key
+        """Write the trained adapter and the logits, if there are any; the files' checksums."""
+        trial, files = ended.result.trial, {}
+        folder, path = self._paths.adapters / trial.key, self._paths.predictions_of(trial.key)
         try:
-            files = save_tensors(build(trial.adapter, trial.params), ended.tensors, folder)
+            if ended.tensors is not None:
+                files = save_tensors(build(trial.adapter, trial.params), ended.tensors, folder)
+                self._storage.upload(folder / WEIGHTS, folder / CONFIG)
+            if ended.logits is not None and ended.labels is not None:
+                logits, labels = ended.logits.numpy(), ended.labels.numpy()
+                files[predictions.FILE] = predictions.save(logits, labels, path)
+                self._storage.upload(path)
         except OSError as error:
-            raise storage_error(f"write the adapter '{folder}'", error) from error
-        self._storage.upload(folder / WEIGHTS, folder / CONFIG)
+            raise storage_error(f"write the results of trial {trial.key}", error) from error
         return files
 
     def _record(self, result: TrialResult) -> TrialResult:

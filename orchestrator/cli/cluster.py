@@ -36,7 +36,7 @@ _CHANGED: Mapping[str, tuple[Any, Any]] = {
 }
 """Options of `submit` that `sweep` has with another meaning or not at all: (type, option)."""
 Everything = Annotated[
-    bool, typer.Option("--all", help="Also suggestions, every final adapter, and logs.")
+    bool, typer.Option("--all", help="Also suggestions, final adapters, predictions and logs.")
 ]
 _TAIL = 10
 """Lines of the log that `status` prints if it cannot read the ledger."""

@@ -128,6 +128,12 @@ def sweep(
         str | None,
         typer.Option(help="Of replicates: fixed, or folds (each seed draws val from train + val)."),
     ] = None,
+    with_default: Annotated[
+        bool | None,
+        typer.Option(
+            "--with-default", help="Test each adapter's default configuration beside its winner."
+        ),
+    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(

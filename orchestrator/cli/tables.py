@@ -46,9 +46,11 @@ def print_plan(planned: Planned) -> None:
     for study in planned.studies:
         wanted = planned_configurations(sweep.sampler, study.space, sweep.trials)
         replicas = min(sweep.replicate, wanted) * sweep.seeds if wanted > 1 else 0
-        count = wanted + replicas + sweep.seeds
+        both = sweep.default_of(study.task, study.adapter, study.protocol)
+        finals = sweep.seeds * (2 if both else 1)
+        count = wanted + replicas + finals
         work = count * study.recipe.epochs
-        table.add_row(study.name, *map(str, (wanted, replicas, sweep.seeds, work)))
+        table.add_row(study.name, *map(str, (wanted, replicas, finals, work)))
         trials, epochs = trials + count, epochs + work
         seconds += work * rates[study.adapter]
     console.print(table)

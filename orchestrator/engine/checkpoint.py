@@ -122,7 +122,12 @@ def _content(training: Training) -> bytes:
         "seconds": training.seconds,
         "started": training.started,
         "curve": [asdict(point) for point in training.curve],
-        "counted": counted and {**asdict(counted), "correct": counted.correct.hex()},
+        "counted": counted
+        and {
+            "loss": counted.loss,
+            "accuracy": counted.accuracy,
+            "correct": counted.correct.hex(),
+        },
     }
     text = json.dumps(progress)
     return save(tensors, {"progress": text, "sha256": _digest(text, tensors)})

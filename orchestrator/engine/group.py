@@ -141,7 +141,11 @@ class Group:
             sharing = [t for t in trainings if t.evaluation is split]
             before = split.waited
             with self._blocks(False):
-                found = evaluator.evaluate(split, [self.trainings.index(t) for t in sharing])
+                chosen = [self.trainings.index(training) for training in sharing]
+                kept = {
+                    i: t.classes for i, t in zip(chosen, sharing, strict=True) if t.keeps_logits
+                }
+                found = evaluator.evaluate(split, chosen, kept)
             results |= {t.key: one for t, one in zip(sharing, found, strict=True)}
             images = len(split) * len(sharing)
             flops, waited = images * self.frozen.flops.forward(cut), split.waited - before

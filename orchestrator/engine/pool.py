@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from adapters import build
 from adapters.base import Tensors
@@ -43,10 +44,16 @@ class AtRung:
 
 @dataclass(frozen=True)
 class Ended:
-    """A trial has ended; `tensors` are those of a finished final trial after its last epoch."""
+    """A trial has ended; `tensors` are those of a finished final trial after its last epoch.
+
+    `logits` (N, classes) and `labels` (N,) are those of a finished replicate or final trial, in the
+    order of its evaluation split; see `Evaluation.logits`.
+    """
 
     result: TrialResult
-    tensors: Tensors | None
+    tensors: Tensors | None = None
+    logits: Tensor | None = None
+    labels: Tensor | None = None
 
 
 Event = AtRung | Ended
@@ -198,9 +205,13 @@ class Pool:
     def _end(self, training: Training, status: Status, message: str = "") -> Ended:
         self._forget(training)
         result = training.result(status, self._device, message)
-        if not (training.final and status == "finished"):
-            return Ended(result, None)
-        return Ended(result, {name: t.cpu() for name, t in training.member.tensors.items()})
+        if status != "finished":
+            return Ended(result)
+        own, counted, logits = training.member.tensors, training.counted, None
+        tensors = {name: t.cpu() for name, t in own.items()} if training.final else None
+        if training.keeps_logits and counted is not None:
+            logits = counted.logits
+        return Ended(result, tensors, logits, training.evaluation.labels.cpu())
 
     def _forget(self, training: Training) -> None:
         """Drop a trial and what only it needed: a group of its own, tokens, the splits of a

@@ -86,6 +86,18 @@ class Training:
         return self.trial.stage == "final"
 
     @property
+    def classes(self) -> int:
+        """The number of the task's classes."""
+        return self.member.tensors["head.bias"].numel()
+
+    @property
+    def keeps_logits(self) -> bool:
+        """Whether the evaluation that comes now is one whose logits are kept: the last of a
+        replicate or final trial, but not where choices are made on test.
+        """
+        return self.done and self.trial.stage != "search" and not self.trial.leaks
+
+    @property
     def test_reads(self) -> int:
         """How many evaluations read the test split."""
         evaluated = sum(point.eval_accuracy is not None for point in self.curve)

@@ -46,6 +46,7 @@ class SweepConfig(BaseModel):
     seeds: int | None = Field(None, ge=1, le=1_000, strict=True)
     replicate: int | None = Field(None, ge=1, le=1_000_000, strict=True)
     splits: str | None = None
+    with_default: bool = Field(False, strict=True)
     epochs: int | None = Field(None, ge=1, le=1_000_000, strict=True)
     set: dict[str, Any] = Field(default_factory=dict)
     space: dict[str, dict[str, Any]] = Field(default_factory=dict)

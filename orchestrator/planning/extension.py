@@ -20,7 +20,8 @@ from orchestrator.spec import (
 def extend(old: Sweep, new: Sweep, suite: Suite) -> Sweep:
     """The sweep of a folder after another command.
 
-    More seeds, trials, tasks, adapters, replicated configurations and another protocol extend it.
+    More seeds, trials, tasks, adapters, replicated configurations, another protocol and default
+    configurations extend it.
     Anything else would make its results incomparable: `InvalidInput` says what differs.
     """
     same = (
@@ -35,6 +36,11 @@ def extend(old: Sweep, new: Sweep, suite: Suite) -> Sweep:
         for part, names in (("spaces", both), ("fixed", both), ("published_recipes", studies))
         for name in sorted(names)
         if getattr(old, part).get(name, {}) != getattr(new, part).get(name, {})
+    ]
+    differing += [
+        f"defaults[{name}]"
+        for name in sorted(both & old.defaults.keys() & new.defaults.keys())
+        if old.defaults[name] != new.defaults[name]
     ]
     differing += [n for n in ("seeds", "replicate") if getattr(new, n) < getattr(old, n)]
     if not _trials_extend(old, new):
@@ -60,6 +66,7 @@ def extend(old: Sweep, new: Sweep, suite: Suite) -> Sweep:
         adapters=tuple(dict.fromkeys((*old.adapters, *new.adapters))),
         spaces={**old.spaces, **new.spaces},
         fixed={**old.fixed, **new.fixed},
+        defaults={**old.defaults, **new.defaults},
         published_recipes={**old.published_recipes, **new.published_recipes},
         protocols=tuple(name for name in PROTOCOLS if name in (*old.protocols, *new.protocols)),
     )

@@ -69,6 +69,9 @@ def plan_sweep(config: SweepConfig) -> tuple[Suite, Sweep]:
         warm_start=_among("warm start", config.warm_start or "none", WARM_STARTS),
         published_recipes=_published_recipes(config, suite, fixed),
         splits=_among("splits", config.splits or "fixed", SPLITS),
+        defaults={
+            name: _adapter(name, fixed[name]).to_dict() for name in adapters if config.with_default
+        },
     )
     _check_grid(sweep)
     return suite, sweep

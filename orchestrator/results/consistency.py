@@ -125,8 +125,14 @@ def _searched(found: SweepFile, rows: Sequence[TrialResult]) -> set[str]:
     return {
         replace(row.trial, stage="search", seed=0, data=data[row.trial.task]).key
         for row in rows
-        if row.trial.task in data
+        if row.trial.task in data and not _is_default(found, row.trial)
     }
+
+
+def _is_default(found: SweepFile, trial: Trial) -> bool:
+    """Whether it is of the default configuration, which need not have been searched."""
+    of = found.sweep.default_of(trial.task, trial.adapter, trial.protocol)
+    return trial.stage == "final" and trial.config == of
 
 
 def _replicates(found: SweepFile, rows: Sequence[TrialResult]) -> set[str]:

@@ -2,7 +2,8 @@
 
 search     the sampler's configurations with seed 0, ended early by the stopping rule
 replicate  the best of them with seeds 1 … n; skipped if there is only one configuration
-final      the winner with seeds 1 … n, trained on train + val, each reading test once
+final      the winner, and the default configuration if the sweep asks for it, with seeds 1 … n,
+           trained on train + val, each reading test once
 
 Under the protocol `paper` every trial trains on train + val and reads test every tenth epoch; as in
 the published scripts nothing is stopped early and nothing replicated.
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from orchestrator.results.selection import rank_configurations, winner
-from orchestrator.search.configurations import repeat
+from orchestrator.search.configurations import repeat, search_trial
 from orchestrator.search.proposals import Proposals
 from orchestrator.search.samplers import planned_configurations
 from orchestrator.search.stopping import make_rule
@@ -64,6 +65,7 @@ class StudyRun:
         self.stage: Stage | Literal["done"] = "search"
         self.failures: dict[str, str] = {}
         self._leaks = study.protocol != "honest"
+        self._default = sweep.default_of(study.task, study.adapter, study.protocol)
         self._sweep, self._rule = sweep, make_rule("none" if self._leaks else sweep.stopping)
         self._wanted = planned_configurations(sweep.sampler, study.space, sweep.trials)
         self._rows: dict[str, TrialResult] = {}
@@ -192,7 +194,8 @@ class StudyRun:
     def _repeats(self, stage: Stage) -> dict[str, Trial]:
         """The trials of replicate or final by key: each chosen configuration with every seed."""
         rows = list(self._rows.values())
-        by_config = {row.trial.config: row.trial for row in rows}
+        default = search_trial(self.study, {})
+        by_config = {default.config: default, **{row.trial.config: row.trial for row in rows}}
         trials = [
             repeat(self.study, by_config[config], stage, seed)
             for config in self._chosen(stage, rows)
@@ -203,8 +206,8 @@ class StudyRun:
     def _chosen(self, stage: Stage, rows: Sequence[TrialResult]) -> list[str]:
         if stage == "replicate":
             return rank_configurations(rows)[: self._replicated()]
-        best = winner(rows)
-        return [] if best is None else [best]
+        found = (winner(rows), self._default)
+        return list(dict.fromkeys(config for config in found if config))
 
     def _replicated(self) -> int:
         if self._leaks or self._wanted < 2:
@@ -215,7 +218,7 @@ class StudyRun:
         expected: dict[Stage, int] = {
             "search": self._wanted,
             "replicate": self._replicated() * self._sweep.seeds,
-            "final": self._sweep.seeds,
+            "final": self._sweep.seeds * (2 if self._default else 1),
         }
         return sum(
             len(self._plans[stage]) if stage in self._plans and stage != "search" else count

@@ -33,6 +33,8 @@ class SweepPaths:
     """The samplers' suggestions."""
     adapters = _Entry("adapters")
     """Trained adapters of final trials, by key."""
+    predictions = _Entry("predictions")
+    """Logits of replicates and final trials on their evaluation splits, by key."""
     checkpoints = _Entry("checkpoints")
     """Checkpoints of running trials."""
     registry = _Entry("registry")
@@ -59,6 +61,10 @@ class SweepPaths:
     def ledger(self) -> Path | str:
         """The results: the only source of truth. A folder, or the address of one."""
         return under(self.uri, "ledger") if self.uri else self.out / "ledger"
+
+    def predictions_of(self, key: str) -> Path:
+        """The file of a trial's logits; its SHA-256 is in the ledger's row."""
+        return self.predictions / f"{key}.safetensors"
 
     def trained(self) -> set[str]:
         """The keys of the final trials whose adapters are complete here."""

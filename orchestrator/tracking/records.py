@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from orchestrator.results.selection import winner
 from orchestrator.results.sweep_file import SweepFile
 from orchestrator.results.throughput import Window, by_pool
 from orchestrator.spec import RECIPE_FIELDS, TrialResult, digest
@@ -103,12 +104,17 @@ def study_key(name: str) -> str:
 
 
 def study_summary(rows: Iterable[TrialResult]) -> dict[str, float]:
-    """Counts, best full-length validation accuracy and mean test accuracy of the rows so far."""
+    """Counts, best full-length validation accuracy and the winner's mean test accuracy so far."""
     rows = list(rows)
     full = [row for row in rows if row.status == "finished" and row.value is not None]
-    summary = sweep_summary(rows)
+    summary, best = sweep_summary(rows), winner(rows)
     for stage_final, what in ((False, "best_accuracy"), (True, "mean_accuracy")):
-        own = [row for row in full if (row.trial.stage == "final") == stage_final]
+        own = [
+            row
+            for row in full
+            if (row.trial.stage == "final") == stage_final
+            and (row.trial.config == best or not stage_final)
+        ]
         values = [row.value or 0.0 for row in own]
         if values:
             value = statistics.fmean(values) if stage_final else max(values)

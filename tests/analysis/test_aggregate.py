@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
 import pytest
 from scipy import stats
 
@@ -13,6 +14,7 @@ from orchestrator.analysis.aggregate import own_rows, summarise
 from orchestrator.analysis.statistics import interquartile_mean, iqm_interval
 from orchestrator.analysis.summary import StudySummary, Summary
 from orchestrator.errors import InvalidInput
+from orchestrator.results.predictions import Predictions
 from orchestrator.spec import Stage, Sweep, Trial, TrialResult
 from tests.analysis.synthetic import SUITE, SWEEP, interrupted, result, sweep_results, trial
 
@@ -348,10 +350,60 @@ def test_ranks_need_three_tasks_and_adapters() -> None:
     found = summarise(finals(table), sweep, SUITE).ranking
     assert found is not None
     assert found.ranks == pytest.approx({"linear": 3.0, "lora": 5 / 3, "efft2": 4 / 3})
+    assert found.win_rates == pytest.approx({"linear": 0, "lora": 4 / 6, "efft2": 5 / 6})
+    won = {
+        f"{item.adapter} {item.other}": (item.won, item.lost)
+        for item in summarise(finals(table), sweep, SUITE).comparisons
+        if item.question == "tasks like these"
+    }
+    assert won == {"lora linear": (3, 0), "efft2 linear": (3, 0), "efft2 lora": (2, 1)}
     # Demsar 2006, table 5: q = 2.343 for three; CD = q √(k (k + 1) / 6 N).
     assert found.critical == pytest.approx(2.343 * (12 / 18) ** 0.5, abs=2e-3)
     assert found.p == pytest.approx(stats.friedmanchisquare([1, 1, 1], [2, 3, 2], [3, 2, 3]).pvalue)
     assert summarise(finals(table), replace(sweep, tasks=names[:2]), SUITE).ranking is None
+
+
+def test_the_default_configuration_stands_beside_the_winner() -> None:
+    sweep = replace(ONE, defaults={"lora": B})
+    rows = [row(A, 0.8), row(B, 0.7), *seeds(A, "final", [0.9, 0.91, 0.92])]
+    assert study(rows, sweep).default.mean is None
+    found = study([*rows, *seeds(B, "final", [0.8, None, 0.82])], sweep)
+    assert found.test.mean == pytest.approx(0.91)
+    assert found.default.mean == pytest.approx(1.62 / 3), "a diverged seed counts as 0"
+    assert found.tuning is not None and found.tuning.interval is not None
+    assert found.tuning.difference == pytest.approx(0.91 - 0.54)
+    low, high = found.tuning.interval.low, found.tuning.interval.high
+    assert low < found.tuning.difference < high
+    assert found.other_finals == 0
+    assert study([*rows, *seeds(B, "final", [0.8])], ONE).other_finals == 1, "nobody asked for it"
+    alone = study(rows, replace(ONE, defaults={"lora": A}))
+    assert (alone.default, alone.tuning) == (alone.test, None), "the default won"
+
+
+def test_final_seeds_are_put_together_from_their_logits() -> None:
+    rows = [row(A, 0.8), *seeds(A, "final", [0.9, 0.9])]
+    labels = np.array([0, 1, 1, 2])
+    one = np.array([[0.9, 0.1, 0], [0.2, 0.8, 0], [0.6, 0.4, 0], [0.1, 0.2, 0.7]])
+    other = np.array([[0.4, 0.6, 0], [0.2, 0.8, 0], [0.1, 0.9, 0], [0.1, 0.2, 0.7]])
+    known = {1: Predictions(one, labels), 2: Predictions(other, labels)}
+
+    def seen(rows: Sequence[TrialResult], of: Mapping[int, Predictions]) -> StudySummary:
+        return summarise(rows, ONE, SUITE, predictions=lambda one: of.get(one.trial.seed)).studies[
+            0
+        ]
+
+    found = seen(rows, known).probabilities
+    assert found is not None and found.ensemble is not None and found.gain is not None
+    assert (found.ensemble.mean, found.gain.difference) == (1.0, pytest.approx(0.25))
+    # Classes 0, 1, 2: of the first seed 1, 1/2, 1 right, of the second 0, 1, 1.
+    assert found.mean_class.values == pytest.approx((5 / 6, 2 / 3))
+    # Of the first: bins of 0.9, 0.8, 0.6, 0.7 with gaps 0.1, 0.2, -0.6, 0.3.
+    assert found.calibration.values[0] == pytest.approx((0.1 + 0.2 + 0.6 + 0.3) / 4)
+    single = seen(rows[:2], known).probabilities
+    assert single is not None and (single.ensemble, single.gain) == (None, None)
+    assert seen(rows, {1: known[1]}).probabilities is None, "one seed's are not known"
+    others = {**known, 2: Predictions(other, labels[::-1])}
+    assert seen(rows, others).probabilities is None, "of other images"
 
 
 def test_rows_of_other_sweeps_are_left_out() -> None:

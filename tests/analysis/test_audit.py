@@ -159,6 +159,12 @@ def test_a_final_of_another_configuration_is_found() -> None:
     )  # fmt: skip
 
 
+def test_the_default_configuration_may_read_test_where_the_sweep_says_so() -> None:
+    rows = [*study(), *(row(A, 0.7, "final", seed, 60) for seed in (1, 2, 3))]
+    assert broken(audit(rows, replace(SWEEP, defaults={"lora": A}), DATA)) == ""
+    assert broken(audit(rows, SWEEP, DATA)) == "c"
+
+
 def test_a_former_winner_is_noted_not_blamed() -> None:
     """B was the winner when its finals ran; an extended search then found C."""
     c = {"rank": 8, "scale": 1.0}

@@ -76,7 +76,10 @@ def test_a_trial_goes_on_where_another_machine_left_it(
     assert throughput.read(storage.paths.pools)[-1].trained > 0
 
 
-def test_weights_are_in_the_store_before_the_row(
+PARTS = ("adapters", "predictions")
+
+
+def test_weights_and_logits_are_in_the_store_before_the_row(
     far: PoolConfig, mini_data: Path, memory: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = trial(mini_data, stage="final", epochs=1)
@@ -86,17 +89,22 @@ def test_weights_are_in_the_store_before_the_row(
     monkeypatch.setattr(
         worker._ledger,
         "append",
-        lambda row: (there.append(memory.names("sweep/adapters")), append(row)),
+        lambda row: (
+            there.append([n for part in PARTS for n in memory.names(f"sweep/{part}")]),
+            append(row),
+        ),
     )
     train(worker, one)
     worker.close()
-    assert there == [[f"{one.key}/adapter_config.json", f"{one.key}/adapter_model.safetensors"]]
-    (row,) = worker._ledger.results()
-    stored = {
-        name: memory.store("bucket/sweep").read(f"adapters/{one.key}", name) for name in row.files
+    places = {
+        "adapter_config.json": (f"adapters/{one.key}", "adapter_config.json"),
+        "adapter_model.safetensors": (f"adapters/{one.key}", "adapter_model.safetensors"),
+        "logits": ("predictions", f"{one.key}.safetensors"),
     }
+    assert there == [[f"{one.key}/{n}" for n in list(places)[:2]] + [f"{one.key}.safetensors"]]
+    (row,) = worker._ledger.results()
+    stored = {name: memory.store("bucket/sweep").read(*place) for name, place in places.items()}
     assert row.files == {n: hashlib.sha256(data).hexdigest() for n, data in stored.items()}
-    assert sorted(row.files) == ["adapter_config.json", "adapter_model.safetensors"]
 
 
 def test_a_pool_ends_when_another_command_has_the_sweep(

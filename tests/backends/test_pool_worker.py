@@ -23,7 +23,8 @@ from orchestrator.errors import (
     StorageError,
     SweepConflict,
 )
-from orchestrator.results import throughput
+from orchestrator.results import predictions, throughput
+from orchestrator.results.ledger import Ledger
 from orchestrator.spec import fold_of
 from orchestrator.storage import object_store, retry
 from orchestrator.storage.folder_lock import FolderLock
@@ -94,7 +95,12 @@ RETRIED = ["storage refuses", "storage works again"]
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(object_store, "write_whole"), (module, "save_tensors"), (module, "Worker")],
+    [
+        (object_store, "write_whole"),
+        (module, "save_tensors"),
+        (predictions, "write_whole"),
+        (module, "Worker"),
+    ],
 )
 def test_a_write_that_fails_for_a_while_is_retried(
     owner: Any, name: str, tmp_path: Path, mini_data: Path, monkeypatch: pytest.MonkeyPatch
@@ -105,7 +111,12 @@ def test_a_write_that_fails_for_a_while_is_retried(
     with pool_worker(tmp_path, mini_data, messages.append) as worker:
         train(worker, one)
     assert keys(tmp_path) == {one.key}
-    assert (SweepPaths(tmp_path).adapters / one.key / "adapter_config.json").exists()
+    paths = SweepPaths(tmp_path)
+    assert (paths.adapters / one.key / "adapter_config.json").exists()
+    (row,) = Ledger(paths.ledger).results()
+    found = predictions.load(paths, row)
+    assert found is not None
+    assert (found.probabilities.argmax(1) == found.labels).astype("u1").tobytes() == row.correct
     assert refusing.refused == 3
     assert [text.partition(",")[0] for text in messages] == RETRIED
     assert "trying again for up to 300 s" in messages[0]

@@ -12,16 +12,23 @@ import torch
 from torch import Tensor
 
 from adapters import LoRA, attach
-from orchestrator.data.splits import EncodedSplit, Part, Split
+from orchestrator.data.splits import EncodedSplit, FinalData, Part, SearchData, Split
 from orchestrator.engine import group as group_module
 from orchestrator.engine import input as engine_input
 from orchestrator.engine.evaluation import Evaluation, Evaluator
 from orchestrator.engine.group import Group
-from orchestrator.engine.input import DeviceSplit, Normaliser, augmented_view, epoch_order
+from orchestrator.engine.input import (
+    AnySplit,
+    DeviceSplit,
+    Normaliser,
+    augmented_view,
+    epoch_order,
+)
 from orchestrator.engine.pool import AtRung, Pool
 from orchestrator.engine.training import Training
 from orchestrator.engine.views import View, centre
 from orchestrator.errors import DataError
+from orchestrator.spec import Trial
 from tests.engine.worlds import (
     CPU,
     TEST,
@@ -94,9 +101,9 @@ def test_a_final_trial_reads_test_once_at_its_end() -> None:
     reads: list[int] = []
     original = Evaluator.evaluate
 
-    def counting(self: Evaluator, split: object, chosen: object) -> object:
-        reads.append(len(split))  # type: ignore[arg-type]  # a DeviceSplit
-        return original(self, split, chosen)  # type: ignore[arg-type]
+    def counting(self: Evaluator, split: AnySplit, *rest: Any) -> list[Evaluation]:
+        reads.append(len(split))
+        return original(self, split, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Evaluator, "evaluate", counting)
@@ -175,6 +182,35 @@ def test_an_encoded_test_split_is_evaluated_as_its_pixels(
     for one in trials:
         assert_same(*seen, one.key, to=1e-6)
         assert len(set(seen[0].results[one.key].correct)) == 2
+
+
+def test_the_logits_of_replicates_and_finals_are_kept_in_company_as_alone() -> None:
+    """Two tasks of different numbers of classes share a stack; not all trials end together."""
+    other, data = search_data("hues", classes=7), final_data()
+    kept: list[tuple[Trial, SearchData | FinalData]] = [
+        (trial(stage="replicate", seed=1), DATA),
+        (trial(stage="replicate", seed=2, task="hues"), other),
+        (trial(stage="final", seed=1, epochs=4), data),
+        (trial(stage="final", seed=2), replace(data, test=encoded(data.test))),  # type: ignore[arg-type]
+    ]
+    paper = trial(stage="final", seed=3, protocol="paper")
+    diverges = trial(stage="replicate", seed=6, lr=900.0, weight_decay=900.0)
+    rest = [(trial(seed=5), DATA), (diverges, DATA)]
+    seen = run([*kept, *rest, (paper, data)], pauses=(2,))
+    assert seen.results[diverges.key].status == "diverged"
+    assert seen.logits.keys() == {one.key for one, _ in kept}
+    for one, own in kept:
+        logits, labels = seen.logits[one.key]
+        split = own.test if isinstance(own, FinalData) else own.val
+        assert (logits.dtype, logits.shape) == (torch.float16, (len(split), own.task.classes))
+        assert labels.tolist() == split.labels.tolist()
+        assert torch.equal(logits.amax(-1), torch.zeros(len(split), dtype=torch.float16))
+        right, row = logits.argmax(-1) == labels, seen.results[one.key]
+        assert bytes(right.to(torch.uint8).tolist()) == row.correct
+        loss = torch.nn.functional.cross_entropy(logits.float(), labels).item()
+        assert loss == pytest.approx(row.eval_loss, abs=1e-3)
+        alone = run([(one, own)]).logits[one.key][0]
+        torch.testing.assert_close(logits, alone, atol=2e-3, rtol=0)
 
 
 def test_a_streamed_test_split_is_decoded_once_for_all_trials_and_the_wait_is_counted() -> None:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import torch
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
 
 from adapters.base import Tensors
 from orchestrator.backbones import HALF, Backbone
@@ -94,11 +95,14 @@ def trial(
 
 @dataclass
 class Watched:
-    """What came out of a pool: results and final tensors by key, and every rung."""
+    """What came out of a pool: results, final tensors, kept logits with labels by key, and every
+    rung.
+    """
 
     results: dict[str, TrialResult] = field(default_factory=dict)
     tensors: dict[str, Tensors] = field(default_factory=dict)
     kept: dict[str, Tensors] = field(default_factory=dict)
+    logits: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     rungs: list[AtRung] = field(default_factory=list)
 
 
@@ -161,6 +165,8 @@ def _note(seen: Watched, ended: Ended) -> None:
     seen.results[ended.result.key] = ended.result
     if ended.tensors is not None:
         seen.kept[ended.result.key] = ended.tensors
+    if ended.logits is not None and ended.labels is not None:
+        seen.logits[ended.result.key] = ended.logits, ended.labels
 
 
 def assert_same(found: Watched, expected: Watched, key: str, to: float = 1e-5) -> None:

@@ -325,6 +325,15 @@ def test_more_of_everything_extends_a_sweep() -> None:
     assert set(both.spaces) == {"lora", "linear"}
     assert (both.seeds, both.replicate, both.trials) == (3, 4, 5)
     assert extend(old, old, MINI) == old
+    also = sweep(
+        tasks=("textures",), adapter=("lora",), seeds=2, sampler="tpe", trials=2, with_default=True
+    )
+    assert also.defaults == {"lora": get("lora")().to_dict()}
+    for first, second in ((old, also), (also, old), (also, also)):
+        assert extend(first, second, MINI) == also, "a default configuration is added, and stays"
+    newer = replace(also, defaults={"lora": {**also.defaults["lora"], "rank": 1}})
+    with pytest.raises(InvalidInput, match=r"defaults\[lora\]"):
+        extend(also, newer, MINI)
 
 
 @pytest.mark.parametrize(
@@ -337,6 +346,7 @@ def test_more_of_everything_extends_a_sweep() -> None:
         ({"sampler": "random"}, ["sampler: tpe there, random now"]),
         ({"stopping": "none"}, ["stopping: asha there, none now"]),
         ({"warm_start": "published"}, ["warm_start: none there, published now"]),
+        ({"splits": "folds"}, ["splits: fixed there, folds now"]),
         ({"backbone": "vit_tiny_patch16_224"}, ["backbone: vit_mini there"]),
         ({"set": {"lr": 0.25}}, ["recipe: lr=0.01 there, lr=0.25 now", "another --out"]),
         ({"space": {"lora": {"rank": [4]}}}, ["spaces[lora]", "[2, 8]", "[4]"]),

@@ -46,6 +46,19 @@ def test_replicates_on_folds_belong_to_a_sweep_with_folds() -> None:
     assert "2 of its replicate trials" in said(kept, file)
 
 
+def test_the_default_configuration_need_not_have_been_searched() -> None:
+    params = {"rank": 8, "scale": 0.1}
+    own = [synthetic.result(synthetic.trial(params=params, stage="final", seed=s)) for s in (1, 2)]
+    keys = {row.key for row in own}
+    sweep = replace(SWEEP, defaults={"lora": params})
+    searched = [row for row in ROWS if row.trial.stage == "search" and row.trial.params == params]
+    rows = [row for row in ROWS if row not in searched]
+    known = {name: some - {row.key for row in searched} for name, some in SUGGESTED.items()}
+    given = {"trained": TRAINED | keys, "suggested": known}
+    assert said([*rows, *own], replace(FILE, sweep=sweep), **given) == ""
+    assert "1 of its search trials" in said([*rows, *own], **given)
+
+
 def test_a_running_search_says_nothing() -> None:
     first = [row for row in ROWS if row.trial.stage == "search"][:-3]
     assert said(first, trained=()) == ""

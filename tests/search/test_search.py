@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.distributions import IntDistribution
+from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from orchestrator.results.selection import rank_configurations, winner
 from orchestrator.search import Done, StudyProgress, Wait
+from orchestrator.search.configurations import search_trial
 from orchestrator.spec import Trial, fold_of
 from tests.search.simulated import (
     TASKS,
@@ -76,6 +77,19 @@ def test_replicates_of_one_seed_share_a_fold(tmp_path: Path) -> None:
     fixed = simulate(tmp_path / "fixed").run()
     stages = {row.key: row.trial.stage for row in rows}
     assert {stages[row.key] for row in fixed if row.key in stages} == {"search", "final"}
+
+
+def test_the_default_configuration_gets_final_trials_too(tmp_path: Path) -> None:
+    own = study()
+    default = search_trial(own, {})
+    defaults = {"efft2": default.params}
+    rows = simulate(tmp_path, studies=[own], recipe=own.recipe, defaults=defaults, trials=4).run()
+    chosen = [row.trial for row in rows if row.trial.stage == "final"]
+    assert Counter(one.config for one in chosen) == dict.fromkeys((winner(rows), default.config), 2)
+    only = replace(own, space={"scale": CategoricalDistribution((own.params["scale"],))})
+    rows = simulate(tmp_path / "only", studies=[only], defaults=defaults).run()
+    finals = [row.trial for row in rows if row.trial.stage == "final"]
+    assert len(finals) == 2, "the default won"
 
 
 def test_only_final_trials_carry_the_test_split(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ DEFAULT_ENTRIES = ("sweep.json", "ledger", "sheets", "pools", "registry", "repor
 """What is always copied, in the order in which it is moved into place. `report` needs sheets and
 pools; the adapters that it exports are restored from the registry.
 """
-EXTRA_ENTRIES = ("asks", "adapters", "logs")
+EXTRA_ENTRIES = ("asks", "adapters", "predictions", "logs")
 """What is copied on request."""
 _TEMPORARY = re.compile(r"\.\d+\.[0-9a-f]{8}$")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
