@@ -5,7 +5,7 @@ Accuracies are drawn in per cent.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -209,6 +209,45 @@ def search_trials(summary: Summary, rows: RowsOfStudies, task: str) -> str | Non
 
     height = 0.3 + 2.1 * -(-len(shown) // columns)
     return draw(f"search-{task}", f"Search trials of {task}", (WIDTH, height), paint)
+
+
+def regret(name: str, curves: Mapping[str, Sequence[tuple[float, Estimate]]]) -> str:
+    """Mean regret, in points, of each policy against the share of the space that was tried, with
+    the interval over repetitions.
+    """
+
+    def paint(figure: Figure) -> None:
+        (axes,) = panels(figure, 1, 1, f"{name}, points")
+        axes.set_xlabel("share of the configurations tried, %")
+        styles = adapter_styles([*curves])
+        for policy, points in curves.items():
+            style = styles[policy]
+            shares = [100 * share for share, _ in points]
+            axes.plot(
+                shares,
+                [100 * (one.mean or 0.0) for _, one in points],
+                color=style.colour,
+                marker=style.marker,
+                ms=4,
+                label=policy,
+            )
+            known = [
+                (x, one.interval)
+                for x, (_, one) in zip(shares, points, strict=True)
+                if one.interval
+            ]
+            axes.fill_between(
+                [x for x, _ in known],
+                [100 * one.low for _, one in known],
+                [100 * one.high for _, one in known],
+                color=style.colour,
+                alpha=0.15,
+                lw=0,
+            )
+        axes.set_ylim(bottom=0)
+        axes.legend()
+
+    return draw(f"regret {name}", f"{name} against the share of configurations", (7, 3.6), paint)
 
 
 def learning_curves(summary: Summary, rows: RowsOfStudies) -> str | None:

@@ -24,6 +24,7 @@ with answered():  # imports take a while
     from orchestrator.cli.doctor import app as doctor_app
     from orchestrator.cli.outputs import TrackingUri
     from orchestrator.cli.outputs import app as results_app
+    from orchestrator.cli.replay import app as replay_app
     from orchestrator.errors import BackendError, OrchestrateError
     from orchestrator.storage.addresses import reach_loopback
 
@@ -103,7 +104,7 @@ def sweep(
             "fair: the same learning rates × weight decays and number of trials for every adapter."
         ),
     ] = None,
-    sampler: Annotated[str | None, typer.Option(help="tpe, random or grid.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="tpe, gp, random or grid.")] = None,
     warm_start: Annotated[
         str | None,
         typer.Option(
@@ -270,6 +271,7 @@ def _name_value(error: Exception) -> None:
 
 add_submit(sweep, _read)
 app.add_typer(results_app)
+app.add_typer(replay_app)
 app.add_typer(data_app, name="data")
 app.add_typer(doctor_app)
 app.add_typer(cluster_app)

@@ -39,7 +39,7 @@ def print_plan(planned: Planned) -> None:
     for name in sweep.adapters:
         searched = ", ".join(f"{n} {v}" for n, v in sweep.spaces[name].items()) or "nothing"
         console.print(f"{name} searches {searched}")
-    table = _table("study", "configurations", "replicates", "finals", "trial-epochs")
+    table = make_table("study", "configurations", "replicates", "finals", "trial-epochs")
     trials = epochs = 0
     seconds = 0.0
     rates = _seconds_per_epoch(planned)
@@ -77,7 +77,7 @@ def print_status(found: SweepFile, paths: SweepPaths) -> None:
     ]
     studies = [study for summary in summaries for study in summary.studies]
     console.print(found.command)
-    table = _table(
+    table = make_table(
         "study", "search", "replicate", "final", "stopped", "diverged", "val %", "test %"
     )
     for study in studies:
@@ -146,7 +146,7 @@ def _print_missing(studies: Sequence[StudySummary]) -> None:
 
 def _results(summary: Summary) -> Table:
     adapters = summary.sweep.adapters
-    table = _table("test accuracy %", *adapters)
+    table = make_table("test accuracy %", *adapters)
     for task in summary.tasks:
         cells = [_interval(summary.study(task.name, adapter)) for adapter in adapters]
         table.add_row(task.name, *cells)
@@ -182,7 +182,8 @@ def _counts(study: StudySummary) -> list[str]:
     return [str(count) for count in finished + early]
 
 
-def _table(*columns: str) -> Table:
+def make_table(*columns: str) -> Table:
+    """An empty table: the first column is text, the others are numbers."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for index, name in enumerate(columns):
         table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)

@@ -386,7 +386,7 @@ def _check_grid(sweep: Sweep) -> None:
         if search_spaces.grid_size(search_spaces.from_yaml(form)[0]) is None:
             raise InvalidInput(
                 f"--sampler grid needs a finite space, but that of adapter '{name}' is continuous: "
-                f"{dict(form)}. Give steps or choices with --space, or use tpe or random."
+                f"{dict(form)}. Give steps or choices with --space, or use tpe, gp or random."
             )
 
 
