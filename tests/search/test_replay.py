@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterable
 from itertools import product
 from pathlib import Path
@@ -19,6 +18,7 @@ from orchestrator.search.record import RecordedStudy, read_record
 from orchestrator.search.replay import Policy, Replayed, replay
 from orchestrator.search.samplers import SAMPLERS
 from orchestrator.search.stopping import RULES
+from tests.commands import start
 
 SCALES, RANKS, INITS = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0), (2, 4, 8), ("u", "v")
 EPOCHS = 9
@@ -162,12 +162,11 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
 def test_the_command_prints_and_plots_every_policy(tmp_path: Path) -> None:
     record, figure = written(rows(("a",)), tmp_path / "r.csv"), tmp_path / "regret.svg"
     asked = ["--sampler", "grid", "--sampler", "random", "--stopping", "none", "--stopping", "asha"]
-    done = subprocess.run(
-        [sys.executable, "-c", "from orchestrator.cli.main import main; main()", "replay", str(record), *asked, "--repeats", "2",
-         "--budget", "0.5", "--budget", "1", "--plot", str(figure)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    lines = [line.split() for line in done.stdout.splitlines()]
+    shares = ["--repeats", "2", "--budget", "0.5", "--budget", "1", "--plot", str(figure)]
+    process = start(["replay", str(record), *asked, *shares], tmp_path)
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed
+    lines = [line.split() for line in printed.splitlines()]
     found = {(line[0], line[1]): line for line in lines if line and line[-1].isdigit()}
     names = ("grid", "grid+asha", "random", "random+asha")
     assert found.keys() == {(name, share) for name in names for share in ("50", "100")}
