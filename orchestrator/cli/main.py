@@ -111,7 +111,7 @@ def sweep(
             help="none, or published: try the authors' configuration for the task first, if any."
         ),
     ] = None,
-    stopping: Annotated[str | None, typer.Option(help="none or asha.")] = None,
+    stopping: Annotated[str | None, typer.Option(help="none, asha, median or patience.")] = None,
     protocol: Annotated[
         str | None,
         typer.Option(

@@ -28,7 +28,7 @@ def replay(
     ],
     sampler: Annotated[list[str], typer.Option(help="tpe, gp, random or grid; repeatable.")],
     stopping: Annotated[
-        list[str] | None, typer.Option(help="none or asha; repeatable; each with every sampler.")
+        list[str] | None, typer.Option(help="A stopping rule; repeatable; each with every sampler.")
     ] = None,
     budget: Annotated[
         list[float] | None,

@@ -80,8 +80,9 @@ class Evaluator:
         size = max(1, self.budget // len(chosen))
         try:
             labels = iter(torch.split(split.labels, size))
+            none = torch.empty(0, 0, 0)  # of an evaluation that keeps nothing: no copy to wait for
             found = [
-                (*_scores(logits, next(labels)), _centred(logits[kept]))
+                (*_scores(logits, next(labels)), _centred(logits[kept]) if kept else none)
                 for logits in self._logits(split, size)
             ]
             losses, right, logits = (torch.cat(some, dim=1) for some in zip(*found, strict=True))

@@ -10,12 +10,14 @@ against the best of the space, both means over all seeds.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from orchestrator.errors import InvalidInput
 from orchestrator.results.selection import winner
 from orchestrator.search.record import Point, RecordedStudy, RecordedTrial
 from orchestrator.search.search import Done, Search
@@ -70,14 +72,18 @@ def replay(
 ) -> list[Replayed]:
     """Search all `studies` (one per task and adapter) as one sweep, up to a share of each space."""
     by_name = {study.name: study for study in studies}
+    if len(by_name) < len(studies):
+        twice = [name for name, n in Counter(one.name for one in studies).items() if n > 1]
+        raise InvalidInput(f"several records have {', '.join(twice)}; replay them one by one.")
     size = max(grid_size(study.space) or 1 for study in studies)
     sweep = _sweep(studies, policy, repetition, max(1, round(budget * size)))
     search = Search(sweep, [_study(one) for one in studies], _Unwritten(), ())
     logs = {study.name: _Log(study, repetition) for study in studies}
     while not isinstance(trial := search.ask(), Done):
         assert isinstance(trial, Trial), "nothing is in flight"
-        logs[trial.study].add(_trained(search, trial, by_name[trial.study], repetition))
-        search.tell(logs[trial.study].rows[-1])
+        row = _trained(search, trial, by_name[trial.study], repetition, policy.stopping)
+        logs[trial.study].add(row)
+        search.tell(row)
     return [log.replayed() for log in logs.values()]
 
 
@@ -139,28 +145,28 @@ def _point(study: RecordedStudy, trial: Trial) -> Point:
     return tuple(known[name] for name in study.space)
 
 
-def _trained(search: Search, trial: Trial, study: RecordedStudy, repetition: int) -> TrialResult:
+def _trained(
+    search: Search, trial: Trial, study: RecordedStudy, repetition: int, stopping: str
+) -> TrialResult:
     """The row of a trial that reports at its rungs, as it was recorded."""
     seed = study.seeds[(repetition + trial.seed) % len(study.seeds)]
     outcome = study.outcomes[_point(study, trial)][seed]
     for epoch in search.rungs(trial):
         if search.rung(trial.key, epoch, outcome.val[epoch - 1]) == "stop":
-            return _row(trial, outcome, epoch)
+            return replace(_row(trial, outcome, epoch), status="stopped", stopping=stopping)
     return _row(trial, outcome, study.epochs)
 
 
 def _row(trial: Trial, outcome: RecordedTrial, epochs: int) -> TrialResult:
-    stopped = epochs < trial.recipe.epochs
     return TrialResult(
         trial=trial,
-        status="stopped" if stopped else "finished",
+        status="finished",
         value=outcome.val[epochs - 1],
         eval_loss=None,
         epochs_run=epochs,
         curve=(),
         correct=b"",
         parameters=outcome.parameters,
-        stopping="asha" if stopped else "",
     )
 
 

@@ -31,7 +31,39 @@ def test_rungs(epochs: int, warmup: int, rungs: tuple[int, ...]) -> None:
 @given(st.integers(1, 300), st.integers(0, 299))
 def test_rungs_are_after_warmup_and_before_the_end(epochs: int, warmup: int) -> None:
     recipe = Recipe(epochs=epochs, warmup_epochs=min(warmup, epochs - 1))
-    assert all(recipe.warmup_epochs < rung < epochs for rung in Asha().rungs(recipe))
+    for name in RULES:
+        rungs = make_rule(name).rungs(recipe)
+        assert all(recipe.warmup_epochs < rung < epochs for rung in rungs)
+        assert list(rungs) == sorted(set(rungs))
+
+
+def test_even_rungs() -> None:
+    for name in ("median", "patience"):
+        rule = make_rule(name)
+        assert rule.rungs(Recipe(epochs=100, warmup_epochs=10)) == tuple(range(12, 100, 12))
+        assert rule.rungs(Recipe(epochs=7, warmup_epochs=1)) == (2, 4, 6)
+        assert rule.rungs(Recipe(epochs=1, warmup_epochs=0)) == ()
+
+
+def test_what_is_below_the_median_of_five_others_stops() -> None:
+    rule = make_rule("median")
+    values = [0.5, 0.1, 0.6, 0.4, 0.2, 0.39, 0.4, 0.41]
+    #   too few others five times; then medians of 0.4, 0.395 and 0.4
+    expected = [False] * 5 + [True, False, False]
+    assert [rule.stops(str(i), 3, value) for i, value in enumerate(values)] == expected
+    assert not rule.stops("other", 6, 0.0), "nobody was at that rung"
+    assert rule.stops("0", 3, 0.1) and not rule.stops("0", 3, 0.5), "told again, it counts once"
+    assert not rule.stops("new", 3, float("nan"))
+
+
+def test_patience_ends_after_three_rungs_without_a_gain() -> None:
+    rule = make_rule("patience")
+    curve = {2: 0.3, 4: 0.5, 6: 0.5, 8: 0.4, 10: 0.51, 12: 0.5, 14: 0.51, 16: 0.2}
+    seen = [epoch for epoch, value in curve.items() if rule.stops("a", epoch, value)]
+    assert seen == [16], "0.51 at epoch 10 is three rungs old"
+    assert rule.stops("a", 16, 0.2) and not rule.stops("a", 14, 0.51), "told again, the same"
+    assert not any(rule.stops("b", epoch, 0.1) for epoch in (2, 4, 6)), "others do not matter"
+    assert rule.stops("b", 8, 0.1)
 
 
 def test_only_what_is_strictly_below_the_best_third_stops() -> None:
@@ -71,6 +103,8 @@ def test_nan_is_no_evidence() -> None:
 
 
 def test_unknown_rule() -> None:
-    with pytest.raises(InvalidInput, match=r"unknown stopping rule 'ash'.*'asha'.*asha, none"):
+    with pytest.raises(
+        InvalidInput, match=r"unknown stopping rule 'ash'.*'asha'.*asha, median, none"
+    ):
         make_rule("ash")
-    assert set(RULES) == {"none", "asha"}
+    assert set(RULES) == {"none", "asha", "median", "patience"}
