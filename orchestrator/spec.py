@@ -281,8 +281,10 @@ class Sweep:
     protocols: tuple[str, ...] = ("honest",)
     """`honest`; `paper`, as the published scripts, which select on the test split; or both."""
 
-    warm_start: str = "none"
-    """`published`: each study tries the authors' configuration first, if its space has it."""
+    prior: tuple[str, ...] = ()
+    """What chooses the first trials of a study (`orchestrator.search.prior`): `published`, `sweep`,
+    folders or addresses of earlier sweeps and registries.
+    """
 
     published_recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By `study_name`, for every task of the suite, the recipe fields of the authors' script.

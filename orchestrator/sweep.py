@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from orchestrator.analysis.aggregate import summarise
+from orchestrator.analysis.aggregate import by_study, summarise
 from orchestrator.analysis.report import Extras, write_report
 from orchestrator.analysis.summary import Summary
 from orchestrator.backbones import fingerprint, normalisation_of, weights_here
@@ -33,12 +33,13 @@ from orchestrator.errors import (
 from orchestrator.planning.config import SweepConfig
 from orchestrator.planning.extension import check_identities, extend
 from orchestrator.planning.resolve import check_batches, plan_studies, plan_sweep
-from orchestrator.registry import INDEX, export
+from orchestrator.registry import INDEX, configurations, export
 from orchestrator.results import throughput
 from orchestrator.results.consistency import misfits
 from orchestrator.results.ledger import Ledger
 from orchestrator.results.predictions import reader
 from orchestrator.results.sweep_file import SweepFile, read_sweep
+from orchestrator.search.prior import KINDS, Searched
 from orchestrator.search.search import Search
 from orchestrator.search.study import StudyProgress
 from orchestrator.search.suggestions import SuggestionStore
@@ -87,6 +88,16 @@ class Planned:
     def counts(self) -> dict[str, Mapping[str, int]]:
         """Task → number of images by split."""
         return {name: manifest.counts for name, manifest in self.manifests.items()}
+
+    @cached_property
+    def earlier(self) -> dict[str, list[Searched]]:
+        """By adapter, the searches that its studies learn from (`Sweep.prior`), but for its own."""
+        found: dict[str, list[Searched]] = {}
+        for place in self.sweep.prior:
+            if place not in KINDS:
+                for adapter, search in earlier_searches(place):
+                    found.setdefault(adapter, []).append(search)
+        return found
 
     @property
     def studies(self) -> list[Study]:
@@ -142,9 +153,36 @@ def plan(config: SweepConfig, observer: Observer) -> Planned:
     manifests = prepare_tasks(suite, wanted_tasks, root, raw, observer.data)
     planned = Planned(config, suite, sweep, manifests, weights, root)
     check_batches(planned.studies, planned.counts)
+    _ = planned.earlier  # what is wrong with a prior is said now
     if before is not None:
         check_identities(before.sweep.backbone, before.data, planned.data, before.weights, weights)
     return planned
+
+
+def earlier_searches(place: str) -> list[tuple[str, Searched]]:
+    """The searches of an earlier sweep, or the winners of a registry, each with its adapter;
+    `InvalidInput` if the place holds neither.
+    """
+    storage = SweepStorage.at(place)
+    paths = storage.paths
+    storage.download(paths.sweep)
+    if SweepFile.read(paths) is not None:
+        rows = by_study(row for row in Ledger(paths.ledger).results() if not row.trial.leaks)
+        return [
+            (adapter, Searched.of(f"{place}: {task}/{adapter}", own))
+            for (task, adapter), own in rows.items()
+        ]
+    storage.download(paths.out / INDEX)
+    if not (paths.out / INDEX).exists():
+        raise InvalidInput(
+            f"--prior '{place}' holds neither a sweep nor a registry; give the folder of one, or "
+            f"{', '.join(KINDS)}."
+        )
+    return [
+        (entry.adapter, Searched(f"{place}: {entry.task}/{entry.adapter}", ((fields, 1.0),)))
+        for entry, fields in configurations(place)
+        if not entry.leaks
+    ]
 
 
 def _check_inputs(config: SweepConfig, suite: Suite, wanted: Sweep) -> None:
@@ -186,7 +224,9 @@ def run(planned: Planned, command: str, observer: Observer) -> Outcome:
         ledger = Ledger(paths.ledger)
         ledger.clean()
         suggestions = SuggestionStore(paths.asks, storage.upload)
-        search = Search(planned.sweep, planned.studies, suggestions, ledger.results())
+        search = Search(
+            planned.sweep, planned.studies, suggestions, ledger.results(), planned.earlier
+        )
         uri = chosen_uri(paths.out, planned.config.tracking_uri)
         tracking = TrackingProcess(paths.out, uri, lease.token, paths.uri).start()
         try:

@@ -63,7 +63,7 @@ TEXTS = st.one_of(
     st.floats().map(str),
 )
 OPTIONS = [
-    "adapter", "tasks", "backbone", "preset", "sampler", "warm-start", "stopping", "protocol",
+    "adapter", "tasks", "backbone", "preset", "sampler", "prior", "stopping", "protocol",
     "recipe", "trials", "seeds", "replicate", "epochs", "set", "set=lr", "set=epochs",
     "set=precision", "space", "time-budget", "device", "precision", "backend", "address", "width",
     "tracking-uri", "out", "data-root", "suite-root", "config",

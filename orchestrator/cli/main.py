@@ -105,10 +105,11 @@ def sweep(
         ),
     ] = None,
     sampler: Annotated[str | None, typer.Option(help="tpe, gp, random or grid.")] = None,
-    warm_start: Annotated[
-        str | None,
+    prior: Annotated[
+        list[str] | None,
         typer.Option(
-            help="none, or published: try the authors' configuration for the task first, if any."
+            help="What chooses a study's first trials: sweep (its other studies), published (the "
+            "authors' configuration), an earlier sweep or registry; repeatable. Or none."
         ),
     ] = None,
     stopping: Annotated[str | None, typer.Option(help="none, asha, median or patience.")] = None,

@@ -30,6 +30,12 @@ def replay(
     stopping: Annotated[
         list[str] | None, typer.Option(help="A stopping rule; repeatable; each with every sampler.")
     ] = None,
+    prior: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="none, sweep, or record (the other tasks' whole grids); repeatable, with each."
+        ),
+    ] = None,
     budget: Annotated[
         list[float] | None,
         typer.Option(help="Share of the largest space at which regret is shown; repeatable."),
@@ -42,9 +48,9 @@ def replay(
     """Search recorded trials again with other samplers and stopping rules."""
     from orchestrator.analysis.statistics import estimate
     from orchestrator.cli.tables import make_table
-    from orchestrator.errors import InvalidInput
+    from orchestrator.errors import InvalidInput, unknown
     from orchestrator.search.record import read_record
-    from orchestrator.search.replay import Policy, replay
+    from orchestrator.search.replay import PRIORS, Policy, replay
     from orchestrator.search.samplers import make_sampler
     from orchestrator.search.stopping import make_rule
 
@@ -57,8 +63,16 @@ def replay(
         make_sampler(name)
     for name in stopping or ():
         make_rule(name)
+    for name in prior or ():
+        if name not in PRIORS:
+            raise unknown("prior", name, PRIORS)
     studies = [study for path in record for study in read_record(path)]
-    policies = [Policy(s, rule) for s in sampler for rule in stopping or ["none"]]
+    policies = [
+        Policy(name, rule, kind)
+        for name in sampler
+        for rule in stopping or ["none"]
+        for kind in prior or ["none"]
+    ]
     table = make_table("policy", "tried", "val regret", "test regret", "trial-epochs")
     curves: dict[str, list[tuple[float, Estimate]]] = {}
     for policy in policies:

@@ -21,7 +21,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _MOST_DAYS = 3650
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?", re.ASCII)
 _TEXTS = (
-    "backbone", "preset", "recipe", "sampler", "warm_start", "stopping", "protocol", "splits",
+    "backbone", "preset", "recipe", "sampler", "stopping", "protocol", "splits",
     "device", "precision", "address", "tracking_uri", "out",
 )  # fmt: skip
 _PATHS = ("suite", "out", "data_root", "suite_root")
@@ -39,7 +39,7 @@ class SweepConfig(BaseModel):
     preset: str | None = None
     recipe: str | None = None
     sampler: str | None = None
-    warm_start: str | None = None
+    prior: tuple[str, ...] = ()
     stopping: str | None = None
     protocol: str | None = None
     trials: int | None = Field(None, ge=1, le=1_000_000, strict=True)
@@ -61,7 +61,7 @@ class SweepConfig(BaseModel):
     data_root: Path | None = None
     suite_root: Path | None = None
 
-    @field_validator("adapter", "tasks", mode="before")
+    @field_validator("adapter", "tasks", "prior", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:
         """`a,b`, one name, or a list."""

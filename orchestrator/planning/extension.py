@@ -25,7 +25,7 @@ def extend(old: Sweep, new: Sweep, suite: Suite) -> Sweep:
     Anything else would make its results incomparable: `InvalidInput` says what differs.
     """
     same = (
-        "suite", "backbone", "sampler", "stopping", "recipe", "recipe_kind", "seed", "warm_start",
+        "suite", "backbone", "sampler", "stopping", "recipe", "recipe_kind", "seed", "prior",
         "splits",
     )  # fmt: skip
     differing = [n for n in same if getattr(old, n) != getattr(new, n)]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from functools import cache
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from optuna.distributions import (
@@ -23,9 +24,9 @@ from orchestrator import tasks
 from orchestrator.backbones.names import timm_name
 from orchestrator.errors import InvalidInput, unknown
 from orchestrator.planning.config import SweepConfig
+from orchestrator.search.prior import KINDS
 from orchestrator.search.samplers import SAMPLERS
 from orchestrator.search.stopping import RULES
-from orchestrator.search.warm_start import WARM_STARTS
 from orchestrator.spec import (
     PROTOCOLS,
     RECIPE_FIELDS,
@@ -66,7 +67,7 @@ def plan_sweep(config: SweepConfig) -> tuple[Suite, Sweep]:
         spaces={name: search_spaces.to_yaml(space) for name, (space, _) in resolved.items()},
         fixed={name: fields for name, fields in fixed.items() if fields},
         protocols=(_among("protocol", config.protocol or "honest", PROTOCOLS),),
-        warm_start=_among("warm start", config.warm_start or "none", WARM_STARTS),
+        prior=_prior(config),
         published_recipes=_published_recipes(config, suite, fixed),
         splits=_among("splits", config.splits or "fixed", SPLITS),
         defaults={
@@ -264,13 +265,13 @@ def _space(
     """(searched fields, fixed fields) of an adapter.
 
     Its own or the preset's space, narrowed by the suite; with what a published recipe searches in
-    place of the fields that it has; narrowed by --space; without what --set gives. With published
-    warm starts, the fields on which all published numbers of the adapter depend have their values
+    place of the fields that it has; narrowed by --space; without what --set gives. With the prior
+    `published`, the fields on which all published numbers of the adapter depend have their values
     unless --space says otherwise.
     """
     for key in config.space:
         _among("adapter in --space", key, _known_adapters())
-    fixed = search_spaces.published_for_all(name) if config.warm_start == "published" else {}
+    fixed = search_spaces.published_for_all(name) if "published" in config.prior else {}
     try:
         space = _base_space(name, config, backbone)
         space, newly = search_spaces.narrow(space, suite.spaces.get(name, {}))
@@ -388,6 +389,17 @@ def _check_grid(sweep: Sweep) -> None:
                 f"--sampler grid needs a finite space, but that of adapter '{name}' is continuous: "
                 f"{dict(form)}. Give steps or choices with --space, or use tpe, gp or random."
             )
+
+
+def _prior(config: SweepConfig) -> tuple[str, ...]:
+    """The kinds and places that were named, each once; `none` alone is none."""
+    names = tuple(dict.fromkeys(config.prior))
+    for name in names:
+        if name not in KINDS and "/" not in name and not Path(name).exists():
+            raise unknown("prior", name, (*KINDS, "the folder of an earlier sweep or registry"))
+    if "none" in names and len(names) > 1:
+        raise InvalidInput(f"--prior none and {names[1 - names.index('none')]}: give one of them.")
+    return () if names == ("none",) else names
 
 
 def _among(kind: str, name: str, allowed: Any) -> str:

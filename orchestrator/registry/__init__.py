@@ -12,13 +12,14 @@ torch, when they are called.
 
 from orchestrator.registry.exporter import export
 from orchestrator.registry.index import INDEX, WEIGHTS, Index, RegistryEntry, read_index
-from orchestrator.registry.loader import export_merged, load
+from orchestrator.registry.loader import configurations, export_merged, load
 
 __all__ = [
     "INDEX",
     "WEIGHTS",
     "Index",
     "RegistryEntry",
+    "configurations",
     "export",
     "export_merged",
     "load",

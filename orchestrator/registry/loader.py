@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import CheckpointError, InvalidInput
 from orchestrator.registry.index import (
@@ -113,6 +113,25 @@ def export_merged(
             f"'{path}' cannot be written ({error.strerror}); name another folder."
         ) from error
     return path
+
+
+def configurations(address: str | Path) -> list[tuple[RegistryEntry, dict[str, Any]]]:
+    """Every entry with its configuration: the values of recipe and adapter by field.
+
+    Raises as `load` does.
+    """
+    storage = SweepStorage.at(address)
+    registry = storage.paths.out
+    storage.download(registry / INDEX)
+    found = []
+    for entry in read_index(registry).entries:
+        _inside(registry, entry, "")
+        storage.download(registry / entry.path / CONFIG)
+        path = _inside(registry, entry, CONFIG)
+        _check(path, entry.sha256.get(CONFIG, ""))
+        config = files.read_json(path)
+        found.append((entry, {**config["recipe"], **config["params"]}))
+    return found
 
 
 def _checked(

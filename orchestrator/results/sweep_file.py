@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -77,6 +78,7 @@ class SweepFile:
                 checksum = content.pop(_CHECKSUM, None)  # files of earlier versions lack it
                 if checksum is not None and checksum != digest(content):
                     raise InvalidInput("its content does not match its checksum")
+                _rename(content)
             # Strict: a word where a number belongs is damage, not something to convert.
             found = TypeAdapter(cls).validate_json(json.dumps(content), strict=True)
         except (ValueError, InvalidInput) as error:
@@ -105,6 +107,13 @@ class SweepFile:
             if number is not None and number < least:
                 wrong.append(f"sweep.{name}: {number}; allowed: {least} or more")
         return wrong
+
+
+def _rename(content: dict[str, Any]) -> None:
+    """What earlier versions wrote under another name."""
+    sweep = content.get("sweep")
+    if isinstance(sweep, dict) and (kind := sweep.pop("warm_start", "none")) != "none":
+        sweep["prior"] = [kind]
 
 
 def read_sweep(paths: SweepPaths) -> SweepFile:

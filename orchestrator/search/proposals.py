@@ -1,15 +1,15 @@
-"""The configurations of one study: those suggested before, its warm start, the sampler's."""
+"""The configurations of one study: those suggested before, the prior's, the sampler's."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 from orchestrator.errors import SweepConflict
 from orchestrator.search.configurations import search_trial, searched_values
+from orchestrator.search.prior import FIRST, Searched, most_promising, published_point
 from orchestrator.search.samplers import Observation, make_sampler, propose
 from orchestrator.search.suggestions import Suggestion, SuggestionStore
-from orchestrator.search.warm_start import warm_start
 from orchestrator.spec import Study, Sweep, Trial, TrialResult
 
 
@@ -20,12 +20,19 @@ class Proposals:
     """
 
     def __init__(
-        self, sweep: Sweep, study: Study, store: SuggestionStore, rows: Mapping[str, TrialResult]
+        self,
+        sweep: Sweep,
+        study: Study,
+        store: SuggestionStore,
+        rows: Mapping[str, TrialResult],
+        others: Callable[[], Sequence[Searched]],
     ) -> None:
+        """`others` gives the searches that choose the study's first trials."""
         self.trials: dict[str, Trial] = {}
         self._seed, self._study, self._store = sweep.seed, study, store
         self._sampler = make_sampler(sweep.sampler)
-        self._warm_start = warm_start(sweep.warm_start, study)
+        self._published = published_point(study) if "published" in sweep.prior else None
+        self._others = others
         last = -1
         for suggestion in store.load(study.name):
             trial, last = search_trial(study, suggestion.values), suggestion.index
@@ -43,25 +50,30 @@ class Proposals:
         """
         study, index = self._study, self._index
         history = [self._observe(key, rows.get(key), key in failed) for key in self.trials]
-        values = self._suggest(history)
+        values, informed_by = self._suggest(history)
         if values is None:
             return None
         trial = search_trial(study, values)
-        self._store.record(study.name, Suggestion(index, values, trial.key))
+        self._store.record(study.name, Suggestion(index, values, trial.key, informed_by))
         self.trials[trial.key] = trial
         self._index += 1
         return trial
 
-    def _suggest(self, history: Sequence[Observation]) -> Mapping[str, Any] | None:
-        """The warm start if it was not suggested before, else the sampler's suggestion."""
-        first = self._warm_start
-        if first is not None and all(first != observed.values for observed in history):
-            return first
-        study = self._study
+    def _suggest(
+        self, history: Sequence[Observation]
+    ) -> tuple[Mapping[str, Any] | None, tuple[str, ...]]:
+        """The published configuration, then what other searches chose, then the sampler's; and who
+        chose it.
+        """
+        study, first, taken = self._study, self._published, [one.values for one in history]
+        if first is not None and first not in taken:
+            return first, ("published",)
+        if len(taken) < FIRST and (found := most_promising(study, self._others(), taken)):
+            return found
         # Without the protocol: a sampler that does not learn suggests the same under both.
         name = f"{study.task}/{study.adapter}"
         identity = (self._seed, study.suite, study.backbone, name, self._index)
-        return propose(self._sampler, study.space, history, *identity)
+        return propose(self._sampler, study.space, history, *identity), ()
 
     def _adopt(self, key: str, trial: Trial) -> None:
         """Add a configuration that has a result but whose suggestion was lost."""

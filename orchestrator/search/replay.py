@@ -19,6 +19,7 @@ from typing import Any
 
 from orchestrator.errors import InvalidInput
 from orchestrator.results.selection import winner
+from orchestrator.search.prior import Searched
 from orchestrator.search.record import Point, RecordedStudy, RecordedTrial
 from orchestrator.search.search import Done, Search
 from orchestrator.search.suggestions import Suggestion, SuggestionStore
@@ -28,17 +29,25 @@ from search_spaces import grid_size
 
 @dataclass(frozen=True)
 class Policy:
-    """What is replayed: the options of a sweep that decide which trials it makes."""
+    """What is replayed: the options of a sweep that decide which trials it makes.
+
+    `prior`: `sweep`, as for a sweep of the record's studies; `record`: every study knows the whole
+    grids of its adapter's other tasks, as if they had been searched earlier.
+    """
 
     sampler: str
     stopping: str = "none"
+    prior: str = "none"
     seeds: int = 3
     replicate: int = 2
 
     @property
     def name(self) -> str:
-        """`sampler`, or `sampler+stopping`."""
-        return self.sampler if self.stopping == "none" else f"{self.sampler}+{self.stopping}"
+        """The parts that are not `none`, joined by +."""
+        return "+".join(p for p in (self.sampler, self.stopping, self.prior) if p != "none")
+
+
+PRIORS = ("none", "sweep", "record")
 
 
 @dataclass(frozen=True)
@@ -71,13 +80,45 @@ def replay(
     studies: Sequence[RecordedStudy], policy: Policy, repetition: int, budget: float = 1.0
 ) -> list[Replayed]:
     """Search all `studies` (one per task and adapter) as one sweep, up to a share of each space."""
-    by_name = {study.name: study for study in studies}
-    if len(by_name) < len(studies):
+    if len({study.name for study in studies}) < len(studies):
         twice = [name for name, n in Counter(one.name for one in studies).items() if n > 1]
         raise InvalidInput(f"several records have {', '.join(twice)}; replay them one by one.")
+    if policy.prior != "record":
+        return _replayed(studies, policy, repetition, budget)
+    return [
+        one
+        for study in studies
+        for one in _replayed([study], policy, repetition, budget, _others(study, studies))
+    ]
+
+
+def _others(study: RecordedStudy, studies: Sequence[RecordedStudy]) -> list[Searched]:
+    """The whole grids of the adapter's other tasks, by mean val accuracy over the seeds."""
+    return [
+        Searched(
+            other.name,
+            tuple(
+                (dict(zip(other.space, point, strict=True)), fmean(o.val[-1] for o in by.values()))
+                for point, by in other.outcomes.items()
+            ),
+        )
+        for other in studies
+        if other.adapter == study.adapter and other.task != study.task
+    ]
+
+
+def _replayed(
+    studies: Sequence[RecordedStudy],
+    policy: Policy,
+    repetition: int,
+    budget: float,
+    earlier: Sequence[Searched] = (),
+) -> list[Replayed]:
+    by_name = {study.name: study for study in studies}
     size = max(grid_size(study.space) or 1 for study in studies)
     sweep = _sweep(studies, policy, repetition, max(1, round(budget * size)))
-    search = Search(sweep, [_study(one) for one in studies], _Unwritten(), ())
+    known = {studies[0].adapter: earlier}
+    search = Search(sweep, [_study(one) for one in studies], _Unwritten(), (), known)
     logs = {study.name: _Log(study, repetition) for study in studies}
     while not isinstance(trial := search.ask(), Done):
         assert isinstance(trial, Trial), "nothing is in flight"
@@ -184,6 +225,7 @@ def _sweep(studies: Sequence[RecordedStudy], policy: Policy, repetition: int, tr
         recipe=_recipe(studies[0]),
         spaces={},
         seed=repetition,
+        prior=("sweep",) if policy.prior == "sweep" else (),
     )
 
 

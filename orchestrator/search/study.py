@@ -15,12 +15,13 @@ in the ledger is never run again: more configurations, seeds or tasks only add t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from orchestrator.results.selection import rank_configurations, winner
 from orchestrator.search.configurations import repeat, search_trial
+from orchestrator.search.prior import Searched
 from orchestrator.search.proposals import Proposals
 from orchestrator.search.samplers import planned_configurations
 from orchestrator.search.stopping import make_rule
@@ -60,7 +61,9 @@ class StudyRun:
         study: Study,
         suggestions: SuggestionStore,
         finished: Iterable[TrialResult],
+        others: Callable[[], Sequence[Searched]] = tuple,
     ) -> None:
+        """`others` gives the searches that the study may learn from."""
         self.study = study
         self.stage: Stage | Literal["done"] = "search"
         self.failures: dict[str, str] = {}
@@ -73,11 +76,20 @@ class StudyRun:
         self._retries: Counter[str] = Counter()
         for row in finished:
             self._accept(row)
-        self._proposals = Proposals(sweep, study, suggestions, self._rows)
+        self._proposals = Proposals(sweep, study, suggestions, self._rows, others)
         self._plans: dict[Stage, dict[str, Trial]] = {
             "search": dict(list(self._proposals.trials.items())[: self._wanted])
         }
         self._advance()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a quarter of its configurations are in flight: more would not learn from them."""
+        return len(self._in_flight) >= max(2, self._wanted // 4)
+
+    def searched(self) -> Searched:
+        """What other studies may learn from its search."""
+        return Searched.of(self.study.name, self._rows.values())
 
     def next(self) -> Trial | None:
         """A trial to run now; None while the stage waits for trials in flight, or at the end."""

@@ -15,11 +15,15 @@ from orchestrator.storage.files import make_folder, read_json, reason, storage_e
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Configuration number `index` of a study: the searched fields' values and its trial's key."""
+    """Configuration number `index` of a study: the searched fields' values and its trial's key.
+
+    `informed_by` names the searches that chose it, or `published`; empty if the sampler did.
+    """
 
     index: int
     values: Mapping[str, Any]
     key: str
+    informed_by: tuple[str, ...] = ()
 
 
 class SuggestionStore:
@@ -78,7 +82,8 @@ class SuggestionStore:
 def _read(path: Path) -> Suggestion:
     try:
         content = read_json(path)
-        suggestion = Suggestion(content["index"], dict(content["values"]), content["key"])
+        informed = tuple(map(str, content.get("informed_by", ())))
+        suggestion = Suggestion(content["index"], dict(content["values"]), content["key"], informed)
         if f"{suggestion.index:05d}.json" != path.name or not isinstance(suggestion.key, str):
             raise ValueError("its index or key does not belong to this file")
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -54,6 +54,8 @@ from tests.commands import Here, check_once_each, events, refused, results, smal
         (["replay", "nowhere", "--sampler", "tpe"], ["nowhere", ".parquet or .csv"]),
         (["replay", "nowhere", "--sampler", "tp"], ["'tp'", "tpe"]),
         (["replay", "nowhere", "--sampler", "tpe", "--stopping", "ash"], ["'ash'", "asha"]),
+        (["replay", "nowhere", "--sampler", "tpe", "--prior", "swep"], ["'swep'", "sweep"]),
+        (["sweep", "mini", "--prior", "nowhere/x", "--dry-run"], ["nowhere/x", "neither a sweep"]),
         (["replay", "nowhere", "--sampler", "tpe", "--budget", "2"], ["--budget 2", "at most 1"]),
         (["replay", "nowhere", "--sampler", "tpe", "--repeats", "0"], ["--repeats 0"]),
         (["ui", "nowhere"], ["nowhere"]),

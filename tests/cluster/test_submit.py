@@ -50,7 +50,7 @@ def test_every_option_of_sweep_reaches_the_head(here: Here, tmp_path: Path) -> N
     (tmp_path / "config.yaml").write_text("trials: 3\n")
     given = {
         "adapter": "lora", "tasks": "digits", "backbone": "vit_mini", "sampler": "random",
-        "warm_start": "none", "stopping": "none", "protocol": "honest", "trials": "4",
+        "prior": "none", "splits": "folds", "stopping": "none", "protocol": "honest", "trials": "4",
         "recipe": "shared", "seeds": "2", "replicate": "1",
         "epochs": "3", "set": "lr=0.01", "time_budget": "8h",
         "device": "cuda", "precision": "fp32", "backend": "ray", "width": "4",
@@ -58,10 +58,11 @@ def test_every_option_of_sweep_reaches_the_head(here: Here, tmp_path: Path) -> N
         "suite_root": "/mnt/vtab", "space": str(tmp_path / "space.yaml"),
         "config": str(tmp_path / "config.yaml"),
     }  # fmt: skip
-    skipped = {"address", "dry_run", "preset"}  # ours; ours; one of vit_mini's spaces at a time
+    # ours; ours; one of vit_mini's spaces at a time; a switch
+    skipped = {"address", "dry_run", "preset", "with_default"}
     assert {name.rstrip("_") for name in _options("sweep")} == given.keys() | skipped
     typed = [w for name, v in given.items() for w in (f"--{name.replace('_', '-')}", v)]
-    text = here(["submit", "mini", *typed, "--dry-run", "--name", "a"])
+    text = here(["submit", "mini", *typed, "--with-default", "--dry-run", "--name", "a"])
     assert text.startswith("a would run on the head:")
     words = shlex.split(text.partition("exec ")[2])
     assert words[:3] == ["orchestrate", "sweep", "mini"]
@@ -69,7 +70,8 @@ def test_every_option_of_sweep_reaches_the_head(here: Here, tmp_path: Path) -> N
     expected = given | {"space": "space.yaml", "config": "config.yaml"}
     for name, value in expected.items():
         assert words[words.index(f"--{name.replace('_', '-')}") + 1] == value
-    assert len(words) == 3 + 2 * len(given) + 2
+    assert "--with-default" in words
+    assert len(words) == 3 + 2 * len(given) + 2 + 1
 
 
 def test_the_head_finds_the_command_and_its_own_home(tmp_path: Path) -> None:

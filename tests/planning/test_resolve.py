@@ -152,12 +152,12 @@ def test_fair_gives_every_adapter_the_same_recipe_fields_and_budget() -> None:
         assert set(found.spaces["hta"]) == {"lr", "weight_decay", "rank", "dropout"}
 
 
-def test_a_published_warm_start_fixes_what_its_number_depended_on() -> None:
-    found = sweep(adapter=("efft2", "lora"), warm_start="published")
+def test_the_published_prior_fixes_what_its_number_depended_on() -> None:
+    found = sweep(adapter=("efft2", "lora"), prior=("published",))
     assert {"cores": "shared", "dropout": 0.1}.items() <= found.fixed["efft2"].items()
     assert "lora" not in found.fixed
     space = {"efft2": {"cores": "per_layer", "dropout": [0.0, 0.1]}}
-    other = sweep(adapter=("efft2",), warm_start="published", space=space)
+    other = sweep(adapter=("efft2",), prior=("published",), space=space)
     assert other.fixed["efft2"]["cores"] == "per_layer"
     assert "dropout" not in other.fixed["efft2"]
 
@@ -278,8 +278,9 @@ def test_epochs_and_warm_up_are_tried_together() -> None:
         ({"adapter": ("lorra",)}, ["'lorra'", "Did you mean 'lora'?"]),
         ({"sampler": "gird"}, ["sampler 'gird'", "grid"]),
         ({"stopping": "asa"}, ["stopping rule 'asa'", "asha"]),
-        ({"warm_start": "publishd"}, ["warm start 'publishd'", "Did you mean 'published'?"]),
-        ({"warm_start": "best"}, ["warm start 'best'", "published"]),
+        ({"prior": ("publishd",)}, ["prior 'publishd'", "Did you mean 'published'?"]),
+        ({"prior": ("best",)}, ["prior 'best'", "published", "folder"]),
+        ({"prior": ("sweep", "none")}, ["--prior none and sweep"]),
         ({"preset": "ablations"}, ["preset 'ablations'", "ablation"]),
         ({"preset": "ablation"}, ["preset 'ablation'", "'linear' has no layers, sites"]),
         ({"space": {"lora": {"layers": ["0-2", "x"]}}}, ["'lora'", "layers is 'x'", "'0-2'"]),
@@ -345,7 +346,7 @@ def test_more_of_everything_extends_a_sweep() -> None:
         ({"trials": None}, ["trials: 4 there, None now"]),
         ({"sampler": "random"}, ["sampler: tpe there, random now"]),
         ({"stopping": "none"}, ["stopping: asha there, none now"]),
-        ({"warm_start": "published"}, ["warm_start: none there, published now"]),
+        ({"prior": ("published",)}, ["prior: () there, ('published',) now"]),
         ({"splits": "folds"}, ["splits: fixed there, folds now"]),
         ({"backbone": "vit_tiny_patch16_224"}, ["backbone: vit_mini there"]),
         ({"set": {"lr": 0.25}}, ["recipe: lr=0.01 there, lr=0.25 now", "another --out"]),

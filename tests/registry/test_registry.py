@@ -28,9 +28,13 @@ from orchestrator.engine.pool import Ended, Pool
 from orchestrator.errors import CheckpointError, InvalidInput
 from orchestrator.registry import INDEX, WEIGHTS, export, export_merged, load, read_index
 from orchestrator.registry.index import CONFIG, EVIDENCE
-from orchestrator.spec import Recipe, Stage, Sweep, Trial, TrialResult, digest
+from orchestrator.results.ledger import Ledger
+from orchestrator.results.sweep_file import SweepFile
+from orchestrator.spec import DataIdentity, Recipe, Stage, Sweep, Trial, TrialResult, digest
 from orchestrator.storage import files
 from orchestrator.storage.retry import is_transient
+from orchestrator.storage.sweep_paths import SweepPaths
+from orchestrator.sweep import earlier_searches
 from orchestrator.tasks.suites import MINI
 
 TASK = MINI.task("digits")
@@ -129,6 +133,34 @@ def test_a_loaded_model_has_the_accuracy_that_the_index_states(
     accuracy = (found.argmax(1) == labels).float().mean().item()
     assert accuracy == pytest.approx(entry.test_accuracy, abs=1.5 / TASK.test)
     assert accuracy > 0.2, "it learned something, so that the comparison says something"
+
+
+def test_a_registry_or_a_sweep_informs_later_searches_by_val_alone(
+    exported: Path, ran: Ran, tmp_path: Path
+) -> None:
+    found = dict(earlier_searches(str(exported)))
+    assert found.keys() == {"lora", "linear"}
+    ((fields, score),) = found["lora"].trials
+    assert (fields["rank"], fields["lr"], score) == (2, RECIPE.lr, 1.0)
+    assert found["lora"].name == f"{exported}: digits/lora"
+
+    paths = SweepPaths(tmp_path)
+    identity = {"digits": DataIdentity("s", "t")}
+    SweepFile.new(SWEEP, MINI, {}, identity, "w", "command").write(paths)
+    for row in ran.results:
+        Ledger(paths.ledger).append(row)
+    found = dict(earlier_searches(str(tmp_path)))
+    ((fields, value),) = found["lora"].trials
+    (searched,) = [r for r in ran.results if (r.trial.stage, r.trial.adapter) == ("search", "lora")]
+    assert (fields["rank"], value) == (2, searched.value), "the search trial, not the finals"
+    with pytest.raises(InvalidInput, match="neither a sweep nor a registry"):
+        earlier_searches(str(tmp_path / "empty"))
+    changed = exported.with_name("changed")
+    shutil.copytree(exported, changed)
+    config = changed / read_index(exported).entries[0].path / CONFIG
+    config.write_text(config.read_text() + " ")
+    with pytest.raises(CheckpointError, match="SHA-256 differs"):
+        earlier_searches(str(changed))
 
 
 def test_the_index_states_the_first_seed_and_all_of_them(exported: Path, ran: Ran) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from orchestrator.errors import InvalidInput
 from orchestrator.search.record import RecordedStudy, read_record
-from orchestrator.search.replay import Policy, Replayed, replay
+from orchestrator.search.replay import PRIORS, Policy, Replayed, replay
 from orchestrator.search.samplers import SAMPLERS
 from orchestrator.search.stopping import RULES
 from tests.commands import start
@@ -114,6 +114,23 @@ def test_samplers_that_learn_beat_chance(studies: list[RecordedStudy]) -> None:
         for name in ("random", "tpe")
     }
     assert at["tpe"] < at["random"]
+
+
+def test_what_other_tasks_know_comes_first(studies: list[RecordedStudy]) -> None:
+    """Rank 4 and init v are the best on both tasks, the best scales are two steps apart."""
+    first = {
+        prior: np.mean(
+            [
+                [one.steps[0].val for one in replay(studies, Policy("random", prior=prior), r, 0.1)]
+                for r in range(4)
+            ],
+            0,
+        )
+        for prior in PRIORS
+    }
+    assert (first["record"] < 0.13).all(), "two steps cost 10 points"
+    assert first["sweep"][0] == first["none"][0], "nothing is known before the first study"
+    assert replay(studies, Policy("random", prior="record"), 1)[0].steps[-1].val == 0
 
 
 def test_a_study_in_two_records_is_refused(studies: list[RecordedStudy]) -> None:
