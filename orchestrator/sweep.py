@@ -14,8 +14,9 @@ from functools import cached_property
 from pathlib import Path
 
 from orchestrator.analysis.aggregate import by_study, summarise
+from orchestrator.analysis.metrics import probability_metrics
 from orchestrator.analysis.report import Extras, write_report
-from orchestrator.analysis.summary import Summary
+from orchestrator.analysis.summary import ProbabilityMetrics, Summary
 from orchestrator.backbones import fingerprint, normalisation_of, weights_here
 from orchestrator.backends.pool_config import PoolConfig
 from orchestrator.data.contact_sheet import write_sheets
@@ -33,17 +34,17 @@ from orchestrator.errors import (
 from orchestrator.planning.config import SweepConfig
 from orchestrator.planning.extension import check_identities, extend
 from orchestrator.planning.resolve import check_batches, plan_studies, plan_sweep
-from orchestrator.registry import INDEX, configurations, export
+from orchestrator.registry import INDEX, configurations, export, recorded_metrics
 from orchestrator.results import throughput
 from orchestrator.results.consistency import misfits
 from orchestrator.results.ledger import Ledger
-from orchestrator.results.predictions import reader
+from orchestrator.results.predictions import are_here, reader
 from orchestrator.results.sweep_file import SweepFile, read_sweep
 from orchestrator.search.prior import KINDS, Searched
 from orchestrator.search.search import Search
 from orchestrator.search.study import StudyProgress
 from orchestrator.search.suggestions import SuggestionStore
-from orchestrator.spec import DataIdentity, Study, Suite, Sweep
+from orchestrator.spec import DataIdentity, Study, Suite, Sweep, TrialResult
 from orchestrator.storage.files import read_file, reason
 from orchestrator.storage.retry import RetryPolicy
 from orchestrator.storage.sweep_lock import SweepLock
@@ -258,9 +259,18 @@ def conclude(storage: SweepStorage, failures: Mapping[str, str], command: str) -
     left_out: list[str] = []
     suggested = SuggestionStore(paths.asks).keys(left_out.append)
     wrong = misfits(found, results, suggested, paths.trained(), failures)
-    predictions = reader(paths, storage.download, left_out.append)
+    known, read = recorded_metrics(paths.registry), reader(paths, storage.download, left_out.append)
+
+    def probabilities(finals: Sequence[TrialResult]) -> ProbabilityMetrics | None:
+        keys = tuple(row.key for row in finals)
+        if keys in known and not are_here(paths, finals):
+            return known[keys]
+        return probability_metrics([read(row) for row in finals])
+
     summaries = {
-        protocol: summarise(results, found.sweep, found.suite, protocol, found.counts, predictions)
+        protocol: summarise(
+            results, found.sweep, found.suite, protocol, found.counts, probabilities
+        )
         for protocol in found.sweep.protocols
     }
     summary, *leaking = summaries.values()

@@ -11,7 +11,6 @@ from typing import Any
 
 from orchestrator.analysis.averages import best_adapters, compare, over_tasks, rank
 from orchestrator.analysis.exclusion import Compared, compared
-from orchestrator.analysis.metrics import probability_metrics
 from orchestrator.analysis.noise import SeedNoise
 from orchestrator.analysis.optimism import optimism
 from orchestrator.analysis.statistics import (
@@ -25,6 +24,7 @@ from orchestrator.analysis.summary import (
     NOT_STARTED,
     Alternative,
     Gain,
+    ProbabilityMetrics,
     RunFacts,
     SeedRow,
     StudySummary,
@@ -32,7 +32,6 @@ from orchestrator.analysis.summary import (
     Winner,
 )
 from orchestrator.errors import unknown
-from orchestrator.results.predictions import Predictions
 from orchestrator.results.selection import rank_configurations, winner
 from orchestrator.spec import (
     PROTOCOLS,
@@ -47,6 +46,7 @@ from orchestrator.spec import (
 )
 
 Rows = Sequence[TrialResult]
+Probabilities = Callable[[Rows], ProbabilityMetrics | None]
 RowsOfStudies = defaultdict[tuple[str, str], list[TrialResult]]
 
 
@@ -56,11 +56,11 @@ def summarise(
     suite: Suite,
     protocol: str = "honest",
     counts: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
-    predictions: Callable[[TrialResult], Predictions | None] = lambda _: None,
+    probabilities: Probabilities = lambda _: None,
 ) -> Summary:
     """The summary of `sweep` under one protocol from `results` (ledger rows), complete or not.
-    `counts` (task → split → images) are looked at where replicates are on folds; `predictions` is
-    asked for those of the winners' final trials.
+    `counts` (task → split → images) are looked at where replicates are on folds; `probabilities`
+    gives the metrics of a winner's final trials.
 
     Rows of other suites, backbones, tasks, adapters or protocols are ignored. Each study states
     what it lacks. Under the protocol `paper` values are test accuracies at the best epoch, the
@@ -78,7 +78,7 @@ def summarise(
     for task in tasks:
         for adapter in sweep.adapters:
             own, images = grouped[task.name, adapter], counts.get(task.name, {})
-            found = _study(task, adapter, protocol, own, sweep, images, predictions)
+            found = _study(task, adapter, protocol, own, sweep, images, probabilities)
             studies.append(found[0])
             tables[task.name, adapter] = found[1]
     comparisons = compare(studies, tables)
@@ -137,7 +137,7 @@ def _study(
     rows: Rows,
     sweep: Sweep,
     images: Mapping[str, int],
-    predictions: Callable[[TrialResult], Predictions | None],
+    probabilities: Probabilities,
 ) -> tuple[StudySummary, Answers | None]:
     """The summary of a study, and which test images its final seeds had right."""
     best = winner(rows)
@@ -173,7 +173,7 @@ def _study(
         optimism=None if reference is None else optimism(reference, ranked, rows, noise),
         default=_estimate(defaults),
         tuning=_gain(finals, defaults),
-        probabilities=probability_metrics([predictions(row) for row in finals]),
+        probabilities=probabilities(finals),
         other_finals=len(read_test - {best, default}),
         device_seconds=sum(row.seconds for row in rows),
         missing=_missing(rows, best, finals, sweep.seeds),

@@ -10,7 +10,7 @@ every file of their entries says so, and loading one warns. Only `load` and `exp
 torch, when they are called.
 """
 
-from orchestrator.registry.exporter import export
+from orchestrator.registry.exporter import export, recorded_metrics
 from orchestrator.registry.index import INDEX, WEIGHTS, Index, RegistryEntry, read_index
 from orchestrator.registry.loader import configurations, export_merged, load
 
@@ -24,4 +24,5 @@ __all__ = [
     "export_merged",
     "load",
     "read_index",
+    "recorded_metrics",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,7 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from orchestrator.analysis.summary import StudySummary, Summary
+from pydantic import TypeAdapter
+
+from orchestrator.analysis.summary import ProbabilityMetrics, StudySummary, Summary
 from orchestrator.errors import CheckpointError, InvalidInput
 from orchestrator.registry.index import (
     CHECKED,
@@ -76,6 +79,26 @@ def export(
             "writable, then run `orchestrate export DIR`."
         ) from error
     return index
+
+
+def recorded_metrics(registry: Path) -> dict[tuple[str, ...], ProbabilityMetrics]:
+    """The metrics that a registry's evidence has, by the keys of the final trials that they are of:
+    for folders without the logits. What cannot be read is left out.
+    """
+    found = {}
+    try:
+        entries = read_index(registry).entries
+    except (InvalidInput, CheckpointError):
+        return {}
+    for entry in entries:
+        try:
+            evidence = files.read_json(registry / entry.path / EVIDENCE)
+            keys = tuple(str(row["key"]) for row in evidence["finals"])
+            metrics = json.dumps(evidence["probabilities"])
+            found[keys] = TypeAdapter(ProbabilityMetrics).validate_json(metrics, strict=True)
+        except (OSError, ValueError, KeyError, TypeError):  # null is what earlier versions had
+            continue
+    return found
 
 
 def _losses(

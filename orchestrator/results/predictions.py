@@ -8,7 +8,7 @@ under `FILE`, and the file is written before the row.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,11 @@ def load(paths: SweepPaths, row: TrialResult) -> Predictions | None:
         raise ValueError(f"'{paths.shown(path)}' cannot be used: {reason(error)}") from error
     raised = np.exp(logits)
     return Predictions(raised / raised.sum(1, keepdims=True), labels)
+
+
+def are_here(paths: SweepPaths, rows: Iterable[TrialResult]) -> bool:
+    """Whether every file that the rows name is on this machine."""
+    return all(paths.predictions_of(row.key).exists() for row in rows if FILE in row.files)
 
 
 def reader(

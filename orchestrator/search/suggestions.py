@@ -82,8 +82,8 @@ class SuggestionStore:
 def _read(path: Path) -> Suggestion:
     try:
         content = read_json(path)
-        informed = tuple(map(str, content.get("informed_by", ())))
-        suggestion = Suggestion(content["index"], dict(content["values"]), content["key"], informed)
+        own = (content["index"], dict(content["values"]), content["key"])
+        suggestion = Suggestion(*own, tuple(map(str, content.get("informed_by", ()))))
         if f"{suggestion.index:05d}.json" != path.name or not isinstance(suggestion.key, str):
             raise ValueError("its index or key does not belong to this file")
     except (OSError, ValueError, KeyError, TypeError) as error:

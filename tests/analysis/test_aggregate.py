@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from orchestrator.analysis.aggregate import own_rows, summarise
+from orchestrator.analysis.metrics import probability_metrics
 from orchestrator.analysis.statistics import interquartile_mean, iqm_interval
 from orchestrator.analysis.summary import StudySummary, Summary
 from orchestrator.errors import InvalidInput
@@ -388,9 +389,10 @@ def test_final_seeds_are_put_together_from_their_logits() -> None:
     known = {1: Predictions(one, labels), 2: Predictions(other, labels)}
 
     def seen(rows: Sequence[TrialResult], of: Mapping[int, Predictions]) -> StudySummary:
-        return summarise(rows, ONE, SUITE, predictions=lambda one: of.get(one.trial.seed)).studies[
-            0
-        ]
+        def probabilities(finals: Sequence[TrialResult]) -> Any:
+            return probability_metrics([of.get(one.trial.seed) for one in finals])
+
+        return summarise(rows, ONE, SUITE, probabilities=probabilities).studies[0]
 
     found = seen(rows, known).probabilities
     assert found is not None and found.ensemble is not None and found.gain is not None

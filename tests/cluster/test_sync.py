@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -75,6 +76,8 @@ def test_ledger_registry_and_report_come_home(remote: Path, tmp_path: Path) -> N
     assert registry.load(home / "registry", "textures", "lora")
     rebuild(home)  # what it exports are the adapters that the registry brought
     assert _fetch(remote, home, tmp_path) == (2, new - 2), "report and index were written anew"
+    (evidence,) = (home / "registry").rglob("evidence.json")
+    assert json.loads(evidence.read_text())["probabilities"], "without the logits, from before"
 
 
 def test_only_what_is_new_travels(remote: Path, tmp_path: Path) -> None:
