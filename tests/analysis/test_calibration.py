@@ -154,8 +154,10 @@ def study(task: str, adapter: str, right: Floats) -> StudySummary:
     """A complete study with these final seeds."""
     nothing, test = estimate([]), estimate(right.mean(1).tolist())
     return StudySummary(
-        task, "all", adapter, "honest", {}, 1, None, (), (), nothing, test, 0, (), None, None, 0,
-        0.0, "", "",
+        task=task, group="all", adapter=adapter, protocol="honest", counts={}, configurations=1,
+        winner=None, replicates=(), finals=(), val=nothing, test=test, compared=0,
+        not_excluded=(), detectable=None, optimism=None, default=nothing, tuning=None,
+        probabilities=None, other_finals=0, device_seconds=0.0, missing="", diverged="",
     )  # fmt: skip
 
 
