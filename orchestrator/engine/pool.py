@@ -207,11 +207,11 @@ class Pool:
         result = training.result(status, self._device, message)
         if status != "finished":
             return Ended(result)
-        own, counted, logits = training.member.tensors, training.counted, None
+        own, counted = training.member.tensors, training.counted
         tensors = {name: t.cpu() for name, t in own.items()} if training.final else None
-        if training.keeps_logits and counted is not None:
-            logits = counted.logits
-        return Ended(result, tensors, logits, training.evaluation.labels.cpu())
+        if counted is None or not training.keeps_logits:
+            return Ended(result, tensors)
+        return Ended(result, tensors, counted.logits, training.evaluation.labels.cpu())
 
     def _forget(self, training: Training) -> None:
         """Drop a trial and what only it needed: a group of its own, tokens, the splits of a

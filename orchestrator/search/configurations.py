@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from orchestrator.spec import RECIPE_FIELDS, Stage, Study, Trial
@@ -36,9 +36,14 @@ def search_trial(study: Study, values: Mapping[str, Any]) -> Trial:
     )
 
 
+def fields_of(trial: Trial) -> dict[str, Any]:
+    """The values of all fields of a trial, of its recipe and of its adapter."""
+    return {**asdict(trial.recipe), **trial.params}
+
+
 def searched_values(study: Study, trial: Trial) -> dict[str, Any]:
     """A trial's values of the fields of the study's space; fields that it lacks are left out."""
-    known = {name: getattr(trial.recipe, name) for name in RECIPE_FIELDS} | dict(trial.params)
+    known = fields_of(trial)
     return {name: to_choice(name, known[name]) for name in study.space if name in known}
 
 

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
 
-from orchestrator.spec import Study, Trial, TrialResult, canonical
+from orchestrator.search.configurations import fields_of
+from orchestrator.spec import Study, TrialResult, canonical
 from search_spaces import contains, published, to_choice
 
 KINDS = ("none", "published", "sweep")
@@ -43,11 +44,6 @@ class Searched:
             name,
             tuple((fields_of(row.trial), (row.value or 0.0) + below[row.status]) for row in own),
         )
-
-
-def fields_of(trial: Trial) -> dict[str, Any]:
-    """The values of all fields of a trial, of its recipe and of its adapter."""
-    return {**asdict(trial.recipe), **trial.params}
 
 
 def most_promising(

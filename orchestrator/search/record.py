@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from optuna.distributions import CategoricalDistribution
 from orchestrator.errors import InvalidInput
 from orchestrator.results.ledger import Ledger
 from orchestrator.results.sweep_file import read_sweep
+from orchestrator.search.configurations import fields_of
 from orchestrator.spec import TrialResult
 from orchestrator.storage.files import reason
 from orchestrator.storage.sweep_paths import SweepPaths
@@ -140,7 +141,7 @@ def _of_sweep(folder: Path) -> tuple[dict[str, dict[str, Any]], list[dict[str, A
     for result in Ledger(paths.ledger).results():
         trial = result.trial
         if trial.stage == "search" and not trial.leaks and trial.adapter in spaces:
-            known = {**asdict(trial.recipe), **trial.params}
+            known = fields_of(trial)
             fields = {name: to_choice(name, known.get(name)) for name in spaces[trial.adapter]}
             own = (trial.task, trial.adapter, trial.seed, _every_epoch(result), None)
             rows.append({**dict(zip(OWN, (*own, result.parameters), strict=True)), **fields})

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from orchestrator.errors import InvalidInput
 from orchestrator.results.selection import winner
+from orchestrator.search.configurations import fields_of
 from orchestrator.search.prior import Searched
 from orchestrator.search.record import Point, RecordedStudy, RecordedTrial
 from orchestrator.search.search import Done, Search
@@ -182,7 +183,7 @@ def _mean_test(by_seed: Mapping[int, RecordedTrial]) -> float | None:
 
 
 def _point(study: RecordedStudy, trial: Trial) -> Point:
-    known = {**asdict(trial.recipe), **trial.params}
+    known = fields_of(trial)
     return tuple(known[name] for name in study.space)
 
 

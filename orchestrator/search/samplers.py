@@ -198,13 +198,13 @@ def _nearest(
     Along an ordered field a distance counts steps, as a share of all of them; other values are 1
     apart. Distances of fields are added.
     """
-    known = {name: choices(space[name]) or () for name in space}
-    steps = {name: _Encoding.of(space[name]).ordered for name in space}
+    fields = {name: _Encoding.of(space[name]) for name in space}
+    known = {name: one.places or choices(space[name]) or () for name, one in fields.items()}
 
     def distance(other: Mapping[str, Any]) -> float:
         return sum(
             abs(known[n].index(other[n]) - known[n].index(point[n])) / max(len(known[n]) - 1, 1)
-            if steps[n]
+            if fields[n].ordered
             else float(other[n] != point[n])
             for n in space
         )
